@@ -1,0 +1,611 @@
+//! The plan: the file with its defaults filled in and its names resolved. What stands here can be
+//! carried out; nothing downstream asks again whether it makes sense.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use chrono_tz::Tz;
+
+use super::faults::Examined;
+use super::file::{self, BackupKind, Contents, File, Format, LogFormat, LogLevel, SslMode, Via};
+use super::values::{Compression, Databases, Given, Name};
+
+/// Where a debian or systemd installation keeps the daemon's state.
+pub const STATE_DIR: &str = "/var/lib/pgvigil";
+
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub state_dir: PathBuf,
+    pub log_level: LogLevel,
+    pub log_format: LogFormat,
+    pub servers: BTreeMap<Name, Server>,
+    pub stores: BTreeMap<Name, Store>,
+    pub backups: BTreeMap<Name, Backup>,
+    /// Whether a failure would reach somebody: [email], a webhook or a ping.
+    pub has_channel: bool,
+    /// Every secret of the file with the key that names it, for `check` and for the warnings.
+    pub secrets: Vec<(String, Given)>,
+    /// What stands in the file and does not work in this version.
+    pub not_yet: Vec<NotYet>,
+    /// What is right, and probably not what was meant.
+    pub warnings: Vec<Warning>,
+}
+
+/// A key of the file that a later version brings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotYet {
+    /// The key as in the file, such as `backups.x.encrypt_to`.
+    pub key: String,
+    pub line: usize,
+    /// The backup that cannot run as it is written here. `None`: the key is passed over for now,
+    /// and what a run makes is the same without it.
+    pub blocks: Option<Blocked>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Blocked {
+    Every,
+    One(Name),
+}
+
+impl NotYet {
+    /// Whether a run of this backup would not be what the file asks for.
+    pub fn blocks(&self, backup: &Name) -> bool {
+        match &self.blocks {
+            None => false,
+            Some(Blocked::Every) => true,
+            Some(Blocked::One(name)) => name == backup,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    pub subject: String,
+    pub message: String,
+    pub hint: String,
+}
+
+#[derive(Debug, Clone)]
+pub struct Server {
+    pub name: Name,
+    pub place: Place,
+    pub bin_dir: Option<PathBuf>,
+    pub port: Option<u16>,
+    pub user: Option<Given>,
+    pub password: Option<Given>,
+    pub sslmode: SslMode,
+    pub sslrootcert: Option<PathBuf>,
+    pub sslcert: Option<PathBuf>,
+    pub sslkey: Option<PathBuf>,
+    pub maintenance_database: String,
+}
+
+/// Where PostgreSQL is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    Container {
+        container: String,
+        docker: Option<String>,
+        via: Via,
+    },
+    Host(String),
+    Socket(PathBuf),
+}
+
+#[derive(Debug, Clone)]
+pub struct Store {
+    pub name: Name,
+    pub kind: StoreKind,
+}
+
+#[derive(Debug, Clone)]
+pub enum StoreKind {
+    Local(PathBuf),
+    /// Not in this version: S3 or SSH.
+    Remote,
+}
+
+#[derive(Debug, Clone)]
+pub struct Backup {
+    pub name: Name,
+    pub server: Name,
+    pub which: Which,
+    pub timezone: Tz,
+    pub deadline: Option<Duration>,
+    pub stall_timeout: Duration,
+    pub dump: DumpSpec,
+    pub globals: bool,
+    /// The first is the primary.
+    pub stores: Vec<Name>,
+}
+
+/// Which databases a backup holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    One(Given),
+    Named(Vec<String>),
+    All { exclude: Vec<String> },
+}
+
+/// What is dumped of a database, and in which form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DumpSpec {
+    pub format: Format,
+    pub jobs: u32,
+    pub contents: Contents,
+    pub tables: Vec<String>,
+    pub exclude_tables: Vec<String>,
+    pub schemas: Vec<String>,
+    pub compression: Compression,
+}
+
+impl DumpSpec {
+    /// Whether it is only a part of the database.
+    pub fn is_narrow(&self) -> bool {
+        self.contents != Contents::All
+            || !(self.tables.is_empty() && self.exclude_tables.is_empty() && self.schemas.is_empty())
+    }
+}
+
+/// Default of `stall_timeout`.
+const STALL_TIMEOUT: Duration = Duration::from_secs(3_600);
+
+/// Makes the plan of a file. Faults are noted at their keys; the plan is only good without any.
+pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
+    let servers = file
+        .servers
+        .iter()
+        .filter_map(|(name, server)| Some((name.clone(), plan_server(name, server, examined)?)))
+        .collect::<BTreeMap<_, _>>();
+    let stores = file
+        .stores
+        .iter()
+        .filter_map(|(name, store)| Some((name.clone(), plan_store(name, store, examined)?)))
+        .collect::<BTreeMap<_, _>>();
+    let backups = file
+        .backups
+        .iter()
+        .filter_map(|(name, backup)| Some((name.clone(), plan_backup(name, backup, file, examined)?)))
+        .collect::<BTreeMap<_, _>>();
+    check_rest(file, examined);
+    let log = file.log.clone().unwrap_or_default();
+    Plan {
+        state_dir: file.state_dir.clone().unwrap_or_else(|| PathBuf::from(STATE_DIR)),
+        log_level: log.level.unwrap_or_default(),
+        log_format: log.format.unwrap_or_default(),
+        servers,
+        stores,
+        backups,
+        has_channel: file.email.is_some() || !file.webhooks.is_empty() || !file.pings.is_empty(),
+        secrets: super::survey::secrets(file),
+        not_yet: super::survey::not_yet(file, examined),
+        warnings: super::survey::warnings(file),
+    }
+}
+
+fn plan_server(name: &Name, server: &file::Server, examined: &mut Examined<'_>) -> Option<Server> {
+    let section = ["servers", name.as_str()];
+    let key = |key| ["servers", name.as_str(), key];
+    let places = [
+        ("container", server.container.is_some()),
+        ("host", server.host.is_some()),
+        ("socket", server.socket.is_some()),
+    ];
+    let named: Vec<&str> = places.iter().filter(|(_, is)| *is).map(|(key, _)| *key).collect();
+    let place = match (&server.container, &server.host, &server.socket) {
+        (Some(container), None, None) => Some(Place::Container {
+            container: container.clone(),
+            docker: server.docker.clone(),
+            via: server.via.unwrap_or_default(),
+        }),
+        (None, Some(host), None) => Some(Place::Host(host.clone())),
+        (None, None, Some(socket)) => Some(Place::Socket(socket.clone())),
+        (None, None, None) => {
+            examined.lack(&section,
+                format!("server {name} says nowhere where PostgreSQL is"),
+                "add container = \"NAME\", host = \"ADDRESS\" or socket = \"/var/run/postgresql\"",
+            );
+            None
+        }
+        _ => {
+            examined.fault(
+                &key(named[1]),
+                format!("server {name} is in two places: {}", named.join(" and ")),
+                "keep one of them",
+            );
+            None
+        }
+    };
+    if server.container.is_none() {
+        for (name, given) in [("docker", server.docker.is_some()), ("via", server.via.is_some())] {
+            if given {
+                examined.fault(&key(name), format!("{name} without container"), "add container = \"NAME\", or remove it");
+            }
+        }
+    }
+    if let Some(docker) = &server.docker
+        && !["unix://", "tcp://", "http://"].iter().any(|scheme| docker.starts_with(scheme))
+    {
+        examined.fault(
+            &key("docker"),
+            format!("bad address of the Docker Engine {docker:?}"),
+            "write unix:///var/run/docker.sock or tcp://HOST:2375",
+        );
+    }
+    if server.container.is_some() && server.via.unwrap_or_default() == Via::Exec {
+        let unused = [
+            ("bin_dir", server.bin_dir.is_some()),
+            ("sslmode", server.sslmode.is_some()),
+            ("sslrootcert", server.sslrootcert.is_some()),
+            ("sslcert", server.sslcert.is_some()),
+            ("sslkey", server.sslkey.is_some()),
+        ];
+        for (name, _) in unused.iter().filter(|(_, given)| *given) {
+            examined.fault(
+                &key(name),
+                format!("{name} has no effect with via = \"exec\": the container's own programs run, over its own socket"),
+                "remove it, or set via = \"network\"",
+            );
+        }
+    }
+    Some(Server {
+        name: name.clone(),
+        place: place?,
+        bin_dir: server.bin_dir.clone(),
+        port: server.port.map(std::num::NonZeroU16::get),
+        user: server.user.clone(),
+        password: server.password.clone(),
+        sslmode: server.sslmode.unwrap_or_default(),
+        sslrootcert: server.sslrootcert.clone(),
+        sslcert: server.sslcert.clone(),
+        sslkey: server.sslkey.clone(),
+        maintenance_database: server.maintenance_database.clone().unwrap_or_else(|| "postgres".to_owned()),
+    })
+}
+
+fn plan_store(name: &Name, store: &file::Store, examined: &mut Examined<'_>) -> Option<Store> {
+    let kinds = [store.path.is_some(), store.s3.is_some(), store.ssh.is_some()];
+    if kinds.iter().filter(|is| **is).count() != 1 {
+        examined.lack(
+            &["stores", name.as_str()],
+            format!("store {name} needs exactly one of path, s3 and ssh"),
+            "add path = \"/srv/postgres/backups\", or keep one of them",
+        );
+        return None;
+    }
+    if let Some(percent) = store.alert_above_percent
+        && !(1..=100).contains(&percent)
+    {
+        examined.fault(
+            &["stores", name.as_str(), "alert_above_percent"],
+            format!("bad percentage {percent}"),
+            "write a whole number from 1 to 100, such as 80",
+        );
+    }
+    if let Some(keep) = &store.keep {
+        check_keep(keep, None, &["stores", name.as_str(), "keep"], examined);
+    }
+    let kind = match &store.path {
+        Some(path) if path.is_absolute() => StoreKind::Local(path.clone()),
+        Some(path) => {
+            examined.fault(
+                &["stores", name.as_str(), "path"],
+                format!("path {:?} is not absolute", path.display().to_string()),
+                "write it from the root, such as \"/srv/postgres/backups\"",
+            );
+            return None;
+        }
+        None => StoreKind::Remote,
+    };
+    Some(Store {
+        name: name.clone(),
+        kind,
+    })
+}
+
+fn plan_backup(name: &Name, backup: &file::Backup, file: &File, examined: &mut Examined<'_>) -> Option<Backup> {
+    let kind = backup.kind.unwrap_or_default();
+    let server = choose_server(name, backup, file, examined);
+    let stores = choose_stores(name, backup, file, examined);
+    let which = match kind {
+        BackupKind::Dump => choose_databases(name, backup, examined),
+        BackupKind::Physical => Some(Which::All { exclude: Vec::new() }),
+    };
+    check_kind(name, backup, kind, examined);
+    check_form(name, backup, server.as_ref().and_then(|server| file.servers.get(server)), examined);
+    if let Some(keep) = &backup.keep {
+        check_keep(keep, Some(kind), &["backups", name.as_str(), "keep"], examined);
+    }
+    if let Some(on) = backup.drill.as_ref().and_then(|drill| drill.on.as_deref())
+        && on != "container"
+        && on != "local"
+        && !file.servers.contains_key(on)
+    {
+        examined.fault(
+            &["backups", name.as_str(), "drill", "on"],
+            format!("drill of backup {name} names the unknown server {on:?}"),
+            format!("write \"container\", \"local\" or a server: {}", listed(file.servers.keys())),
+        );
+    }
+    let timezone = backup.timezone.or(file.timezone).map_or(Tz::UTC, |zone| zone.0);
+    Some(Backup {
+        name: name.clone(),
+        server: server?,
+        which: which?,
+        timezone,
+        deadline: backup.deadline.map(|span| span.0),
+        stall_timeout: backup.stall_timeout.map_or(STALL_TIMEOUT, |span| span.0),
+        dump: DumpSpec {
+            format: backup.format.unwrap_or_default(),
+            jobs: backup.jobs.unwrap_or(2),
+            contents: backup.contents.unwrap_or_default(),
+            tables: backup.tables.clone().unwrap_or_default(),
+            exclude_tables: backup.exclude_tables.clone().unwrap_or_default(),
+            schemas: backup.schemas.clone().unwrap_or_default(),
+            compression: backup.compression.unwrap_or_default(),
+        },
+        globals: backup.globals.unwrap_or(true),
+        stores: stores?,
+    })
+}
+
+fn listed<'a>(names: impl Iterator<Item = &'a Name>) -> String {
+    let names: Vec<&str> = names.map(Name::as_str).collect();
+    if names.is_empty() {
+        "none is there yet".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
+
+fn choose_server(name: &Name, backup: &file::Backup, file: &File, examined: &mut Examined<'_>) -> Option<Name> {
+    let section = ["backups", name.as_str()];
+    match &backup.server {
+        Some(server) if file.servers.contains_key(server) => Some(server.clone()),
+        Some(server) => {
+            examined.fault(
+                &["backups", name.as_str(), "server"],
+                format!("backup {name} names the unknown server {:?}", server.as_str()),
+                format!("servers of this file: {}", listed(file.servers.keys())),
+            );
+            None
+        }
+        None if file.servers.len() == 1 => file.servers.keys().next().cloned(),
+        None if file.servers.is_empty() => {
+            examined.lack(&section,
+                format!("backup {name} has no server: the file has no [servers.NAME] section"),
+                "add [servers.main] with container = \"NAME\" or host = \"ADDRESS\"",
+            );
+            None
+        }
+        None => {
+            examined.lack(&section,
+                format!("backup {name} does not say which server it is of"),
+                format!("add server = \"NAME\", one of: {}", listed(file.servers.keys())),
+            );
+            None
+        }
+    }
+}
+
+fn choose_stores(name: &Name, backup: &file::Backup, file: &File, examined: &mut Examined<'_>) -> Option<Vec<Name>> {
+    let section = ["backups", name.as_str()];
+    let key = ["backups", name.as_str(), "stores"];
+    let Some(stores) = &backup.stores else {
+        return match file.stores.len() {
+            1 => Some(file.stores.keys().cloned().collect()),
+            0 => {
+                examined.lack(&section,
+                    format!("backup {name} has no store: the file has no [stores.NAME] section"),
+                    "add [stores.local] with path = \"/srv/postgres/backups\"",
+                );
+                None
+            }
+            _ => {
+                examined.lack(&section,
+                    format!("backup {name} does not say which stores it goes to"),
+                    format!("add stores = [\"NAME\"], out of: {}", listed(file.stores.keys())),
+                );
+                None
+            }
+        };
+    };
+    if stores.is_empty() {
+        examined.fault(&key, format!("backup {name} goes to no store"), "name one, or remove the key");
+    }
+    for (n, store) in stores.iter().enumerate() {
+        if !file.stores.contains_key(store) {
+            examined.fault(
+                &key,
+                format!("backup {name} names the unknown store {:?}", store.as_str()),
+                format!("stores of this file: {}", listed(file.stores.keys())),
+            );
+        }
+        if stores[..n].contains(store) {
+            examined.fault(&key, format!("backup {name} names the store {store} twice"), "name it once");
+        }
+    }
+    Some(stores.clone())
+}
+
+fn choose_databases(name: &Name, backup: &file::Backup, examined: &mut Examined<'_>) -> Option<Which> {
+    let section = ["backups", name.as_str()];
+    let key = |key| ["backups", name.as_str(), key];
+    let exclude = backup.exclude.clone();
+    if exclude.is_some() && backup.databases != Some(Databases::All) {
+        examined.fault(&key("exclude"), "exclude without databases = \"all\"", "remove it, or set databases = \"all\"");
+    }
+    for pattern in exclude.iter().flatten() {
+        if let Err(error) = globset::Glob::new(pattern) {
+            examined.fault(&key("exclude"), format!("bad pattern {pattern:?}: {}", error.kind()), "write a shell glob, such as \"scratch_*\"");
+        }
+    }
+    match (&backup.database, &backup.databases) {
+        (Some(Given::Literal(database)), None) if database.is_empty() => {
+            examined.fault(&key("database"), "empty name of a database", "write its name");
+            None
+        }
+        (Some(database), None) => Some(Which::One(database.clone())),
+        (None, Some(Databases::All)) => Some(Which::All {
+            exclude: exclude.unwrap_or_default(),
+        }),
+        (None, Some(Databases::Named(names))) => {
+            let mut sorted = names.clone();
+            sorted.sort();
+            if names.is_empty() || names.iter().any(String::is_empty) {
+                examined.fault(&key("databases"), "empty list or name of databases", "write their names, or \"all\"");
+            } else if sorted.windows(2).any(|pair| pair[0] == pair[1]) {
+                examined.fault(&key("databases"), "a database is named twice", "name it once");
+            }
+            Some(Which::Named(names.clone()))
+        }
+        (None, None) => {
+            examined.lack(&section,
+                format!("backup {name} names no database"),
+                "add database = \"NAME\", databases = [\"a\", \"b\"] or databases = \"all\"",
+            );
+            None
+        }
+        (Some(_), Some(_)) => {
+            examined.fault(&key("databases"), "both database and databases", "keep one of them");
+            None
+        }
+    }
+}
+
+/// Keys of the one kind of backup that stand at the other.
+fn check_kind(name: &Name, backup: &file::Backup, kind: BackupKind, examined: &mut Examined<'_>) {
+    let dump_only = [
+        ("database", backup.database.is_some()),
+        ("databases", backup.databases.is_some()),
+        ("exclude", backup.exclude.is_some()),
+        ("format", backup.format.is_some()),
+        ("jobs", backup.jobs.is_some()),
+        ("contents", backup.contents.is_some()),
+        ("tables", backup.tables.is_some()),
+        ("exclude_tables", backup.exclude_tables.is_some()),
+        ("schemas", backup.schemas.is_some()),
+        ("globals", backup.globals.is_some()),
+        ("evidence", backup.evidence.is_some()),
+    ];
+    let physical_only = [("incremental", backup.incremental.is_some()), ("wal", backup.wal.is_some())];
+    let (foreign, hint) = match kind {
+        BackupKind::Dump => (&physical_only[..], "remove it, or set kind = \"physical\""),
+        BackupKind::Physical => (&dump_only[..], "remove it: a physical backup holds the whole cluster"),
+    };
+    for (key, _) in foreign.iter().filter(|(_, given)| *given) {
+        let message = match kind {
+            BackupKind::Dump => format!("{key} is a key of physical backups"),
+            BackupKind::Physical => format!("{key} is a key of dumps"),
+        };
+        examined.fault(&["backups", name.as_str(), key], message, hint);
+    }
+}
+
+/// Format, jobs, contents and patterns against each other and against the way to the server.
+fn check_form(name: &Name, backup: &file::Backup, server: Option<&file::Server>, examined: &mut Examined<'_>) {
+    let key = |key| ["backups", name.as_str(), key];
+    let format = backup.format.unwrap_or_default();
+    let by_exec = server.is_some_and(|server| server.container.is_some() && server.via.unwrap_or_default() == Via::Exec);
+    if format == Format::Directory && by_exec {
+        examined.fault(
+            &key("format"),
+            "format = \"directory\" cannot be dumped inside a container",
+            "set via = \"network\" on the server, so that the programs here write the folder, or use format = \"custom\"",
+        );
+    }
+    if backup.jobs.is_some() && format != Format::Directory {
+        examined.fault(&key("jobs"), "jobs without format = \"directory\"", "remove it, or set format = \"directory\"");
+    }
+    if backup.jobs == Some(0) {
+        examined.fault(&key("jobs"), "no jobs", "write 1 or more");
+    }
+    let patterns = [
+        ("tables", &backup.tables),
+        ("exclude_tables", &backup.exclude_tables),
+        ("schemas", &backup.schemas),
+    ];
+    for (name, list) in patterns {
+        if list.iter().flatten().any(String::is_empty) {
+            examined.fault(&key(name), format!("empty pattern in {name}"), "write a name or a pattern, such as \"public.orders\"");
+        }
+    }
+    for recipient in backup.encrypt_to.iter().flatten() {
+        if !(recipient.starts_with("age1") || recipient.starts_with("ssh-")) {
+            examined.fault(&key("encrypt_to"), format!("bad recipient {recipient:?}"), "write an age recipient (age1...) or an SSH public key (ssh-...)");
+        }
+    }
+}
+
+fn check_keep(keep: &file::Keep, kind: Option<BackupKind>, path: &[&str], examined: &mut Examined<'_>) {
+    let tiers = [
+        ("last", keep.last.is_some()),
+        ("within", keep.within.is_some()),
+        ("daily", keep.daily.is_some()),
+        ("weekly", keep.weekly.is_some()),
+        ("monthly", keep.monthly.is_some()),
+        ("yearly", keep.yearly.is_some()),
+    ];
+    let physical = [("base_backups", keep.base_backups.is_some()), ("window", keep.window.is_some())];
+    let foreign = match kind {
+        Some(BackupKind::Dump) => &physical[..],
+        Some(BackupKind::Physical) => &tiers[..],
+        None => &[],
+    };
+    for (unit, _) in foreign.iter().filter(|(_, given)| *given) {
+        let mut path = path.to_vec();
+        path.push(unit);
+        examined.fault(
+            &path,
+            format!("{unit} is not a unit of this kind of backup"),
+            "dumps have last, within, daily, weekly, monthly, yearly; physical backups base_backups and window",
+        );
+    }
+}
+
+/// Sections that stand by themselves.
+fn check_rest(file: &File, examined: &mut Examined<'_>) {
+    if file.max_concurrent_runs == Some(0) {
+        examined.fault(&["max_concurrent_runs"], "no run would ever start", "write 1 or more");
+    }
+    for (key, path) in [("state_dir", &file.state_dir), ("spool_dir", &file.spool_dir)] {
+        if let Some(path) = path
+            && !path.is_absolute()
+        {
+            examined.fault(&[key], format!("{key} {:?} is not absolute", path.display().to_string()), "write it from the root");
+        }
+    }
+    if let Some(listen) = &file.listen {
+        match listen.parse::<std::net::SocketAddr>() {
+            Err(_) => examined.fault(&["listen"], format!("bad address {listen:?}"), "write ADDRESS:PORT, such as \"127.0.0.1:9847\""),
+            Ok(address) if !address.ip().is_loopback() && file.listen_token.is_none() => examined.fault(
+                &["listen"],
+                format!("{listen} is not a loopback address, and listen_token is not set"),
+                "add listen_token = { file = \"...\" }, or listen on 127.0.0.1",
+            ),
+            Ok(_) => {}
+        }
+    }
+    if let Some(email) = &file.email {
+        if !["smtp://", "smtps://"].iter().any(|scheme| email.relay.starts_with(scheme)) {
+            examined.fault(&["email", "relay"], format!("bad relay {:?}", email.relay), "write smtp://HOST:587 (STARTTLS) or smtps://HOST:465");
+        }
+        for (key, address) in email.to.iter().map(|to| ("to", to)).chain([("from", &email.from)]) {
+            if !address.contains('@') {
+                examined.fault(&["email", key], format!("bad address {address:?}"), "write NAME@DOMAIN");
+            }
+        }
+        if email.to.is_empty() {
+            examined.fault(&["email", "to"], "mail goes to nobody", "write to = [\"dba@example.com\"]");
+        }
+    }
+    for name in file.pings.keys().filter(|name| !file.backups.contains_key(*name)) {
+        examined.fault(
+            &["pings", name.as_str()],
+            format!("ping {name} names no backup of this file"),
+            format!("backups: {}", listed(file.backups.keys())),
+        );
+    }
+}

@@ -1,0 +1,3 @@
+//! server -> bytes: PostgreSQL through its own programs.
+
+
