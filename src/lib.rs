@@ -4,10 +4,20 @@
 //! out, [`postgres`] turns a server into bytes, [`pack`] into packed bytes and a hash, [`store`]
 //! keeps them, [`catalog`] knows them, [`verify`] proves them, [`restore`] gives them back.
 
+pub mod catalog;
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod host;
+pub mod job;
 pub mod pack;
 pub mod postgres;
+pub mod restore;
+pub mod state;
+pub mod store;
+pub mod verify;
 
 pub use error::{Error, Result};
+
+/// Program and version, as documents name who wrote them.
+pub const GENERATOR: &str = concat!("pgvigil ", env!("CARGO_PKG_VERSION"));

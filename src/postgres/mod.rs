@@ -1,3 +1,8 @@
 //! server -> bytes: PostgreSQL through its own programs.
 
+pub mod dump;
+pub mod programs;
+pub mod quote;
+pub mod server;
 
+pub use server::Server;

@@ -1,0 +1,193 @@
+//! `manifest.json`: what a backup is. Written last, once, and never changed.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::id::{Id, Label};
+use crate::config::file::{Contents, Format};
+use crate::error::{Error, Kind, Result};
+use crate::postgres::server::Database;
+
+pub const MANIFEST: &str = "manifest.json";
+pub const RESTORE_PAGE: &str = "RESTORE.md";
+const FORMAT_VERSION: u32 = 1;
+
+/// A reader ignores keys that it does not know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub format_version: u32,
+    pub id: String,
+    pub backup: String,
+    pub label: String,
+    pub slot: DateTime<Utc>,
+    /// The moment of the (first) snapshot, or just before it.
+    pub taken_at: DateTime<Utc>,
+    pub started_at: DateTime<Utc>,
+    pub finished_at: DateTime<Utc>,
+    /// `dump`.
+    pub kind: String,
+    /// The user asked for a part.
+    pub narrow: bool,
+    /// The server's name in the file.
+    pub server: String,
+    pub server_version: String,
+    pub client_version: String,
+    pub format: Format,
+    pub contents: Contents,
+    /// The patterns of a narrow backup, as given to `pg_dump`.
+    #[serde(default)]
+    pub tables: Vec<String>,
+    #[serde(default)]
+    pub exclude_tables: Vec<String>,
+    #[serde(default)]
+    pub schemas: Vec<String>,
+    pub databases: Vec<String>,
+    pub files: Vec<FileEntry>,
+    /// `None`: no globals beside the dump. Else whether they lack the passwords of the roles.
+    pub globals: Option<Globals>,
+    pub evidence: Option<Evidence>,
+    pub encryption: Option<serde_json::Value>,
+    pub signature: Option<serde_json::Value>,
+    /// Program and version.
+    pub generator: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Globals {
+    pub no_role_passwords: bool,
+}
+
+/// What is known of the source at the moment of the dump.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    pub databases: BTreeMap<String, DatabaseEvidence>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseEvidence {
+    /// What no dump of a database holds.
+    pub properties: DatabaseProperties,
+}
+
+/// The properties of a database, as a value that older and newer programs read alike.
+pub type DatabaseProperties = serde_json::Value;
+
+impl DatabaseEvidence {
+    pub fn of(database: &Database) -> Self {
+        DatabaseEvidence {
+            properties: serde_json::to_value(database).unwrap_or_default(),
+        }
+    }
+}
+
+/// What a file of a backup is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    Dump,
+    Globals,
+    /// The page that says how to restore.
+    Notes,
+}
+
+/// A file of a backup as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Relative to the backup's folder; of a directory format with its folder.
+    pub name: String,
+    pub bytes: u64,
+    /// Before it was packed by us.
+    pub raw_bytes: u64,
+    /// Of the file as stored, in hex.
+    pub sha256: String,
+    pub database: Option<String>,
+    pub role: Role,
+}
+
+impl Manifest {
+    pub fn format_version() -> u32 {
+        FORMAT_VERSION
+    }
+
+    /// Reads a manifest. Its fields come from a store that others may write to: nothing in it may
+    /// lead outside of its folder or pose as another backup.
+    ///
+    /// # Errors
+    /// It is not a manifest, of a newer format, or hostile.
+    pub fn parse(bytes: &[u8], expected: &Id) -> Result<Self> {
+        let bad = |why: String| Error::new(Kind::Damaged, format!("manifest of {expected}: {why}"));
+        let manifest: Manifest = serde_json::from_slice(bytes).map_err(|error| {
+            let version = serde_json::from_slice::<serde_json::Value>(bytes).ok().and_then(|value| value.get("format_version")?.as_u64());
+            match version {
+                Some(version) if version > u64::from(FORMAT_VERSION) => {
+                    bad(format!("format version {version} is newer than this program knows")).hint("update pgvigil")
+                }
+                _ => bad(error.to_string()),
+            }
+        })?;
+        if manifest.format_version > FORMAT_VERSION {
+            return Err(bad(format!("format version {} is newer than this program knows", manifest.format_version)).hint("update pgvigil"));
+        }
+        if manifest.id != expected.to_string() || manifest.backup != expected.backup || manifest.label != expected.label.to_string() {
+            return Err(bad(format!("it is the manifest of {:?}", manifest.id)));
+        }
+        if let Some(file) = manifest.files.iter().find(|file| !is_safe(&file.name)) {
+            return Err(bad(format!("it names the file {:?}", file.name)));
+        }
+        Ok(manifest)
+    }
+
+    /// # Errors
+    /// Never, in practice: every field can be written.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        let mut bytes = serde_json::to_vec_pretty(self).map_err(|error| Error::new(Kind::System, format!("cannot write a manifest: {error}")))?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+
+    pub fn id(&self) -> Id {
+        Id {
+            backup: self.backup.clone(),
+            label: Label::of(self.slot),
+        }
+    }
+
+    /// Dumps and globals as stored, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.data_files().map(|file| file.bytes).sum()
+    }
+
+    /// Dumps and globals before they were packed, in bytes.
+    pub fn raw_bytes(&self) -> u64 {
+        self.data_files().map(|file| file.raw_bytes).sum()
+    }
+
+    fn data_files(&self) -> impl Iterator<Item = &FileEntry> {
+        self.files.iter().filter(|file| file.role != Role::Notes)
+    }
+}
+
+/// A relative path of plain components.
+fn is_safe(name: &str) -> bool {
+    let plain = |part: &str| {
+        !part.is_empty() && part != "." && part != ".." && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-%".contains(&byte))
+    };
+    name.split('/').all(plain) && name != MANIFEST && name.split('/').count() <= 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_path_leads_outside() {
+        for name in ["a_20240115_020000.sql.gz", "globals.sql", "a_20240115/toc.dat", "a%2Fb.dump"] {
+            assert!(is_safe(name), "{name}");
+        }
+        for name in ["", ".", "..", "/etc/passwd", "../x", "a/../b", "a//b", "a/", "a\\b", "a\nb", "manifest.json", "a/b/c"] {
+            assert!(!is_safe(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! folder -> Manifest -> catalog: what backups there are and what is proven of them. The store is
+//! the truth; nothing here is kept anywhere else.
+
+pub mod entry;
+pub mod id;
+pub mod manifest;
+pub mod proof;
+
+pub use entry::{Catalog, Entry};
+pub use id::{Id, Label, Wanted};
+pub use manifest::{FileEntry, Manifest, Role};
+pub use proof::{Pin, Proof, Rung};

@@ -1,0 +1,116 @@
+//! What is proven of a backup in a store: `proof-TIME.json`, one a verification.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+/// How far a backup is proven. The order is the order of the rungs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rung {
+    /// Its bytes are not what the manifest says.
+    Bad,
+    /// Complete, its end seen, durable.
+    Written,
+    /// Every byte read back from the store, checksum and archive sound.
+    Readable,
+    /// A throwaway server took it without one error.
+    Restored,
+    /// What is in there equals the evidence recorded under the dump's snapshot.
+    Matched,
+}
+
+impl Rung {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Rung::Bad => "bad",
+            Rung::Written => "written",
+            Rung::Readable => "readable",
+            Rung::Restored => "restored",
+            Rung::Matched => "matched",
+        }
+    }
+
+    /// Good enough to be `latest`.
+    pub fn is_good(self) -> bool {
+        self >= Rung::Readable
+    }
+}
+
+impl fmt::Display for Rung {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// One verification of a store's copy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Proof {
+    pub at: DateTime<Utc>,
+    pub rung: Rung,
+    /// How it was found: `read back` or `drill`.
+    pub by: String,
+    /// Bytes read, as stored.
+    pub bytes: u64,
+    pub seconds: f64,
+    /// What was wrong, a line each.
+    #[serde(default)]
+    pub errors: Vec<String>,
+    /// What could not be looked at, and why.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    pub generator: String,
+}
+
+/// Whether a backup is held whatever retention says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    pub pinned: bool,
+}
+
+const TIME_FORM: &str = "%Y%m%dT%H%M%SZ";
+
+/// The file name of a document of that moment, such as `proof-20240115T012233Z.json`. `nth` tells
+/// those of one second apart, in order.
+pub fn document_name(prefix: &str, at: DateTime<Utc>, nth: u32) -> String {
+    let time = at.format(TIME_FORM);
+    if nth == 0 {
+        format!("{prefix}-{time}.json")
+    } else {
+        format!("{prefix}-{time}-{nth}.json")
+    }
+}
+
+/// The key by which documents of a kind are in order: time, then number.
+pub fn document_order(prefix: &str, name: &str) -> Option<(String, u32)> {
+    let rest = name.strip_prefix(prefix)?.strip_prefix('-')?.strip_suffix(".json")?;
+    let (time, nth) = match rest.split_once('-') {
+        Some((time, nth)) => (time, nth.parse().ok()?),
+        None => (rest, 0),
+    };
+    chrono::NaiveDateTime::parse_from_str(time, TIME_FORM).ok()?;
+    Some((time.to_owned(), nth))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_are_in_the_order_of_their_making() {
+        let at = "2024-01-15T01:22:33Z".parse().unwrap();
+        let names = [document_name("pin", at, 0), document_name("pin", at, 2), document_name("pin", at, 10)];
+        assert_eq!(names[0], "pin-20240115T012233Z.json");
+        let orders: Vec<_> = names.iter().map(|name| document_order("pin", name).unwrap()).collect();
+        assert!(orders.is_sorted());
+        assert_eq!(document_order("proof", &names[0]), None);
+        assert_eq!(document_order("pin", "pin-x.json"), None);
+    }
+
+    #[test]
+    fn rungs_are_in_order() {
+        assert!(Rung::Bad < Rung::Written && Rung::Written < Rung::Readable && Rung::Readable < Rung::Restored && Rung::Restored < Rung::Matched);
+        assert!(!Rung::Written.is_good() && Rung::Readable.is_good());
+    }
+}

@@ -1,0 +1,278 @@
+//! `check`: the friend of the first five minutes. Each line is a thing tried, with the fix when it
+//! fails.
+
+use std::collections::BTreeMap;
+
+use anstyle::AnsiColor;
+use serde::Serialize;
+
+use super::output;
+use super::session::{Session, Uses, runtime};
+use super::Done;
+use crate::config::plan::{self, Backup, Blocked, StoreKind};
+use crate::config::values::Name;
+use crate::config::{Faults, Plan};
+use crate::error::{Error, Kind, exit};
+use crate::host::Tag;
+use crate::job::run::choose;
+use crate::job::stores;
+use crate::postgres::Server;
+use crate::postgres::dump::arguments;
+use crate::postgres::programs::parse_version;
+use crate::postgres::server::Database;
+use crate::state::State;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Level {
+    Ok,
+    Warning,
+    Error,
+}
+
+/// One thing tried.
+#[derive(Debug, Clone, Serialize)]
+struct Line {
+    subject: String,
+    ok: bool,
+    level: Level,
+    message: String,
+    hint: Option<String>,
+    /// Whether it is a fault of the configuration.
+    #[serde(skip)]
+    fault: bool,
+}
+
+impl Line {
+    fn new(level: Level, subject: impl Into<String>, message: impl Into<String>, hint: Option<String>) -> Self {
+        Line {
+            subject: subject.into(),
+            ok: level == Level::Ok,
+            level,
+            message: message.into(),
+            hint,
+            fault: false,
+        }
+    }
+
+    fn good(subject: impl Into<String>, message: impl Into<String>) -> Self {
+        Line::new(Level::Ok, subject, message, None)
+    }
+
+    fn bad(subject: impl Into<String>, error: &Error) -> Self {
+        Line::new(Level::Error, subject, error.message.clone(), error.hint.clone())
+    }
+
+    fn warning(subject: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Line::new(Level::Warning, subject, message, Some(hint.into()))
+    }
+}
+
+pub fn check(session: &Session, offline: bool) -> Done {
+    let plan = match session.load() {
+        Ok(Ok(plan)) => plan,
+        Ok(Err(faults)) => return finish(session, &fault_lines(&faults)),
+        Err(error) => return finish(session, &[Line { fault: true, ..Line::bad("file", &error) }]),
+    };
+    drop(plan);
+    let opened = if offline { session.open_as_caller(Uses::All)? } else { session.open(Uses::All)? };
+    let plan = &opened.plan;
+    let mut lines = vec![Line::good(
+        "file",
+        format!("{}: {}, {}, {}", session.config.display(), count(plan.servers.len(), "server"), count(plan.stores.len(), "store"), count(plan.backups.len(), "backup")),
+    )];
+    lines.extend(not_yet(plan));
+    lines.extend(plan.warnings.iter().map(|warning| Line::warning(&warning.subject, &warning.message, &warning.hint)));
+    lines.extend(opened.missing.iter().map(|error| Line { fault: true, ..Line::bad("secrets", error) }));
+    if !offline {
+        lines.push(state(plan));
+        runtime()?.block_on(online(plan, &mut lines));
+    }
+    finish(session, &lines)
+}
+
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+fn fault_lines(faults: &Faults) -> Vec<Line> {
+    let subject = |line: usize| format!("{}:{line}", faults.path.display());
+    faults
+        .faults
+        .iter()
+        .map(|fault| Line { fault: true, ..Line::new(Level::Error, subject(fault.line), &fault.message, fault.hint.clone()) })
+        .collect()
+}
+
+/// Keys that this version passes over, in one line; and each that stops a backup.
+fn not_yet(plan: &Plan) -> Vec<Line> {
+    let (passed, blocking): (Vec<_>, Vec<_>) = plan.not_yet.iter().partition(|key| key.blocks.is_none());
+    let mut lines = Vec::new();
+    if !passed.is_empty() {
+        let keys: Vec<String> = passed.iter().map(|key| format!("{} (line {})", key.key, key.line)).collect();
+        lines.push(Line::warning("file", format!("not yet, and passed over by this version: {}", keys.join(", ")), "nothing to do: backups by `pgvigil run` are the same without them"));
+    }
+    for key in blocking {
+        let who = match &key.blocks {
+            Some(Blocked::One(backup)) => format!("backup {backup} cannot run"),
+            _ => "no backup can run".to_owned(),
+        };
+        lines.push(Line::new(Level::Error, "file", format!("{} (line {}): not yet: {who} in this version", key.key, key.line), Some("take the key out for now".to_owned())));
+    }
+    lines
+}
+
+fn state(plan: &Plan) -> Line {
+    let subject = "state_dir";
+    match State::open(&plan.state_dir).and_then(|state| state.history()) {
+        Ok(_) => Line::good(subject, plan.state_dir.display().to_string()),
+        Err(error) => Line::bad(subject, &error),
+    }
+}
+
+async fn online(plan: &Plan, lines: &mut Vec<Line>) {
+    let mut servers = BTreeMap::new();
+    for (name, server) in &plan.servers {
+        let subject = format!("server {name}");
+        let connected = Server::connect(server, Tag::random()).await;
+        match connected {
+            Ok(connected) => {
+                lines.extend(of_server(plan, name, &subject, &connected));
+                servers.insert(name.clone(), connected);
+            }
+            Err(error) => lines.push(Line::bad(subject, &error)),
+        }
+    }
+    for backup in plan.backups.values() {
+        if let Some(server) = servers.get(&backup.server) {
+            of_backup(backup, server, lines).await;
+        } else {
+            let error = Error::new(Kind::Postgres, format!("its server {} does not answer", backup.server)).hint("mend the server's line above");
+            lines.push(Line::bad(format!("backup {}", backup.name), &error));
+        }
+    }
+    for store in plan.stores.values() {
+        lines.push(of_store(store));
+    }
+}
+
+fn of_server(plan: &Plan, name: &Name, subject: &str, server: &Server) -> Vec<Line> {
+    let facts = &server.facts;
+    let mut lines = vec![Line::good(subject, format!("PostgreSQL {} as {}, dumped by pg_dump {}", facts.version, facts.user, server.client_version))];
+    if let Err(error) = server.check_client() {
+        lines.push(Line::bad(subject, &error));
+    }
+    let wants_globals = plan.backups.values().any(|backup| backup.server == *name && backup.globals);
+    if wants_globals && !facts.reads_passwords {
+        lines.push(Line::warning(
+            subject,
+            format!("role {} may not read the passwords of roles: globals are dumped without them", facts.user),
+            "dump as superuser to have them, or set globals = false",
+        ));
+    }
+    lines
+}
+
+/// What would keep `pg_dump` from a whole dump of a database.
+#[derive(serde::Deserialize)]
+struct Obstacles {
+    unreadable: Vec<String>,
+    row_security: Vec<String>,
+}
+
+const OBSTACLES: &str = "select json_build_object(
+    'unreadable', (select coalesce(json_agg(t.oid::regclass::text order by t.oid), '[]') from tables t where not has_table_privilege(t.oid, 'select') or not has_schema_privilege(t.relnamespace, 'usage')),
+    'row_security', (select coalesce(json_agg(t.oid::regclass::text order by t.oid), '[]') from tables t where row_security_active(t.oid)))
+from (select 1) one";
+
+async fn of_backup(backup: &Backup, server: &Server, lines: &mut Vec<Line>) {
+    let subject = format!("backup {}", backup.name);
+    let databases = match choose(&backup.which, &server.facts.databases, &backup.name) {
+        Ok(databases) => databases,
+        Err(error) => {
+            lines.push(Line::bad(subject, &error));
+            return;
+        }
+    };
+    let client_major = parse_version(&server.client_version).map_or(0, |(major, _)| major);
+    if let Err(error) = arguments(&backup.dump, "x", client_major, None) {
+        lines.push(Line::bad(&subject, &error));
+    }
+    let bytes: i64 = databases.iter().filter_map(|database| database.bytes).sum();
+    let names: Vec<&str> = databases.iter().map(|database| database.name.as_str()).collect();
+    let mut problems = Vec::new();
+    for database in &databases {
+        problems.extend(of_database(&subject, database, server).await);
+    }
+    if problems.is_empty() {
+        lines.push(Line::good(subject, format!("{}, {} in the server", crate::host::printable(&names.join(", ")), output::size(bytes.unsigned_abs()))));
+    }
+    lines.extend(problems);
+}
+
+async fn of_database(subject: &str, database: &Database, server: &Server) -> Vec<Line> {
+    let tables = "with tables as (select c.oid, c.relnamespace from pg_class c join pg_namespace n on n.oid = c.relnamespace
+        where c.relkind in ('r', 'p') and n.nspname <> 'information_schema' and n.nspname !~ '^pg_') ";
+    let found: Obstacles = match server.query(&database.name, &format!("{tables}{OBSTACLES}")).await {
+        Ok(found) => found,
+        Err(error) => return vec![Line::bad(subject, &error.context(format_args!("database {:?}", database.name)))],
+    };
+    let some = |list: &[String]| {
+        let shown: Vec<&str> = list.iter().take(5).map(String::as_str).collect();
+        let more = if list.len() > 5 { format!(" and {} more", list.len() - 5) } else { String::new() };
+        crate::host::printable(&format!("{}{more}", shown.join(", ")))
+    };
+    let user = &server.facts.user;
+    let mut lines = Vec::new();
+    if !found.unreadable.is_empty() {
+        let error = Error::new(Kind::Postgres, format!("database {:?}: role {user} may not read {}", database.name, some(&found.unreadable)))
+            .hint(format!("GRANT pg_read_all_data TO {user} (PostgreSQL 14 and later), or dump as superuser"));
+        lines.push(Line::bad(subject, &error));
+    }
+    if !found.row_security.is_empty() {
+        let error = Error::new(Kind::Postgres, format!("database {:?}: row-level security hides rows of {} from role {user}", database.name, some(&found.row_security)))
+            .hint(format!("ALTER ROLE {user} BYPASSRLS, or dump as superuser: pg_dump refuses, for the dump would lack rows"));
+        lines.push(Line::bad(subject, &error));
+    }
+    lines
+}
+
+fn of_store(store: &plan::Store) -> Line {
+    let subject = format!("store {}", store.name);
+    let StoreKind::Local(path) = &store.kind else {
+        let error = stores::open(store, "").err().unwrap_or_else(|| Error::new(Kind::NotYet, "not yet"));
+        return Line::bad(subject, &error);
+    };
+    match crate::store::local::try_out(path) {
+        Ok(available) => Line::good(subject, format!("{}: writable, {} available", path.display(), output::size(available))),
+        Err(error) => Line::bad(subject, &error),
+    }
+}
+
+fn finish(session: &Session, lines: &[Line]) -> Done {
+    if session.json {
+        output::json(&lines)?;
+    } else {
+        let mut text = String::new();
+        for line in lines {
+            let (color, mark) = match line.level {
+                Level::Ok => (AnsiColor::Green, "ok"),
+                Level::Warning => (AnsiColor::Yellow, "warning"),
+                Level::Error => (AnsiColor::Red, "FAILED"),
+            };
+            let mark = output::styled(color.on_default(), &format!("{mark:<8}"));
+            text.push_str(&format!("{mark} {}: {}\n", line.subject, line.message.replace('\n', "\n         ")));
+            if let Some(hint) = &line.hint {
+                text.push_str(&format!("         HINT: {hint}\n"));
+            }
+        }
+        output::text(&text)?;
+    }
+    let worst = lines.iter().map(|line| line.level).max().unwrap_or(Level::Ok);
+    Ok(match worst {
+        _ if lines.iter().any(|line| line.fault) => exit::CONFIG,
+        Level::Error => exit::FAILED,
+        Level::Warning => exit::PROBLEMS,
+        Level::Ok => exit::OK,
+    })
+}

@@ -1,0 +1,140 @@
+//! `list` and `history`
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::output;
+use super::session::{Session, Uses, runtime};
+use super::Done;
+use crate::catalog::{Catalog, Entry, Rung};
+use crate::config::Plan;
+use crate::error::{Error, Kind, Result, exit};
+use crate::job::stores;
+use crate::state::History;
+
+#[derive(Serialize)]
+struct Row<'a> {
+    id: String,
+    backup: &'a str,
+    label: String,
+    taken_at: DateTime<Utc>,
+    rung: Rung,
+    tiers: Vec<String>,
+    pinned: bool,
+    narrow: bool,
+    bytes: u64,
+    raw_bytes: u64,
+    databases: &'a [String],
+    stores: Vec<Copy<'a>>,
+}
+
+#[derive(Serialize)]
+pub struct Copy<'a> {
+    pub name: &'a str,
+    pub rung: Rung,
+}
+
+/// The copies of a backup.
+pub fn copies(entry: &Entry) -> Vec<Copy<'_>> {
+    entry.copies.keys().filter_map(|name| Some(Copy { name, rung: entry.rung_in(name)? })).collect()
+}
+
+/// The catalog of a backup, or of all. A name that nobody knows is a slip of the hand.
+///
+/// # Errors
+/// A store cannot be read, or the name is unknown.
+pub fn catalog(plan: &Plan, backup: Option<&str>) -> Result<Catalog> {
+    let catalog = runtime()?.block_on(stores::catalog(plan, "", backup))?;
+    if let Some(backup) = backup
+        && catalog.entries.is_empty()
+        && catalog.unreadable.is_empty()
+        && !plan.backups.contains_key(backup)
+    {
+        let names: Vec<&str> = plan.backups.keys().map(crate::config::values::Name::as_str).collect();
+        return Err(Error::new(Kind::NotFound, format!("there is no backup {backup:?}")).hint(format!("backups of the file: {}", names.join(", "))));
+    }
+    for (_, error) in &catalog.unreadable {
+        output::warn(&error.message, error.hint.as_deref());
+    }
+    Ok(catalog)
+}
+
+pub fn list(session: &Session, backup: Option<&str>) -> Done {
+    let opened = session.open(Uses::None)?;
+    let catalog = catalog(&opened.plan, backup)?;
+    if session.json {
+        let rows: Vec<Row<'_>> = catalog.entries.iter().map(row).collect();
+        output::json(&rows)?;
+    } else if catalog.entries.is_empty() {
+        output::text("no backups yet; pgvigil run BACKUP makes one\n")?;
+    } else {
+        let mut table = output::table(&["ID", "TAKEN (UTC)", "RUNG", "SIZE", "RAW", "DATABASES", "STORES", ""]);
+        for entry in &catalog.entries {
+            let manifest = &entry.manifest;
+            let stores: Vec<&str> = entry.copies.keys().map(String::as_str).collect();
+            let marks = [(entry.pinned, "pinned"), (manifest.narrow, "narrow")];
+            let marks: Vec<&str> = marks.iter().filter(|(is, _)| *is).map(|(_, mark)| *mark).collect();
+            table.add_row(vec![
+                entry.id.to_string(),
+                manifest.taken_at.format("%Y-%m-%d %H:%M:%S").to_string(),
+                output::rung(entry.rung()),
+                output::size(manifest.bytes()),
+                output::size(manifest.raw_bytes()),
+                crate::host::printable(&manifest.databases.join(", ")),
+                stores.join(", "),
+                marks.join(", "),
+            ]);
+        }
+        output::text(&format!("{}\n", table.trim_fmt()))?;
+    }
+    Ok(if catalog.unreadable.is_empty() { exit::OK } else { exit::PROBLEMS })
+}
+
+fn row(entry: &Entry) -> Row<'_> {
+    Row {
+        id: entry.id.to_string(),
+        backup: &entry.id.backup,
+        label: entry.id.label.to_string(),
+        taken_at: entry.manifest.taken_at,
+        rung: entry.rung(),
+        tiers: Vec::new(),
+        pinned: entry.pinned,
+        narrow: entry.manifest.narrow,
+        bytes: entry.manifest.bytes(),
+        raw_bytes: entry.manifest.raw_bytes(),
+        databases: &entry.manifest.databases,
+        stores: copies(entry),
+    }
+}
+
+pub fn history(session: &Session, backup: Option<&str>) -> Done {
+    let opened = session.open(Uses::None)?;
+    let plan = &opened.plan;
+    // To look is not to make.
+    let runs = if plan.state_dir.join("history.db").exists() { History::open(&plan.state_dir)?.runs(backup)? } else { Vec::new() };
+    if let Some(backup) = backup
+        && runs.is_empty()
+        && !plan.backups.contains_key(backup)
+    {
+        return Err(Error::new(Kind::NotFound, format!("there is no backup {backup:?}")).hint("pgvigil history shows the runs of all"));
+    }
+    if session.json {
+        return output::json(&runs);
+    }
+    if runs.is_empty() {
+        return output::text("no runs yet; pgvigil run BACKUP makes one\n");
+    }
+    let mut table = output::table(&["BACKUP", "STARTED (UTC)", "SECONDS", "OUTCOME", "ID", "WHY"]);
+    for run in runs {
+        let seconds = run.finished_at.map(|end| (end - run.started_at).num_seconds().to_string());
+        table.add_row(vec![
+            run.backup,
+            run.started_at.format("%Y-%m-%d %H:%M:%S").to_string(),
+            seconds.unwrap_or_default(),
+            run.outcome.unwrap_or_else(|| "running".to_owned()),
+            run.id.unwrap_or_default(),
+            run.error.unwrap_or_default().replace('\n', " "),
+        ]);
+    }
+    output::text(&format!("{}\n", table.trim_fmt()))
+}

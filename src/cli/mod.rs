@@ -1,0 +1,84 @@
+//! What people type and see.
+
+pub mod args;
+mod cat;
+mod check;
+mod export;
+mod init;
+mod list;
+mod output;
+mod pin;
+mod run;
+mod session;
+mod show;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::error::{Error, Kind, Result, exit};
+use args::{Args, Command};
+use session::Session;
+
+/// What a command ends in: its exit code, after its output.
+type Done = Result<u8>;
+
+/// The whole life of the program.
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // --help and --version are asked for, and go to stdout.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::OK });
+        }
+    };
+    let json = args.json;
+    match dispatch(args) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            output::failure(json, &error);
+            ExitCode::from(error.kind.exit_code())
+        }
+    }
+}
+
+fn dispatch(args: Args) -> Done {
+    let session = Session::new(&args);
+    match args.command {
+        Command::Check { offline } => check::check(&session, offline),
+        Command::Run { backup } => run::run(&session, &backup),
+        Command::List { backup } => list::list(&session, backup.as_deref()),
+        Command::Show { id } => show::show(&session, &id),
+        Command::Cat { id, file } => cat::cat(&session, &id, file.as_deref()),
+        Command::History { backup } => list::history(&session, backup.as_deref()),
+        Command::Export(args) => export::export(&session, &args),
+        Command::Verify { id, drill, store } => verify::verify(&session, &id, drill, store.as_deref()),
+        Command::Pin { id } => pin::pin(&session, &id, true),
+        Command::Unpin { id } => pin::pin(&session, &id, false),
+        Command::Init { container } => init::init(&session, container.as_deref()),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Args::command(), "pgvigil", &mut std::io::stdout());
+            Ok(exit::OK)
+        }
+        Command::Schema => output::text(&crate::config::file::json_schema()),
+        Command::Daemon { .. } => not_yet("daemon"),
+        Command::Next { .. } => not_yet("next"),
+        Command::Restore { .. } => Err(not_yet_error("restore").hint("RESTORE.md in every backup says how to restore it with stock tools")),
+        Command::Prune { .. } => not_yet("prune"),
+        Command::Adopt { .. } => not_yet("adopt"),
+        Command::Rebuild { .. } => not_yet("rebuild"),
+        Command::Status { .. } => not_yet("status"),
+        Command::Alert { .. } => not_yet("alert"),
+        Command::Wal { .. } => not_yet("wal"),
+    }
+}
+
+fn not_yet_error(command: &str) -> Error {
+    Error::new(Kind::NotYet, format!("{command}: not yet: a later version brings this command"))
+}
+
+fn not_yet(command: &str) -> Done {
+    Err(not_yet_error(command).hint("check, init, run, list, show, cat, history, export, verify, pin and unpin work in this version"))
+}

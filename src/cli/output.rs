@@ -1,0 +1,155 @@
+//! Tables, sizes, JSON and errors on a terminal or in a pipe.
+
+use std::io::{IsTerminal, Write};
+
+use anstyle::{AnsiColor, Style};
+use comfy_table::{ContentArrangement, Table};
+use serde::Serialize;
+
+use super::Done;
+use crate::catalog::Rung;
+use crate::error::{Error, Kind, exit, plain_io};
+
+/// Prints a text to stdout. A reader that has gone away is no failure.
+pub fn text(text: &str) -> Done {
+    let mut stdout = anstream::AutoStream::auto(std::io::stdout()).lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(exit::OK),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(exit::OK),
+        Err(error) => Err(Error::new(Kind::System, format!("cannot write to stdout: {}", plain_io(&error)))),
+    }
+}
+
+/// Prints the one JSON document of a command.
+pub fn json(value: &impl Serialize) -> Done {
+    let mut document = serde_json::to_string_pretty(value).map_err(|error| Error::new(Kind::System, format!("cannot write JSON: {error}")))?;
+    document.push('\n');
+    text(&document)
+}
+
+/// An error as JSON.
+#[derive(Debug, Serialize)]
+pub struct JsonError<'a> {
+    kind: Kind,
+    message: &'a str,
+    hint: Option<&'a str>,
+}
+
+impl<'a> From<&'a Error> for JsonError<'a> {
+    fn from(error: &'a Error) -> Self {
+        JsonError {
+            kind: error.kind,
+            message: &error.message,
+            hint: error.hint.as_deref(),
+        }
+    }
+}
+
+/// Tells a failure that has no output of its own.
+pub fn failure(as_json: bool, error: &Error) {
+    tell(error);
+    if as_json {
+        let _ = json(&serde_json::json!({ "error": JsonError::from(error) }));
+    }
+}
+
+/// Tells a failure on stderr.
+pub fn tell(error: &Error) {
+    let red = AnsiColor::Red.on_default().bold();
+    let mut stderr = anstream::AutoStream::auto(std::io::stderr()).lock();
+    // A message that begins with the place in a file stands by itself.
+    let _ = if error.kind == Kind::Config {
+        writeln!(stderr, "{}", error.message)
+    } else {
+        writeln!(stderr, "{red}error:{red:#} {}", error.message)
+    };
+    if let Some(hint) = &error.hint {
+        let _ = writeln!(stderr, "HINT: {hint}");
+    }
+}
+
+/// Tells something that is worth a look on stderr.
+pub fn warn(message: &str, hint: Option<&str>) {
+    let yellow = AnsiColor::Yellow.on_default().bold();
+    let mut stderr = anstream::AutoStream::auto(std::io::stderr()).lock();
+    let _ = writeln!(stderr, "{yellow}warning:{yellow:#} {message}");
+    if let Some(hint) = hint {
+        let _ = writeln!(stderr, "HINT: {hint}");
+    }
+}
+
+/// A table without lines, as wide as the terminal; in a pipe as wide as it needs, a line a row.
+pub fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(comfy_table::TableStyle::default());
+    table.set_header(header.to_vec());
+    if std::io::stdout().is_terminal() {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    } else {
+        table.set_content_arrangement(ContentArrangement::Disabled);
+    }
+    table
+}
+
+/// A size for people, in powers of ten as disks are sold and S3 bills.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 999.5 && unit < UNITS.len() - 1 {
+        value /= 1000.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{bytes} B"),
+        _ if value < 9.995 => format!("{value:.2} {}", UNITS[unit]),
+        _ if value < 99.95 => format!("{value:.1} {}", UNITS[unit]),
+        _ => format!("{value:.0} {}", UNITS[unit]),
+    }
+}
+
+/// A duration for people.
+pub fn seconds(seconds: f64) -> String {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is positive and small")]
+    let whole = seconds.max(0.0).round() as u64;
+    match whole {
+        0..60 => format!("{seconds:.1} s"),
+        60..3_600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3_600, whole % 3_600 / 60),
+    }
+}
+
+/// How a rung looks: good green, bad red, in between yellow.
+pub fn rung(rung: Rung) -> String {
+    let color = match rung {
+        Rung::Bad => AnsiColor::Red,
+        Rung::Written => AnsiColor::Yellow,
+        Rung::Readable | Rung::Restored | Rung::Matched => AnsiColor::Green,
+    };
+    styled(color.on_default(), rung.as_str())
+}
+
+/// A text in a style, where stdout shows styles.
+pub fn styled(style: Style, text: &str) -> String {
+    if std::io::stdout().is_terminal() { format!("{style}{text}{style:#}") } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (bytes, expected) in [(0, "0 B"), (999, "999 B"), (1_000, "1.00 kB"), (12_345, "12.3 kB"), (999_600, "1.00 MB"), (322_000_000, "322 MB"), (u64::MAX, "18447 PB")] {
+            assert_eq!(size(bytes), expected);
+        }
+    }
+
+    #[test]
+    fn durations() {
+        for (secs, expected) in [(0.04, "0.0 s"), (12.34, "12.3 s"), (60.0, "1 min 0 s"), (3_725.0, "1 h 2 min")] {
+            assert_eq!(seconds(secs), expected);
+        }
+    }
+}

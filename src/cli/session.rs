@@ -1,0 +1,166 @@
+//! What every command begins with: the log, the file, its secrets, and whose rights it goes on with.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tokio::runtime::Runtime;
+use tracing_subscriber::filter::LevelFilter;
+
+use super::args::Args;
+use super::output;
+use crate::config::file::{LogFormat, LogLevel};
+use crate::config::plan::{Warning, Which};
+use crate::config::values::Given;
+use crate::config::{Faults, Plan};
+use crate::error::{Error, Kind, Result};
+use crate::host::{owner, secret};
+
+pub struct Session {
+    pub config: PathBuf,
+    pub json: bool,
+    log_level: Option<LogLevel>,
+}
+
+/// Which secrets a command uses: only those must be there.
+#[derive(Debug, Clone, Copy)]
+pub enum Uses<'a> {
+    None,
+    /// Of one server.
+    Server(&'a str),
+    /// The caller tells about all of them.
+    All,
+}
+
+/// A file that was read: its plan, and the secrets that were not to be had.
+pub struct Opened {
+    pub plan: Plan,
+    pub missing: Vec<Error>,
+}
+
+impl Session {
+    pub fn new(args: &Args) -> Self {
+        Session {
+            config: args.config.clone(),
+            json: args.json,
+            log_level: args.log_level,
+        }
+    }
+
+    /// Reads the file, without a word about its warnings.
+    pub fn load(&self) -> Result<std::result::Result<Plan, Faults>> {
+        let text = read(&self.config)?;
+        Ok(crate::config::parse(&text, &self.config).map(|mut plan| {
+            plan.warnings.extend(readable_by_others(&self.config, &plan));
+            plan
+        }))
+    }
+
+    /// Starts the log as the file and the command line say.
+    pub fn start_log(&self, plan: Option<&Plan>) {
+        let level = match self.log_level.unwrap_or(LogLevel::Warn) {
+            LogLevel::Error => LevelFilter::ERROR,
+            LogLevel::Warn => LevelFilter::WARN,
+            LogLevel::Info => LevelFilter::INFO,
+            LogLevel::Debug => LevelFilter::DEBUG,
+            LogLevel::Trace => LevelFilter::TRACE,
+        };
+        let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
+        let _ = match plan.map(|plan| plan.log_format).unwrap_or_default() {
+            LogFormat::Json => builder.json().try_init(),
+            LogFormat::Auto | LogFormat::Text => builder.without_time().try_init(),
+        };
+    }
+
+    /// What most commands begin with: file, log, warnings, secrets, and then the owner's rights.
+    ///
+    /// # Errors
+    /// The file is faulty, or the rights cannot be changed.
+    pub fn open(&self, uses: Uses<'_>) -> Result<Opened> {
+        let opened = self.open_as_caller(uses)?;
+        owner::become_owner_of(&opened.plan.state_dir)?;
+        Ok(opened)
+    }
+
+    /// The same, but with the caller's own rights.
+    ///
+    /// # Errors
+    /// The file is faulty.
+    pub fn open_as_caller(&self, uses: Uses<'_>) -> Result<Opened> {
+        let mut plan = self.load()?.map_err(|faults| faults_error(&faults))?;
+        self.start_log(Some(&plan));
+        let missing = settle(&mut plan);
+        if !matches!(uses, Uses::All) {
+            let used = match uses {
+                Uses::Server(server) => format!("servers.{server}."),
+                _ => String::from("-"),
+            };
+            for error in missing.iter().filter(|error| !error.message.starts_with(&used)) {
+                output::warn(&error.message, None);
+            }
+            for warning in plan.warnings.iter().filter(|warning| warning.subject == "secrets") {
+                output::warn(&warning.message, Some(&warning.hint));
+            }
+        }
+        Ok(Opened { plan, missing })
+    }
+}
+
+/// The machine for everything that waits.
+///
+/// # Errors
+/// No threads are to be had.
+pub fn runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::system("cannot start threads", &error))
+}
+
+/// Faults as the error that a command ends with.
+pub fn faults_error(faults: &Faults) -> Error {
+    Error::new(Kind::Config, faults.to_string())
+}
+
+fn read(path: &Path) -> Result<String> {
+    let failed = |why: &str| Error::new(Kind::Config, format!("{}: {why}", path.display()));
+    match std::fs::read(path) {
+        Ok(bytes) => String::from_utf8(bytes).map_err(|error| {
+            let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+            Error::new(Kind::Config, format!("{}:{line}: not UTF-8", path.display())).hint("save the file as UTF-8")
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(failed("there is no such file").hint("pgvigil init prints a starting file; --config FILE or PGVIGIL_CONFIG names another place"))
+        }
+        Err(error) => Err(failed(&crate::error::plain_io(&error)).hint("it must be readable by the user that pgvigil runs as")),
+    }
+}
+
+fn readable_by_others(path: &Path, plan: &Plan) -> Option<Warning> {
+    let literal = plan.secrets.iter().find(|(_, given)| matches!(given, Given::Literal(_)))?;
+    let mode = std::fs::metadata(path).ok()?.permissions().mode();
+    (mode & 0o044 != 0).then(|| Warning {
+        subject: "secrets".to_owned(),
+        message: format!("{} stands in {}, which others can read (mode {:04o})", literal.0, path.display(), mode & 0o7777),
+        hint: format!("chmod 0600 {}, or write {} = {{ file = \"PATH\" }}", path.display(), literal.0),
+    })
+}
+
+/// Reads every secret that can be read now, before root's rights are given up. What is missing is
+/// returned, and left in the plan for the one who needs it to fail on.
+fn settle(plan: &mut Plan) -> Vec<Error> {
+    let missing = plan.secrets.iter().filter_map(|(key, given)| secret::resolve(key, given).err()).collect();
+    let settle = |given: &mut Given| {
+        if let Ok(secret) = secret::resolve("", given) {
+            *given = Given::Literal(secret.reveal().to_owned());
+        }
+    };
+    for server in plan.servers.values_mut() {
+        server.password.iter_mut().chain(server.user.iter_mut()).for_each(settle);
+    }
+    for backup in plan.backups.values_mut() {
+        if let Which::One(given) = &mut backup.which {
+            settle(given);
+        }
+    }
+    missing
+}

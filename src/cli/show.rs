@@ -1,0 +1,92 @@
+//! `show ID`
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use super::output;
+use super::session::{Session, Uses};
+use super::{Done, list};
+use crate::catalog::{Manifest, Proof, Rung, Wanted};
+use crate::host::printable;
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    manifest: &'a Manifest,
+    rung: Rung,
+    pinned: bool,
+    stores: Vec<Copy<'a>>,
+}
+
+#[derive(Serialize)]
+struct Copy<'a> {
+    name: &'a str,
+    rung: Rung,
+    proofs: &'a [Proof],
+}
+
+pub fn show(session: &Session, id: &str) -> Done {
+    let wanted = Wanted::parse(id)?;
+    let opened = session.open(Uses::None)?;
+    let catalog = list::catalog(&opened.plan, Some(&wanted.backup))?;
+    let entry = catalog.find(&wanted)?;
+    let copies = entry.copies.iter().filter_map(|(name, proofs)| Some(Copy { name, rung: entry.rung_in(name)?, proofs })).collect();
+    let shown = Shown {
+        manifest: &entry.manifest,
+        rung: entry.rung(),
+        pinned: entry.pinned,
+        stores: copies,
+    };
+    if session.json { output::json(&shown) } else { output::text(&page(&shown)) }
+}
+
+fn page(shown: &Shown<'_>) -> String {
+    let manifest = shown.manifest;
+    let mut text = String::new();
+    let mut line = |key: &str, value: String| {
+        let _ = writeln!(text, "{key:<12}{value}");
+    };
+    let time = |time: chrono::DateTime<chrono::Utc>| time.format("%Y-%m-%d %H:%M:%S UTC").to_string();
+    line("id", manifest.id.clone());
+    line("rung", output::rung(shown.rung));
+    line("taken", time(manifest.taken_at));
+    line("run", format!("{} to {}", time(manifest.started_at), time(manifest.finished_at)));
+    line("server", format!("{}, PostgreSQL {}, dumped by {}", manifest.server, printable(&manifest.server_version), printable(&manifest.client_version)));
+    line("databases", printable(&manifest.databases.join(", ")));
+    line("size", format!("{} out of {}", output::size(manifest.bytes()), output::size(manifest.raw_bytes())));
+    if manifest.narrow {
+        let parts = [("tables", &manifest.tables), ("not tables", &manifest.exclude_tables), ("schemas", &manifest.schemas)];
+        let parts: Vec<String> = parts.iter().filter(|(_, list)| !list.is_empty()).map(|(name, list)| format!("{name} {}", list.join(", "))).collect();
+        line("narrow", printable(&format!("contents {:?} {}", manifest.contents, parts.join("; ")).to_lowercase()));
+    }
+    line("pinned", if shown.pinned { "yes" } else { "no" }.to_owned());
+    if manifest.globals.is_some_and(|globals| globals.no_role_passwords) {
+        line("globals", "without the passwords of the roles".to_owned());
+    }
+    text.push('\n');
+    let mut files = output::table(&["FILE", "ROLE", "SIZE", "RAW", "SHA256"]);
+    for file in &manifest.files {
+        let role = serde_json::to_value(file.role).ok().and_then(|role| role.as_str().map(str::to_owned)).unwrap_or_default();
+        files.add_row(vec![file.name.clone(), role, output::size(file.bytes), output::size(file.raw_bytes), file.sha256.clone()]);
+    }
+    let _ = writeln!(text, "{}\n", files.trim_fmt());
+    let mut proofs = output::table(&["STORE", "PROVEN (UTC)", "RUNG", "BY", "SECONDS", "WHY"]);
+    for copy in &shown.stores {
+        if copy.proofs.is_empty() {
+            proofs.add_row(vec![copy.name.to_owned(), "never".to_owned(), output::rung(copy.rung)]);
+        }
+        for proof in copy.proofs {
+            proofs.add_row(vec![
+                copy.name.to_owned(),
+                proof.at.format("%Y-%m-%d %H:%M:%S").to_string(),
+                output::rung(proof.rung),
+                proof.by.clone(),
+                proof.seconds.to_string(),
+                printable(&[proof.errors.clone(), proof.notes.clone()].concat().join("; ")),
+            ]);
+        }
+    }
+    let _ = writeln!(text, "{}", proofs.trim_fmt());
+    text
+}

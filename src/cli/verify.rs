@@ -1,0 +1,113 @@
+//! `verify ID`
+
+use std::sync::Arc;
+
+use super::output::{self, JsonError};
+use super::run::{Answer, show};
+use super::session::{Session, Uses, runtime};
+use super::{Done, list, not_yet_error};
+use crate::catalog::{Entry, Proof, Rung, Wanted};
+use crate::config::Plan;
+use crate::error::{Error, Kind, Result, exit};
+use crate::host::signals;
+use crate::job::progress::Progress;
+use crate::job::{stores, verify as job};
+use crate::state::{Outcome, State};
+
+pub fn verify(session: &Session, id: &str, drill: bool, store: Option<&str>) -> Done {
+    let started = std::time::Instant::now();
+    let result = prove(session, id, drill, store);
+    let (found, error) = match &result {
+        Ok((id, proofs)) => {
+            let errors: Vec<String> = proofs.iter().flat_map(|(store, proof)| proof.errors.iter().map(move |error| format!("store {store}: {error}"))).collect();
+            let bad = (!errors.is_empty()).then(|| {
+                Error::new(Kind::Damaged, format!("{id} is bad: {}", errors.join("; ")))
+                    .hint("it is no longer `latest`; look into the kernel's log for errors of the disk, and make a new backup")
+            });
+            (Some((id, proofs)), bad)
+        }
+        Err(error) => (None, Some(error.clone())),
+    };
+    let warnings: Vec<String> = found.iter().flat_map(|(_, proofs)| proofs.iter().flat_map(|(_, proof)| proof.notes.clone())).collect();
+    // The copies are proven one by one; together they are as good as the worst of them.
+    let rung = found.and_then(|(_, proofs)| proofs.iter().map(|(_, proof)| proof.rung).min());
+    for warning in &warnings {
+        output::warn(warning, None);
+    }
+    if let Some(error) = &error {
+        output::tell(error);
+    }
+    let outcome = match &error {
+        None => Outcome::Ok,
+        Some(error) if error.kind == Kind::Cancelled => Outcome::Cancelled,
+        Some(_) => Outcome::Failed,
+    };
+    let seconds = job::round(started.elapsed().as_secs_f64());
+    if session.json {
+        output::json(&Answer {
+            id: found.map(|(id, _)| id.clone()),
+            outcome,
+            rung,
+            error: error.as_ref().map(JsonError::from),
+            warnings: &warnings,
+            seconds,
+        })?;
+    } else if let (Some((id, proofs)), None) = (found, &error) {
+        for (store, proof) in proofs {
+            let line = format!("{id}  {}  {} read back from {store} in {}\n", output::rung(proof.rung), output::size(proof.bytes), output::seconds(proof.seconds));
+            output::text(&line)?;
+        }
+    }
+    Ok(error.map_or(exit::OK, |error| error.kind.exit_code()))
+}
+
+type Proofs = Vec<(String, Proof)>;
+
+fn prove(session: &Session, id: &str, drill: bool, store: Option<&str>) -> Result<(String, Proofs)> {
+    let wanted = Wanted::parse(id)?;
+    if drill {
+        return Err(not_yet_error("verify --drill"));
+    }
+    let opened = session.open(Uses::None)?;
+    let plan = &opened.plan;
+    if let Some(store) = store
+        && !plan.stores.contains_key(store)
+    {
+        let names: Vec<&str> = plan.stores.keys().map(crate::config::values::Name::as_str).collect();
+        return Err(Error::new(Kind::NotFound, format!("there is no store {store:?} in the file")).hint(format!("stores of the file: {}", names.join(", "))));
+    }
+    let catalog = list::catalog(plan, Some(&wanted.backup))?;
+    let entry = catalog.find(&wanted)?;
+    let copies: Vec<&str> = entry.copies.keys().map(String::as_str).filter(|name| store.is_none_or(|store| store == *name)).collect();
+    if copies.is_empty() {
+        return Err(Error::new(Kind::NotFound, format!("{} is not in store {}", entry.id, store.unwrap_or_default())));
+    }
+    let cancel = signals::cancelled_by_signals()?;
+    let progress = Arc::new(Progress::default());
+    runtime()?.block_on(async {
+        let bar = show(Arc::clone(&progress));
+        let proofs = tokio::select! {
+            proofs = prove_copies(plan, entry, &copies, &progress) => proofs,
+            () = cancel.cancelled() => Err(Error::new(Kind::Cancelled, "told to stop")),
+        };
+        if let Some((bar, task)) = bar {
+            task.abort();
+            bar.finish_and_clear();
+        }
+        Ok((entry.id.to_string(), proofs?))
+    })
+}
+
+async fn prove_copies(plan: &Plan, entry: &Entry, copies: &[&str], progress: &Progress) -> Result<Proofs> {
+    let state = State::open(&plan.state_dir)?;
+    let mut proofs = Vec::new();
+    for name in copies {
+        let store = stores::open(&plan.stores[*name], state.owner())?;
+        // A copy that was bad and reads well again is only readable: a drill must prove the rest.
+        let before = entry.rung_in(name).filter(|rung| *rung != Rung::Bad);
+        let proof = job::verify(&*store, &entry.id, &entry.manifest, before, None, progress).await?;
+        job::point_latest(&*store, name, &entry.id.backup).await?;
+        proofs.push(((*name).to_owned(), proof));
+    }
+    Ok(proofs)
+}

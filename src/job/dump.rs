@@ -1,0 +1,195 @@
+//! One dump: a program's output through the pass into a file of a store.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc;
+
+use crate::error::{Error, Kind, Result, plain_io};
+use crate::host::{Call, Exit, Process, printable};
+use crate::pack::codec::Codec;
+use crate::pack::end::{EndWatch, Seen};
+use crate::pack::packer::{Meter, Packed, hex, pack};
+use crate::postgres::Server;
+use crate::postgres::server::explain;
+use crate::store::{FileWriter, Upload};
+
+/// How a stream is treated on its way.
+pub struct Way {
+    pub watch: EndWatch,
+    pub codec: Codec,
+    pub stall_timeout: Duration,
+    pub meter: Arc<Meter>,
+}
+
+/// Runs a program and stores what it writes to stdout. The file is durable when this returns, and
+/// a whole dump; the order is that of the commit: exit status, end marker, fsync.
+///
+/// # Errors
+/// The program failed or was cut, the output is no whole dump, or the store takes no more.
+pub async fn stream(server: &Server, call: Call, way: Way, writer: Box<dyn FileWriter>) -> Result<(Packed, Seen)> {
+    let program = call.program;
+    let mut process = server.host().start(call).await?;
+    let stdout = std::mem::replace(&mut process.stdout, Box::new(tokio::io::empty()));
+    let (stdout, head) = first_bytes(stdout, way.stall_timeout).await;
+    let (out, blocks) = mpsc::channel(4);
+    let writing = tokio::spawn(write_all(blocks, writer));
+    let passed = pack(stdout, way.watch, way.codec, way.stall_timeout, way.meter, out).await;
+    let written = writing.await.map_err(|error| Error::new(Kind::Store, format!("a write was broken off: {error}")))?;
+    let writer = match written {
+        Ok(writer) => writer,
+        // The store's own words; that the pass lost its receiver only follows from it.
+        Err(error) => return Err(stopped(&mut process, error).await),
+    };
+    let pass = match passed {
+        Ok(pass) => pass,
+        Err(error) => return Err(stopped(&mut process, error).await),
+    };
+    end(program, &mut process, &head).await?;
+    let whole = pass.finish(program)?;
+    writer.finish().await?;
+    Ok(whole)
+}
+
+/// Stores a small file of our own making.
+///
+/// # Errors
+/// The store cannot be written.
+pub async fn put(upload: &mut dyn Upload, name: &str, bytes: Bytes) -> Result<Packed> {
+    let packed = Packed {
+        raw_bytes: bytes.len() as u64,
+        bytes: bytes.len() as u64,
+        sha256: hex(&Sha256::digest(&bytes)),
+    };
+    let mut writer = upload.create(name).await?;
+    writer.write(bytes).await?;
+    writer.finish().await?;
+    Ok(packed)
+}
+
+type Stdout = Box<dyn tokio::io::AsyncRead + Send + Unpin>;
+
+/// The Engine says on stdout when a program is missing: its first words are kept for the error.
+async fn first_bytes(mut stdout: Stdout, patience: Duration) -> (Stdout, Bytes) {
+    let mut head = vec![0; 512];
+    let read = tokio::time::timeout(patience, stdout.read(&mut head)).await;
+    match read {
+        Ok(Ok(len)) => {
+            head.truncate(len);
+            let head = Bytes::from(head);
+            (Box::new(std::io::Cursor::new(head.clone()).chain(stdout)), head)
+        }
+        // The pass meets the same silence or error, and says so.
+        Ok(Err(_)) | Err(_) => (stdout, Bytes::new()),
+    }
+}
+
+async fn write_all(mut blocks: mpsc::Receiver<Bytes>, mut writer: Box<dyn FileWriter>) -> Result<Box<dyn FileWriter>> {
+    while let Some(block) = blocks.recv().await {
+        writer.write(block).await?;
+    }
+    Ok(writer)
+}
+
+/// Ends a program whose output nobody wants any more, and adds what it had to say.
+async fn stopped(process: &mut Process, error: Error) -> Error {
+    if let Err(stop) = process.running.stop().await {
+        tracing::warn!(error = %stop, "cannot end a program; the next run will");
+    }
+    let stderr = process.stderr.text();
+    match stderr.lines().last() {
+        Some(last) if error.kind == Kind::Dump => Error { message: format!("{}\n  {last}", error.message), ..error },
+        _ => error,
+    }
+}
+
+/// Waits for the end of a program and judges it.
+async fn end(program: &'static str, process: &mut Process, head: &[u8]) -> Result<()> {
+    let exit = process.running.wait().await?;
+    let mut stderr = process.stderr.text();
+    if exit.is_success() {
+        for line in stderr.lines() {
+            tracing::warn!(program, "{line}");
+        }
+        return Ok(());
+    }
+    if matches!(exit, Exit::Code(126 | 127)) {
+        stderr.push_str(&printable(&String::from_utf8_lossy(head)));
+    }
+    Err(explain(program, exit, &stderr))
+}
+
+/// Runs a `pg_dump` that writes a folder by itself.
+///
+/// # Errors
+/// It failed, or its folder did not grow for `stall_timeout`.
+pub async fn into_folder(server: &Server, call: Call, folder: &Path, stall_timeout: Duration, meter: &Meter) -> Result<()> {
+    let program = call.program;
+    let mut process = server.host().start(call).await?;
+    let mut stdout = std::mem::replace(&mut process.stdout, Box::new(tokio::io::empty()));
+    let mut sink = Vec::new();
+    let mut finished = std::pin::pin!(stdout.read_to_end(&mut sink));
+    let mut ticks = tokio::time::interval(Duration::from_millis(500));
+    let mut grown = tokio::time::Instant::now();
+    loop {
+        tokio::select! {
+            _ = &mut finished => break,
+            _ = ticks.tick() => {
+                let now = folder_bytes(folder);
+                if now > meter.raw_bytes() {
+                    grown = tokio::time::Instant::now();
+                    meter.raw.store(now, Ordering::Relaxed);
+                    meter.packed.store(now, Ordering::Relaxed);
+                } else if grown.elapsed() > stall_timeout {
+                    let stalled = Error::new(Kind::Timeout, format!("the dump's folder did not grow for {} s", stall_timeout.as_secs()))
+                        .hint("look for locks and long queries on the server; stall_timeout sets the patience");
+                    return Err(stopped(&mut process, stalled).await);
+                }
+            }
+        }
+    }
+    end(program, &mut process, &[]).await
+}
+
+fn folder_bytes(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.metadata().ok()).map(|meta| meta.len()).sum()
+}
+
+/// Names, lengths and hashes of the files in a folder that a program wrote.
+///
+/// # Errors
+/// A file cannot be read.
+pub async fn hash_folder(folder: &Path) -> Result<Vec<(String, Packed)>> {
+    let folder = folder.to_owned();
+    let hashed = tokio::task::spawn_blocking(move || {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&folder)? {
+            let entry = entry?;
+            let mut file = std::fs::File::open(entry.path())?;
+            let mut hash = Sha256::new();
+            let mut block = vec![0; 1 << 20];
+            let mut bytes = 0;
+            loop {
+                match std::io::Read::read(&mut file, &mut block)? {
+                    0 => break,
+                    read => {
+                        hash.update(&block[..read]);
+                        bytes += read as u64;
+                    }
+                }
+            }
+            let packed = Packed { raw_bytes: bytes, bytes, sha256: hex(&hash.finalize()) };
+            found.push((entry.file_name().to_string_lossy().into_owned(), packed));
+        }
+        found.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(found)
+    });
+    let hashed = hashed.await.map_err(|error| Error::new(Kind::Store, format!("a read was broken off: {error}")))?;
+    hashed.map_err(|error: std::io::Error| Error::new(Kind::Store, format!("cannot read what pg_dump wrote: {}", plain_io(&error))))
+}

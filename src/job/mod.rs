@@ -1,0 +1,8 @@
+//! due -> Run: what composes the stages.
+
+pub mod dump;
+pub mod progress;
+pub mod run;
+pub mod stores;
+pub mod sweep;
+pub mod verify;

@@ -1,0 +1,100 @@
+//! What dead runs left: ended and removed, and noted in the history. Only what carries our own
+//! mark is touched.
+
+use crate::catalog::{Id, Label};
+use crate::config::Plan;
+use crate::config::plan::{Place, StoreKind};
+use crate::error::Result;
+use crate::host::Tag;
+use crate::job::stores;
+use crate::postgres::Server;
+use crate::state::history::Unfinished;
+use crate::state::{History, State};
+
+/// Looks for runs that have not ended although nobody holds their lock, and cleans up after them.
+/// `held` is the backup whose lock the caller has.
+///
+/// # Errors
+/// The history cannot be read or written. What cannot be cleaned is logged, and tried again later.
+pub async fn sweep(plan: &Plan, state: &State, history: &History, held: &str) -> Result<()> {
+    for dead in history.unfinished()? {
+        let lock = if dead.backup == held { None } else { state.lock(&dead.backup)? };
+        if dead.backup != held && lock.is_none() {
+            continue;
+        }
+        let clean = clean_up(plan, state, &dead).await;
+        let id = stored(plan, state, history, &dead).await;
+        tracing::warn!(backup = %dead.backup, clean, "a run was interrupted; swept what it left");
+        history.interrupted(dead.row, id.as_deref(), clean)?;
+    }
+    // Without a history too: it may have been lost with what was in it.
+    sweep_stores(plan, state, held).await;
+    Ok(())
+}
+
+async fn clean_up(plan: &Plan, state: &State, dead: &Unfinished) -> bool {
+    let stores = sweep_stores(plan, state, &dead.backup).await;
+    let processes = match (&dead.tag, plan.servers.get(dead.server.as_str())) {
+        (Some(tag), Some(server)) => match end_everything(server, tag).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(backup = %dead.backup, %error, "cannot end what an interrupted run left on the server; tried again later");
+                false
+            }
+        },
+        // A server that is no longer in the file cannot be asked.
+        _ => true,
+    };
+    stores && processes
+}
+
+/// Ends the processes and the backends that carry a mark.
+async fn end_everything(server: &crate::config::plan::Server, tag: &Tag) -> Result<()> {
+    let connected = Server::connect(server, Tag::random()).await?;
+    end_tagged(&connected, tag).await?;
+    if let Place::Container { .. } = server.place {
+        // Under via = "network" the programs ran here; a former run may have had another via.
+        crate::host::Host::end_tagged(&crate::host::local::LocalHost { bin_dir: None }, tag).await?;
+    }
+    Ok(())
+}
+
+/// Ends the processes and the backends of a run, until none is left.
+///
+/// # Errors
+/// The server or its host does not answer, or a backend would not end.
+pub async fn end_tagged(server: &Server, tag: &Tag) -> Result<()> {
+    server.host().end_tagged(tag).await?;
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    while server.terminate_backends(tag).await? > 0 {
+        if tokio::time::Instant::now() > deadline {
+            return Err(crate::Error::new(crate::error::Kind::Postgres, "a backend of the dump would not end"));
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+async fn sweep_stores(plan: &Plan, state: &State, backup: &str) -> bool {
+    let mut clean = true;
+    for store in plan.stores.values().filter(|store| matches!(store.kind, StoreKind::Local(_))) {
+        let Ok(opened) = stores::open(store, state.owner()) else { continue };
+        match opened.sweep(backup).await {
+            Ok(0) => {}
+            Ok(swept) => tracing::info!(backup, store = %store.name, swept, "removed unfinished work of an interrupted run"),
+            Err(error) => {
+                tracing::warn!(backup, store = %store.name, %error, "cannot remove unfinished work; tried again later");
+                clean = false;
+            }
+        }
+    }
+    clean
+}
+
+/// The backup that an interrupted run had finished before it was killed, if it came so far.
+async fn stored(plan: &Plan, state: &State, history: &History, dead: &Unfinished) -> Option<String> {
+    let slot = history.slot(dead.row).ok()??;
+    let id = Id { backup: dead.backup.clone(), label: Label::of(slot) };
+    let catalog = stores::catalog(plan, state.owner(), Some(&dead.backup)).await.ok()?;
+    catalog.entries.iter().find(|entry| entry.id == id).map(|entry| entry.id.to_string())
+}

@@ -1,0 +1,65 @@
+//! Names and values in the syntax of whoever reads them. None of them is ever joined in bare.
+
+/// A connection string for one database. A bare name with `=` in it would be taken for a
+/// connection string of its own, and connect elsewhere.
+/// <https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-KEYWORD-VALUE>
+pub fn conninfo(database: &str) -> String {
+    format!("dbname='{}'", database.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+/// A string constant of SQL; right whatever standard_conforming_strings is.
+/// <https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-STRINGS-ESCAPE>
+pub fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+/// An identifier of SQL.
+pub fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// One word of bash on one line, bare where that is safe.
+pub fn shell(word: &str) -> String {
+    let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"._/:=@%+,-".contains(&byte);
+    if !word.is_empty() && word.bytes().all(safe) {
+        return word.to_owned();
+    }
+    if !word.chars().any(char::is_control) {
+        return format!("'{}'", word.replace('\'', r"'\''"));
+    }
+    let mut quoted = String::from("$'");
+    for c in word.chars() {
+        match c {
+            '\'' => quoted.push_str("\\'"),
+            '\\' => quoted.push_str("\\\\"),
+            c if c.is_control() => {
+                let mut utf8 = [0; 4];
+                for byte in c.encode_utf8(&mut utf8).bytes() {
+                    quoted.push_str(&format!("\\x{byte:02x}"));
+                }
+                // A hexadecimal digit behind it would be read as part of the escape.
+                quoted.push_str("'$'");
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('\'');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_names() {
+        assert_eq!(conninfo(r"host=1.2.3.4 dbname=x"), "dbname='host=1.2.3.4 dbname=x'");
+        assert_eq!(conninfo(r"it's \ here"), r"dbname='it\'s \\ here'");
+        assert_eq!(literal(r"a'b\c"), r"E'a\'b\\c'");
+        assert_eq!(identifier(r#"a"b"#), r#""a""b""#);
+        assert_eq!(shell("a b$(x)'y"), r"'a b$(x)'\''y'");
+        assert_eq!(shell("plain-1.2"), "plain-1.2");
+        assert_eq!(shell(""), "''");
+        assert_eq!(shell("a\nb'"), r"$'a\x0a'$'b\''");
+    }
+}

@@ -1,0 +1,4 @@
+//! folder -> database.
+
+pub mod page;
+pub mod properties;

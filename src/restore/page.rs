@@ -1,0 +1,263 @@
+//! RESTORE.md: how to restore this very backup with stock tools alone, for a reader who has the
+//! folder and nothing else. Its `sh` blocks are meant to be run as they stand, in bash.
+
+use std::fmt::Write;
+
+use super::properties;
+use crate::catalog::{FileEntry, Manifest, Role};
+use crate::config::file::{Contents, Format};
+use crate::host::printable;
+use crate::pack::codec::Codec;
+use crate::postgres::programs::parse_version;
+use crate::postgres::quote::{conninfo, shell};
+use crate::postgres::server::{Database, Reached};
+
+/// What the page is made of.
+pub struct Facts<'a> {
+    pub manifest: &'a Manifest,
+    /// In the order of the manifest's names.
+    pub databases: &'a [Database],
+    pub reached: &'a Reached,
+    pub user: &'a str,
+    pub maintenance_database: &'a str,
+}
+
+/// The longest name of PostgreSQL, in bytes.
+const NAME_BYTES_MAX: usize = 63;
+
+/// Writes the page.
+pub fn page(facts: &Facts<'_>) -> String {
+    let mut text = String::new();
+    head(&mut text, facts);
+    missing(&mut text, facts);
+    check_files(&mut text, facts);
+    reach(&mut text, facts);
+    globals(&mut text, facts);
+    for database in facts.databases {
+        restore(&mut text, facts, database);
+    }
+    text
+}
+
+fn head(text: &mut String, facts: &Facts<'_>) {
+    let manifest = facts.manifest;
+    let names: Vec<String> = manifest.databases.iter().map(|name| format!("`{}`", inline(name))).collect();
+    let format = match manifest.format {
+        Format::Plain => "plain SQL",
+        Format::Custom => "custom archive of pg_dump",
+        Format::Directory => "directory archive of pg_dump",
+    };
+    let _ = write!(
+        text,
+        "# Restore {}\n\n\
+        A backup of {} taken at {} from PostgreSQL {} with pg_dump {}, as {format}. \
+        Restore it with client programs of version {} or newer, into a server of version {} or newer. \
+        Run the blocks below in bash, in this folder, from the top.\n\n",
+        manifest.id,
+        names.join(", "),
+        manifest.taken_at.format("%Y-%m-%d %H:%M:%S UTC"),
+        printable(&manifest.server_version),
+        printable(&manifest.client_version),
+        printable(&manifest.client_version),
+        major(&manifest.server_version),
+    );
+    if newer_client(manifest) {
+        let _ = write!(
+            text,
+            "**The dump was made by a pg_dump that is newer than its server.** It sets parameters that servers before {} \
+            do not know: restoring into such a server stops at `transaction_timeout`. Take that line out then, or restore into {} or newer.\n\n",
+            major(&manifest.client_version),
+            major(&manifest.client_version),
+        );
+    }
+}
+
+/// Whether the dump's preamble sets `transaction_timeout`, which came with 17, for an older server.
+pub fn newer_client(manifest: &Manifest) -> bool {
+    let of = |version: &str| parse_version(version).map_or(0, |(major, _)| major);
+    of(&manifest.client_version) >= 17 && of(&manifest.server_version) < 17
+}
+
+fn major(version: &str) -> u32 {
+    parse_version(version).map_or(0, |(major, _)| major)
+}
+
+/// A name inside of running text.
+fn inline(name: &str) -> String {
+    printable(name).replace(['`', '\n'], "\u{fffd}")
+}
+
+fn missing(text: &mut String, facts: &Facts<'_>) {
+    let manifest = facts.manifest;
+    let mut lines = Vec::new();
+    match (manifest.contents, manifest.narrow) {
+        (Contents::Schema, _) => lines.push("rows: it holds definitions only".to_owned()),
+        (Contents::Data, _) => lines.push("definitions: it holds rows only, for tables that exist and are empty".to_owned()),
+        (Contents::All, _) => {}
+    }
+    let patterns = [("only tables", &manifest.tables), ("not tables", &manifest.exclude_tables), ("only schemas", &manifest.schemas)];
+    for (what, list) in patterns {
+        if !list.is_empty() {
+            let list: Vec<String> = list.iter().map(|pattern| format!("`{}`", inline(pattern))).collect();
+            lines.push(format!("the whole database: {what} {}", list.join(", ")));
+        }
+    }
+    if !manifest.tables.is_empty() || !manifest.schemas.is_empty() {
+        lines.push("large objects, and what the chosen tables need from elsewhere: types, functions, extensions".to_owned());
+    }
+    match manifest.globals {
+        None => lines.push("roles and tablespaces: create the owners of the objects before".to_owned()),
+        Some(globals) if globals.no_role_passwords => {
+            lines.push("the passwords of the roles: the role of the backup may not read them; set new ones".to_owned());
+        }
+        Some(_) => {}
+    }
+    lines.push("what changed after it was taken".to_owned());
+    lines.push("the server's own configuration: postgresql.conf, pg_hba.conf".to_owned());
+    lines.push("the planner's statistics: the last step makes them again".to_owned());
+    text.push_str("It does not contain:\n\n");
+    for line in lines {
+        let _ = writeln!(text, "- {line}");
+    }
+    text.push('\n');
+}
+
+fn check_files(text: &mut String, facts: &Facts<'_>) {
+    text.push_str("## 1. Check the files\n\n```sh\nsha256sum --check --strict <<'END'\n");
+    for file in facts.manifest.files.iter().filter(|file| file.role != Role::Notes) {
+        let _ = writeln!(text, "{}  {}", file.sha256, file.name);
+    }
+    text.push_str("END\n```\n\n");
+}
+
+fn reach(text: &mut String, facts: &Facts<'_>) {
+    text.push_str("## 2. Say where to\n\nChange these lines to restore elsewhere. `PGPASSWORD` is taken from your environment; set it if the server asks.\n\n```sh\n");
+    match facts.reached {
+        Reached::Container(container) => {
+            let _ = write!(
+                text,
+                "container={}\nuser={}\npg() {{ docker exec -i -e PGUSER=\"$user\" -e PGPASSWORD \"$container\" \"$@\"; }}\n",
+                shell(container),
+                shell(facts.user),
+            );
+        }
+        Reached::Address(address) => {
+            let (host, port) = address.rsplit_once(':').unwrap_or((address, "5432"));
+            let _ = write!(
+                text,
+                "export PGHOST={} PGPORT={} PGUSER={}\npg() {{ \"$@\"; }}\n",
+                shell(host),
+                shell(port),
+                shell(facts.user),
+            );
+        }
+    }
+    text.push_str("```\n\n");
+}
+
+fn globals(text: &mut String, facts: &Facts<'_>) {
+    let Some(file) = facts.manifest.files.iter().find(|file| file.role == Role::Globals) else {
+        return;
+    };
+    let _ = write!(
+        text,
+        "## 3. Roles and tablespaces\n\n\
+        Into a server that has them already, skip this, or expect \"already exists\" for each. \
+        Passwords of roles become those of the backup, also that of `{}`.\n\n\
+        ```sh\n{} | pg psql -X -w -d {}\n```\n\n",
+        inline(facts.user),
+        unpack(file),
+        shell(&conninfo(facts.maintenance_database)),
+    );
+}
+
+/// The stock tool that prints a file unpacked.
+fn unpack(file: &FileEntry) -> String {
+    let name = shell(&file.name);
+    match Codec::of_name(&file.name) {
+        Codec::Gzip(_) => format!("gunzip -c {name}"),
+        Codec::Zstd(_) => format!("zstd -dc {name}"),
+        Codec::None => format!("cat {name}"),
+    }
+}
+
+/// The name that the page restores under: never the live one's.
+pub fn restored_name(database: &str) -> String {
+    const SUFFIX: &str = "_restored";
+    let mut end = database.len().min(NAME_BYTES_MAX - SUFFIX.len());
+    while !database.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{SUFFIX}", &database[..end])
+}
+
+fn restore(text: &mut String, facts: &Facts<'_>, database: &Database) {
+    let manifest = facts.manifest;
+    let target = restored_name(&database.name);
+    let _ = write!(text, "## Database `{}`\n\n", inline(&database.name));
+    let maintenance = shell(&conninfo(facts.maintenance_database));
+    if manifest.contents == Contents::Data {
+        let _ = write!(
+            text,
+            "The rows go into `{}`, a database that exists and has the tables, empty.\n\n",
+            inline(&target),
+        );
+    } else {
+        let create = properties::create(database, &target, major(&manifest.server_version));
+        let _ = write!(
+            text,
+            "It goes into a new database, `{}`, beside the live one. The locale must be known to the target's system.\n\n\
+            ```sh\npg psql -X -w -v ON_ERROR_STOP=1 -d {maintenance} -c {}\n```\n\n",
+            inline(&target),
+            shell(&create),
+        );
+    }
+    let into = shell(&conninfo(&target));
+    let files: Vec<&FileEntry> = manifest
+        .files
+        .iter()
+        .filter(|file| file.role == Role::Dump && file.database.as_deref() == Some(&database.name))
+        .collect();
+    text.push_str("```sh\n");
+    for line in load(facts, &files, &into) {
+        let _ = writeln!(text, "{line}");
+    }
+    text.push_str("```\n\n");
+    if manifest.contents != Contents::Data {
+        text.push_str("Owner, privileges, settings and comment of the database itself:\n\n```sh\n");
+        for statement in properties::apply(database, &target) {
+            let _ = writeln!(text, "pg psql -X -w -v ON_ERROR_STOP=1 -d {maintenance} -c {}", shell(&statement));
+        }
+        text.push_str("```\n\n");
+    }
+    let _ = write!(text, "```sh\npg psql -X -w -v ON_ERROR_STOP=1 -d {into} -c ANALYZE\n```\n\n");
+}
+
+/// The lines that load a dump.
+fn load(facts: &Facts<'_>, files: &[&FileEntry], into: &str) -> Vec<String> {
+    let Some(first) = files.first() else {
+        return Vec::new();
+    };
+    let name = shell(&first.name);
+    let in_container = matches!(facts.reached, Reached::Container(_));
+    match facts.manifest.format {
+        // Without pipefail a damaged file would look like a shorter dump.
+        Format::Plain => vec![format!("( set -o pipefail; {} | pg psql -X -w -q -v ON_ERROR_STOP=1 -d {into} )", unpack(first))],
+        Format::Custom if in_container => vec![format!("pg pg_restore --no-password --exit-on-error -d {into} < {name}")],
+        Format::Custom => vec![format!("pg pg_restore --no-password --exit-on-error --jobs=2 -d {into} {name}")],
+        Format::Directory => {
+            let folder = first.name.split('/').next().unwrap_or_default();
+            let quoted = shell(folder);
+            if in_container {
+                let inside = shell(&format!("/tmp/{folder}"));
+                vec![
+                    format!("docker cp {quoted} \"$container\":{inside}"),
+                    format!("pg pg_restore --no-password --exit-on-error --jobs=2 -d {into} {inside}"),
+                    format!("pg rm -r {inside}"),
+                ]
+            } else {
+                vec![format!("pg pg_restore --no-password --exit-on-error --jobs=2 -d {into} {quoted}")]
+            }
+        }
+    }
+}

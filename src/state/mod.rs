@@ -1,0 +1,130 @@
+//! What this installation remembers beside the stores: its name, its locks, its history. The loss
+//! of it loses no backup.
+
+pub mod history;
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Kind, Result, plain_io};
+
+pub use history::{History, Outcome, Run};
+
+/// The folder of the state.
+#[derive(Debug, Clone)]
+pub struct State {
+    dir: PathBuf,
+    owner: String,
+}
+
+/// A lock that is held; the end of the process ends it too.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl State {
+    /// Opens the folder, made where it is not there yet, and gives it its name.
+    ///
+    /// # Errors
+    /// It cannot be made or written.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir.join("locks"));
+        made.map_err(|error| unwritable(dir, &error))?;
+        Ok(State {
+            dir: dir.to_owned(),
+            owner: name_of(dir)?,
+        })
+    }
+
+    /// The name of this folder in the marks on unfinished work.
+    pub fn owner(&self) -> &str {
+        &self.owner
+    }
+
+    /// Takes the lock of a backup. `None`: another run of it is under way.
+    ///
+    /// # Errors
+    /// The file of the lock cannot be opened.
+    pub fn lock(&self, backup: &str) -> Result<Option<Lock>> {
+        let path = self.dir.join("locks").join(format!("{backup}.lock"));
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|error| unwritable(&path, &error))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Lock { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(unwritable(&path, &error)),
+        }
+    }
+
+    /// # Errors
+    /// The database of the history cannot be opened.
+    pub fn history(&self) -> Result<History> {
+        History::open(&self.dir)
+    }
+}
+
+fn unwritable(path: &Path, error: &std::io::Error) -> Error {
+    Error::new(Kind::System, format!("cannot write {}: {}", path.display(), plain_io(error)))
+        .hint("run as the owner of state_dir or as root, or set state_dir to a folder of this user")
+}
+
+/// Reads the name of the folder, or gives it one. Two that come at once agree on the first.
+fn name_of(dir: &Path) -> Result<String> {
+    let path = dir.join("id");
+    if let Ok(text) = std::fs::read_to_string(&path) {
+        let name = text.trim();
+        if name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Ok(name.to_owned());
+        }
+        return Err(Error::new(Kind::System, format!("{} is damaged", path.display()))
+            .hint("remove it, and .partial-* folders of dead runs in the stores by hand"));
+    }
+    let name: String = crate::host::Tag::random().as_str().trim_start_matches("pgvigil_").to_owned();
+    let aside = dir.join(format!("id.{name}"));
+    let written = (|| {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
+        writeln!(file, "{name}")?;
+        file.sync_all()?;
+        match std::fs::hard_link(&aside, &path) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
+    })();
+    let _ = std::fs::remove_file(&aside);
+    written.map_err(|error| unwritable(&path, &error))?;
+    std::fs::read_to_string(&path).map(|text| text.trim().to_owned()).map_err(|error| unwritable(&path, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_keeps_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = State::open(dir.path()).unwrap();
+        assert_eq!(State::open(dir.path()).unwrap().owner(), first.owner());
+        let other = tempfile::tempdir().unwrap();
+        assert_ne!(State::open(other.path()).unwrap().owner(), first.owner());
+    }
+
+    #[test]
+    fn one_run_of_a_backup_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path()).unwrap();
+        let held = state.lock("x").unwrap();
+        assert!(held.is_some());
+        assert!(state.lock("x").unwrap().is_none());
+        assert!(state.lock("xx").unwrap().is_some());
+        drop(held);
+        assert!(state.lock("x").unwrap().is_some());
+    }
+}

@@ -1,0 +1,530 @@
+//! A folder of this machine.
+//!
+//! A run writes into `.partial-LABEL-OWNER` beside the backups, where OWNER is the `state_dir` that
+//! made it; when all of it is on the disk, a rename that replaces nothing makes it a backup.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use nix::libc;
+use tokio::sync::mpsc;
+use tokio_util::io::StreamReader;
+
+use super::{Added, FileWriter, Reader, Store, Upload};
+use crate::catalog::entry::Documents;
+use crate::catalog::{Id, Label};
+use crate::error::{Error, Kind, Result, plain_io};
+
+const PARTIAL: &str = ".partial-";
+
+/// Dirty pages beyond this are sent to the disk while the dump goes on, so that the last fsync has
+/// little left to wait for. In bytes.
+const WRITE_BEHIND_BYTES: u64 = 8 * 1024 * 1024;
+
+/// How much is read at a time, in bytes.
+const READ_BYTES: usize = 1024 * 1024;
+
+/// A store in a folder.
+#[derive(Debug, Clone)]
+pub struct LocalStore {
+    root: PathBuf,
+    /// Which `state_dir` the unfinished work of this program belongs to.
+    owner: String,
+}
+
+impl LocalStore {
+    pub fn new(root: PathBuf, owner: String) -> Self {
+        LocalStore { root, owner }
+    }
+
+    fn backup_dir(&self, backup: &str) -> PathBuf {
+        self.root.join(backup)
+    }
+
+    fn dir(&self, id: &Id) -> PathBuf {
+        self.backup_dir(&id.backup).join(id.label.to_string())
+    }
+
+    fn partial(&self, what: &str) -> String {
+        format!("{PARTIAL}{what}-{}", self.owner)
+    }
+
+    /// The folder of a backup, made durable where it is new.
+    fn make_backup_dir(&self, backup: &str) -> Result<PathBuf> {
+        let dir = self.backup_dir(backup);
+        if !dir.is_dir() {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+            made.map_err(|error| failed("make", &dir, &error))?;
+            sync_dir(&self.root)?;
+        }
+        Ok(dir)
+    }
+}
+
+/// Runs what may wait for the disk where it holds up nobody.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::new(Kind::Store, format!("a write was broken off: {error}"))),
+    }
+}
+
+fn failed(doing: &str, path: &Path, error: &io::Error) -> Error {
+    let failure = Error::new(Kind::Store, format!("cannot {doing} {}: {}", path.display(), plain_io(error)));
+    match error.raw_os_error() {
+        Some(libc::ENOSPC) => failure.hint("the disk is full: free space, or move the store to a larger one; nothing that was stored is lost"),
+        Some(libc::EDQUOT) => failure.hint("the quota of this user is used up"),
+        Some(libc::EROFS) => failure.hint("the file system is read-only: mount it writable, and look into the kernel's log why it is not"),
+        Some(libc::EACCES | libc::EPERM) => failure.hint("let the user that pgvigil runs as own the folder: chown, mode 0700"),
+        Some(libc::EFBIG) => failure.hint("a limit on file sizes is set (ulimit -f)"),
+        _ => failure,
+    }
+}
+
+fn sync_dir(dir: &Path) -> Result<()> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| failed("make durable", dir, &error))
+}
+
+fn create_file(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+        .map_err(|error| failed("create", path, &error))
+}
+
+/// A rename that replaces nothing. File systems that cannot promise it still refuse to replace a
+/// folder that is not empty, and ours never are.
+fn rename_new(from: &Path, to: &Path) -> nix::Result<()> {
+    match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
+        Err(nix::Error::EINVAL | nix::Error::ENOSYS) if from.is_dir() => nix::fcntl::renameat(AT_FDCWD, from, AT_FDCWD, to),
+        result => result,
+    }
+}
+
+/// The names in a folder; none where there is no folder.
+fn names(dir: &Path) -> Result<Vec<String>> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed("list", dir, &error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| failed("list", dir, &error))?;
+        names.extend(entry.file_name().into_string().ok());
+    }
+    names.sort();
+    Ok(names)
+}
+
+#[async_trait]
+impl Store for LocalStore {
+    async fn begin(&self, id: &Id) -> Result<Box<dyn Upload>> {
+        let (store, id) = (self.clone(), id.clone());
+        blocking(move || {
+            let parent = store.make_backup_dir(&id.backup)?;
+            let target = parent.join(id.label.to_string());
+            let partial = parent.join(store.partial(&id.label.to_string()));
+            DirBuilder::new().mode(0o700).create(&partial).map_err(|error| failed("make", &partial, &error))?;
+            Ok(Box::new(LocalUpload { partial, target, parent, open: true }) as Box<dyn Upload>)
+        })
+        .await
+    }
+
+    async fn backups(&self) -> Result<Vec<String>> {
+        let root = self.root.clone();
+        blocking(move || {
+            let mut found = names(&root)?;
+            found.retain(|name| name.parse::<crate::config::values::Name>().is_ok() && root.join(name).is_dir());
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn labels(&self, backup: &str) -> Result<Vec<Label>> {
+        let dir = self.backup_dir(backup);
+        blocking(move || {
+            let found = names(&dir)?;
+            Ok(found.iter().filter_map(|name| name.parse().ok()).filter(|label: &Label| dir.join(label.to_string()).is_dir()).collect())
+        })
+        .await
+    }
+
+    async fn documents(&self, id: &Id) -> Result<Documents> {
+        let dir = self.dir(id);
+        blocking(move || {
+            let mut found = names(&dir)?;
+            found.retain(|name| Path::new(name).extension().is_some_and(|end| end == "json"));
+            let mut documents = Vec::with_capacity(found.len());
+            for name in found {
+                let path = dir.join(&name);
+                let bytes = open(&path).and_then(|mut file| {
+                    let mut bytes = Vec::new();
+                    io::Read::read_to_end(&mut file, &mut bytes).map(|_| bytes)
+                });
+                match bytes {
+                    Ok(bytes) => documents.push((name, Bytes::from(bytes))),
+                    // Pruned in this moment.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(failed("read", &path, &error)),
+                }
+            }
+            Ok(documents)
+        })
+        .await
+    }
+
+    async fn read(&self, id: &Id, name: &str) -> Result<Reader> {
+        let path = self.dir(id).join(name);
+        let file = {
+            let path = path.clone();
+            blocking(move || open(&path).map_err(|error| failed("read", &path, &error))).await?
+        };
+        // What is proven is the disk, not the page cache. Only a wish: a file system may keep it.
+        let _ = nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        let _ = nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
+        let (out, blocks) = mpsc::channel::<io::Result<Bytes>>(2);
+        tokio::task::spawn_blocking(move || {
+            let mut file = file;
+            loop {
+                let mut block = vec![0; READ_BYTES];
+                let read = io::Read::read(&mut file, &mut block);
+                let last = !matches!(read, Ok(1..));
+                let block = read.map(|len| {
+                    block.truncate(len);
+                    Bytes::from(block)
+                });
+                if out.blocking_send(block).is_err() || last {
+                    return;
+                }
+            }
+        });
+        let stream = futures_util::stream::unfold(blocks, |mut blocks| async move { Some((blocks.recv().await?, blocks)) });
+        Ok(Box::new(StreamReader::new(Box::pin(stream))))
+    }
+
+    async fn add_document(&self, id: &Id, name: &str, bytes: Bytes) -> Result<Added> {
+        let dir = self.dir(id);
+        let target = dir.join(name);
+        let random = format!("{name}.{:08x}", std::process::id());
+        let partial = self.backup_dir(&id.backup).join(self.partial(&random));
+        blocking(move || {
+            let result = (|| {
+                let mut file = create_file(&partial)?;
+                // Held while the document is under way: a sweep beside it leaves it alone.
+                let _ = file.try_lock();
+                file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(|error| failed("write", &partial, &error))?;
+                match rename_new(&partial, &target) {
+                    Ok(()) => {}
+                    Err(nix::Error::EEXIST) => return Ok(Added::AlreadyThere),
+                    Err(error) => return Err(failed("create", &target, &error.into())),
+                }
+                sync_dir(&dir)?;
+                Ok(Added::Done)
+            })();
+            if !matches!(result, Ok(Added::Done)) {
+                let _ = std::fs::remove_file(&partial);
+            }
+            result
+        })
+        .await
+    }
+
+    async fn sweep(&self, backup: &str) -> Result<usize> {
+        let dir = self.backup_dir(backup);
+        let ours = format!("-{}", self.owner);
+        blocking(move || {
+            let mut swept = 0;
+            for name in names(&dir)? {
+                if !(name.starts_with(PARTIAL) && name.ends_with(&ours)) {
+                    continue;
+                }
+                let path = dir.join(&name);
+                let meta = std::fs::symlink_metadata(&path);
+                let removed = match meta {
+                    Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(&path),
+                    Ok(meta) if meta.is_file() && open(&path).is_ok_and(|file| file.try_lock().is_ok()) => std::fs::remove_file(&path),
+                    _ => continue,
+                };
+                removed.map_err(|error| failed("remove", &path, &error))?;
+                swept += 1;
+            }
+            Ok(swept)
+        })
+        .await
+    }
+
+    async fn point_latest(&self, backup: &str, label: Option<Label>) -> Result<()> {
+        let dir = self.backup_dir(backup);
+        let partial = dir.join(self.partial("latest"));
+        let latest = dir.join("latest");
+        blocking(move || {
+            let now = std::fs::read_link(&latest).ok();
+            let wanted = label.map(|label| PathBuf::from(label.to_string()));
+            if now == wanted {
+                return Ok(());
+            }
+            let Some(wanted) = wanted else {
+                return std::fs::remove_file(&latest).map_err(|error| failed("remove", &latest, &error));
+            };
+            let _ = std::fs::remove_file(&partial);
+            let linked = std::os::unix::fs::symlink(wanted, &partial).and_then(|()| std::fs::rename(&partial, &latest));
+            linked.map_err(|error| failed("link", &latest, &error))
+        })
+        .await
+    }
+
+    fn folder(&self, id: &Id) -> Option<PathBuf> {
+        Some(self.dir(id))
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC).open(path)
+}
+
+struct LocalUpload {
+    partial: PathBuf,
+    target: PathBuf,
+    parent: PathBuf,
+    /// Neither committed nor discarded.
+    open: bool,
+}
+
+#[async_trait]
+impl Upload for LocalUpload {
+    async fn create(&mut self, name: &str) -> Result<Box<dyn FileWriter>> {
+        let path = self.partial.join(name);
+        blocking(move || {
+            let file = create_file(&path)?;
+            Ok(Box::new(LocalFile { file: Some(file), path, written: 0, sent: 0 }) as Box<dyn FileWriter>)
+        })
+        .await
+    }
+
+    async fn create_folder(&mut self, name: &str) -> Result<PathBuf> {
+        let path = self.partial.join(name);
+        blocking(move || {
+            DirBuilder::new().mode(0o700).create(&path).map_err(|error| failed("make", &path, &error))?;
+            Ok(path)
+        })
+        .await
+    }
+
+    async fn seal_folder(&mut self, folder: &Path) -> Result<()> {
+        let folder = folder.to_owned();
+        blocking(move || {
+            for name in names(&folder)? {
+                let path = folder.join(name);
+                let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+                let sealed = open(&path).and_then(|file| {
+                    file.set_permissions(private)?;
+                    file.sync_all()
+                });
+                sealed.map_err(|error| failed("make durable", &path, &error))?;
+            }
+            sync_dir(&folder)
+        })
+        .await
+    }
+
+    async fn commit(mut self: Box<Self>, manifest: Bytes) -> Result<()> {
+        blocking(move || {
+            let path = self.partial.join(crate::catalog::manifest::MANIFEST);
+            let mut file = create_file(&path)?;
+            file.write_all(&manifest).and_then(|()| file.sync_all()).map_err(|error| failed("write", &path, &error))?;
+            drop(file);
+            sync_dir(&self.partial)?;
+            rename_new(&self.partial, &self.target).map_err(|error| failed("name", &self.target, &error.into()))?;
+            if let Err(error) = sync_dir(&self.parent) {
+                // The name shows, but a power cut might take it back: not a success. Under its
+                // former name it is swept.
+                let _ = rename_new(&self.target, &self.partial);
+                return Err(error);
+            }
+            self.open = false;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn discard(mut self: Box<Self>) {
+        let _ = blocking(move || {
+            self.remove();
+            Ok(())
+        })
+        .await;
+    }
+}
+
+impl LocalUpload {
+    fn remove(&mut self) {
+        if std::mem::take(&mut self.open)
+            && let Err(error) = std::fs::remove_dir_all(&self.partial)
+        {
+            tracing::warn!(path = %self.partial.display(), error = %plain_io(&error), "cannot remove what a failed run wrote; the next run will");
+        }
+    }
+}
+
+impl Drop for LocalUpload {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+struct LocalFile {
+    /// `None` after a failure: what was written cannot be trusted any more.
+    file: Option<File>,
+    path: PathBuf,
+    written: u64,
+    /// How much of it is on its way to the disk.
+    sent: u64,
+}
+
+#[async_trait]
+impl FileWriter for LocalFile {
+    async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        let path = self.path.clone();
+        let Some(mut file) = self.file.take() else {
+            return Err(Error::new(Kind::Store, format!("{} failed before", path.display())));
+        };
+        self.written += bytes.len() as u64;
+        let behind = (self.written - self.sent >= WRITE_BEHIND_BYTES).then_some((self.sent, self.written - self.sent));
+        if behind.is_some() {
+            self.sent = self.written;
+        }
+        let file = blocking(move || {
+            file.write_all(&bytes).map_err(|error| failed("write", &path, &error))?;
+            if let Some((offset, len)) = behind {
+                start_writeback(&file, offset, len);
+            }
+            Ok(file)
+        })
+        .await?;
+        self.file = Some(file);
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<()> {
+        let path = self.path.clone();
+        let Some(file) = self.file.take() else {
+            return Err(Error::new(Kind::Store, format!("{} failed before", path.display())));
+        };
+        blocking(move || file.sync_all().map_err(|error| failed("make durable", &path, &error))).await
+    }
+}
+
+/// Tries what a run needs of a folder: to make, to write durably, to rename and to remove. Returns
+/// how many bytes are available to this user.
+///
+/// # Errors
+/// What does not work.
+pub fn try_out(root: &Path) -> Result<u64> {
+    let fresh = !root.exists();
+    DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(|error| failed("make", root, &error))?;
+    let dir = root.join(format!("{PARTIAL}check-{}", std::process::id()));
+    let moved = dir.with_extension("moved");
+    let tried = (|| {
+        DirBuilder::new().mode(0o700).create(&dir).map_err(|error| failed("make", &dir, &error))?;
+        let path = dir.join("file");
+        let mut file = create_file(&path)?;
+        file.write_all(b"pgvigil check\n").and_then(|()| file.sync_all()).map_err(|error| failed("write", &path, &error))?;
+        rename_new(&dir, &moved).map_err(|error| failed("rename", &dir, &error.into()))?;
+        sync_dir(root)
+    })();
+    let _ = std::fs::remove_dir_all(&dir);
+    let _ = std::fs::remove_dir_all(&moved);
+    tried?;
+    let space = nix::sys::statvfs::statvfs(root).map_err(|error| failed("look at", root, &error.into()))?;
+    if fresh {
+        tracing::info!(path = %root.display(), "made the folder of the store");
+    }
+    Ok(space.blocks_available() * space.fragment_size())
+}
+
+/// What is written beside its place, to be put there when it is whole; else it goes with this.
+pub struct Aside {
+    path: PathBuf,
+    open: bool,
+}
+
+impl Aside {
+    /// A file beside `target`.
+    ///
+    /// # Errors
+    /// The folder of the target cannot be written.
+    pub fn file(target: &Path) -> Result<(Self, Box<dyn FileWriter>)> {
+        let path = beside(target);
+        let file = create_file(&path)?;
+        let writer = LocalFile { file: Some(file), path: path.clone(), written: 0, sent: 0 };
+        Ok((Aside { path, open: true }, Box::new(writer)))
+    }
+
+    /// A folder beside `target`.
+    ///
+    /// # Errors
+    /// The folder of the target cannot be written.
+    pub fn folder(target: &Path) -> Result<Self> {
+        let path = beside(target);
+        DirBuilder::new().mode(0o700).create(&path).map_err(|error| failed("make", &path, &error))?;
+        Ok(Aside { path, open: true })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn beside(target: &Path) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    target.with_file_name(format!(".{name}{PARTIAL}{}", std::process::id()))
+}
+
+/// Puts what is whole in its place, durably.
+///
+/// # Errors
+/// Something is there and `replace` is false, or the folder cannot be written.
+pub fn publish(mut aside: Aside, target: &Path, replace: bool) -> Result<()> {
+    let placed = match rename_new(&aside.path, target) {
+        Err(nix::Error::EEXIST | nix::Error::ENOTEMPTY) if replace && aside.path.is_dir() => {
+            // A folder cannot take the place of another one in one step.
+            std::fs::remove_dir_all(target).and_then(|()| std::fs::rename(&aside.path, target))
+        }
+        Err(nix::Error::EEXIST) if replace => std::fs::rename(&aside.path, target),
+        result => result.map_err(Into::into),
+    };
+    placed.map_err(|error| failed("create", target, &error))?;
+    aside.open = false;
+    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    sync_dir(parent)
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        if self.open {
+            let _ = if self.path.is_dir() { std::fs::remove_dir_all(&self.path) } else { std::fs::remove_file(&self.path) };
+        }
+    }
+}
+
+/// Starts the disk on a range without waiting for it. Only speed depends on it.
+#[expect(unsafe_code, reason = "no crate of ours wraps sync_file_range")]
+fn start_writeback(file: &File, offset: u64, len: u64) {
+    let (Ok(offset), Ok(len)) = (i64::try_from(offset), i64::try_from(len)) else {
+        return;
+    };
+    // SAFETY: the descriptor is open, and the call touches no memory of ours.
+    unsafe {
+        libc::sync_file_range(file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE);
+    }
+}

@@ -1,0 +1,150 @@
+//! packed bytes -> a folder: where backups are kept.
+
+pub mod local;
+#[cfg(test)]
+mod contract;
+#[cfg(test)]
+pub mod memory;
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::io::AsyncRead;
+
+use crate::catalog::entry::Documents;
+use crate::catalog::{Catalog, Id, Label};
+use crate::error::Result;
+
+/// A place for backups. One folder a backup, whose name appears only when all of it is durable.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Begins a backup. Nothing of it shows under its name before [`Upload::commit`].
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    async fn begin(&self, id: &Id) -> Result<Box<dyn Upload>>;
+
+    /// The names of the backups that have a folder here.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    async fn backups(&self) -> Result<Vec<String>>;
+
+    /// The labels that a backup has here, whatever is in their folders, in their order.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    async fn labels(&self, backup: &str) -> Result<Vec<Label>>;
+
+    /// The JSON documents of one backup: manifest, proofs and pins.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    async fn documents(&self, id: &Id) -> Result<Documents>;
+
+    /// A file of a backup.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be read.
+    async fn read(&self, id: &Id, name: &str) -> Result<Reader>;
+
+    /// Adds a document to a backup, durable when this returns; never replaces one.
+    ///
+    /// # Errors
+    /// There is one of that name (`AlreadyThere`), or the store cannot be written.
+    async fn add_document(&self, id: &Id, name: &str, bytes: Bytes) -> Result<Added>;
+
+    /// Removes what unfinished runs of ours left of a backup, and returns how many there were.
+    /// No run of it may be under way.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    async fn sweep(&self, backup: &str) -> Result<usize>;
+
+    /// Points `latest` at a label, where the store has links; `None` takes it away.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    async fn point_latest(&self, backup: &str, label: Option<Label>) -> Result<()>;
+
+    /// The folder on this machine, if it is one: programs can open its files by themselves.
+    fn folder(&self, id: &Id) -> Option<PathBuf>;
+}
+
+/// The bytes of a file.
+pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Added {
+    Done,
+    AlreadyThere,
+}
+
+/// A backup under way.
+#[async_trait]
+pub trait Upload: Send {
+    /// A new file.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    async fn create(&mut self, name: &str) -> Result<Box<dyn FileWriter>>;
+
+    /// A folder for a program that writes files by itself.
+    ///
+    /// # Errors
+    /// The store is none of this machine.
+    async fn create_folder(&mut self, name: &str) -> Result<PathBuf>;
+
+    /// Makes durable what a program wrote into such a folder.
+    ///
+    /// # Errors
+    /// It is not durable: the run has failed.
+    async fn seal_folder(&mut self, folder: &Path) -> Result<()>;
+
+    /// Writes the manifest and lets the backup appear under its name. When this returns it is
+    /// complete and durable; when it fails it is not there.
+    ///
+    /// # Errors
+    /// The name is taken, or the store cannot be written.
+    async fn commit(self: Box<Self>, manifest: Bytes) -> Result<()>;
+
+    /// Takes away what was written.
+    async fn discard(self: Box<Self>);
+}
+
+/// A file under way.
+#[async_trait]
+pub trait FileWriter: Send {
+    /// # Errors
+    /// The store cannot be written.
+    async fn write(&mut self, bytes: Bytes) -> Result<()>;
+
+    /// Makes the file durable.
+    ///
+    /// # Errors
+    /// It is not durable: a second try could not tell, the run has failed.
+    async fn finish(self: Box<Self>) -> Result<()>;
+}
+
+/// Reads what a store holds into a catalog: of one backup, or of all.
+///
+/// # Errors
+/// The store cannot be read.
+pub async fn catalog_of(store: &dyn Store, name: &str, backup: Option<&str>, catalog: &mut Catalog) -> Result<()> {
+    let backups = match backup {
+        Some(backup) => vec![backup.to_owned()],
+        None => store.backups().await?,
+    };
+    for backup in backups {
+        for label in store.labels(&backup).await? {
+            let id = Id {
+                backup: backup.clone(),
+                label,
+            };
+            catalog.add(name, &id, &store.documents(&id).await?);
+        }
+    }
+    catalog.sort();
+    Ok(())
+}

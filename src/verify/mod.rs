@@ -1,0 +1,3 @@
+//! folder -> rung: what a backup is worth, found by looking at it.
+
+pub mod read_back;

@@ -1,0 +1,152 @@
+//! Every byte read back from the store: lengths, hashes, checksums of the codec, and the end of
+//! every dump.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::mpsc;
+
+use crate::catalog::{FileEntry, Id, Manifest, Role};
+use crate::config::file::Format;
+use crate::error::{Kind, Result};
+use crate::pack::codec::Codec;
+use crate::pack::end::EndWatch;
+use crate::pack::packer::{Meter, hex};
+use crate::pack::unpacker::unpack;
+use crate::store::Store;
+
+/// What was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Bytes read, as stored.
+    pub bytes: u64,
+    /// Why the backup is bad; empty: it is sound.
+    pub errors: Vec<String>,
+}
+
+/// Reads back every file of a backup. The meter counts bytes as stored in `packed` and unpacked
+/// ones in `raw`.
+///
+/// # Errors
+/// The store does not answer, so that nothing can be said of the backup.
+pub async fn read_back(store: &dyn Store, id: &Id, manifest: &Manifest, meter: &Meter) -> Result<Findings> {
+    let mut findings = Findings::default();
+    if !manifest.files.iter().any(|file| file.role == Role::Dump) {
+        findings.errors.push("the manifest names no dump".to_owned());
+    }
+    for file in &manifest.files {
+        let (bytes, error) = read_file(store, id, manifest.format, file, meter).await?;
+        findings.bytes += bytes;
+        findings.errors.extend(error.map(|error| format!("{}: {error}", file.name)));
+    }
+    Ok(findings)
+}
+
+/// Reads one file; returns how many bytes it has and what is wrong with it.
+async fn read_file(store: &dyn Store, id: &Id, format: Format, file: &FileEntry, meter: &Meter) -> Result<(u64, Option<String>)> {
+    let reader = match store.read(id, &file.name).await {
+        Ok(reader) => reader,
+        Err(error) if error.message.ends_with("no such file or directory") => return Ok((0, Some("it is missing".to_owned()))),
+        Err(error) => return Err(error),
+    };
+    let (reader, hashed) = HashingReader::new(reader);
+    let archive = file.role == Role::Dump && format != Format::Plain;
+    let codec = if archive || file.role == Role::Notes { Codec::None } else { Codec::of_name(&file.name) };
+    let (out, mut blocks) = mpsc::channel(4);
+    let unpacked = tokio::spawn(unpack(reader, codec, out));
+    let mut watch = match (file.role, format) {
+        (Role::Globals, _) | (Role::Dump, Format::Plain) => Some(EndWatch::plain()),
+        (Role::Dump, Format::Custom) => Some(EndWatch::custom()),
+        (Role::Dump, Format::Directory) | (Role::Notes, _) => None,
+    };
+    let mut raw_bytes = 0u64;
+    let before = (meter.raw_bytes(), meter.packed_bytes());
+    while let Some(block) = blocks.recv().await {
+        raw_bytes += block.len() as u64;
+        if let Some(watch) = &mut watch {
+            watch.feed(&block);
+        }
+        let bytes = hashed.bytes();
+        meter.raw.store(before.0 + raw_bytes, std::sync::atomic::Ordering::Relaxed);
+        meter.packed.store(before.1 + bytes, std::sync::atomic::Ordering::Relaxed);
+    }
+    let sound = match unpacked.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) if error.kind == Kind::Damaged => Err(error.message),
+        Ok(Err(error)) => return Err(error),
+        Err(error) => Err(format!("the reader failed: {error}")),
+    };
+    let bytes = hashed.bytes();
+    let verdict = (|| {
+        sound?;
+        compare(file, &hashed)?;
+        if raw_bytes != file.raw_bytes {
+            return Err(format!("it unpacks to {raw_bytes} bytes; {} were packed", file.raw_bytes));
+        }
+        match watch.map(EndWatch::finish) {
+            Some(Err(why)) => Err(why),
+            _ => Ok(()),
+        }
+    })();
+    Ok((bytes, verdict.err()))
+}
+
+/// Whether what was read to its end is what was stored.
+///
+/// # Errors
+/// In which it differs.
+pub fn compare(file: &FileEntry, hashed: &Hashed) -> Result<(), String> {
+    let (bytes, sha256) = (hashed.bytes(), hashed.sha256());
+    if bytes != file.bytes {
+        return Err(format!("it has {bytes} bytes; {} were stored", file.bytes));
+    }
+    if sha256 != file.sha256 {
+        return Err(format!("its sha256 is {sha256}; {} was stored", file.sha256));
+    }
+    Ok(())
+}
+
+/// What a reader has seen so far.
+#[derive(Clone, Default)]
+pub struct Hashed(Arc<Mutex<(Sha256, u64)>>);
+
+impl Hashed {
+    pub fn bytes(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1
+    }
+
+    /// In hex.
+    pub fn sha256(&self) -> String {
+        hex(&self.0.lock().unwrap_or_else(PoisonError::into_inner).0.clone().finalize())
+    }
+}
+
+/// Hashes what is read through it.
+pub struct HashingReader<R> {
+    inner: R,
+    hashed: Hashed,
+}
+
+impl<R> HashingReader<R> {
+    pub fn new(inner: R) -> (Self, Hashed) {
+        let hashed = Hashed::default();
+        (HashingReader { inner, hashed: hashed.clone() }, hashed)
+    }
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for HashingReader<R> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if let Poll::Ready(Ok(())) = polled {
+            let read = &buf.filled()[before..];
+            let mut hashed = self.hashed.0.lock().unwrap_or_else(PoisonError::into_inner);
+            hashed.0.update(read);
+            hashed.1 += read.len() as u64;
+        }
+        polled
+    }
+}
