@@ -105,6 +105,8 @@ pub struct PlainWatch {
     tail: Vec<u8>,
     /// The key of `\restrict` at the top.
     restrict_key: Option<Vec<u8>>,
+    /// Whether `\unrestrict` with that key was met since.
+    unrestricted: bool,
     meta: Vec<u8>,
     line_start: bool,
     /// The byte before, outside of quotes: `E` in front of a quote, a letter in front of a dollar.
@@ -123,6 +125,7 @@ impl Default for PlainWatch {
             statement_end: [0; 16],
             tail: Vec::new(),
             restrict_key: None,
+            unrestricted: false,
             meta: Vec::new(),
             line_start: true,
             before: b'\n',
@@ -393,10 +396,10 @@ impl PlainWatch {
         let Some(end) = end else {
             return bytes.len();
         };
-        if self.restrict_key.is_none()
-            && let Some(key) = self.meta.strip_prefix(b"restrict ")
-        {
-            self.restrict_key = Some(key.to_vec());
+        if let Some(key) = self.meta.strip_prefix(b"restrict ") {
+            self.restrict_key.get_or_insert_with(|| key.to_vec());
+        } else if let Some(key) = self.meta.strip_prefix(b"unrestrict ") {
+            self.unrestricted |= self.restrict_key.as_deref() == Some(key);
         }
         self.state = State::Sql;
         self.line_start = true;
@@ -404,7 +407,7 @@ impl PlainWatch {
         end + 1
     }
 
-    fn finish(mut self) -> Result<Seen, String> {
+    fn finish(self) -> Result<Seen, String> {
         if self.empty {
             return Err("it is empty".to_owned());
         }
@@ -417,13 +420,14 @@ impl PlainWatch {
         if !self.statement.is_empty() || !self.pending.is_empty() {
             return Err("it ends in the middle of a statement".to_owned());
         }
+        // pg_dump writes `\unrestrict` behind the marker, pg_dumpall in front of it.
         let mut end = self.tail.trim_ascii_end();
-        if let Some(key) = self.restrict_key.take() {
-            let unrestrict = [b"\\unrestrict ".as_slice(), &key].concat();
-            end = end
-                .strip_suffix(unrestrict.as_slice())
-                .ok_or("it lacks the \\unrestrict line of its own key at the end")?
-                .trim_ascii_end();
+        if let Some(key) = &self.restrict_key {
+            if !self.unrestricted {
+                return Err("it lacks the \\unrestrict line of its own key at the end".to_owned());
+            }
+            let unrestrict = [b"\\unrestrict ".as_slice(), key].concat();
+            end = end.strip_suffix(unrestrict.as_slice()).unwrap_or(end).trim_ascii_end();
         }
         let markers: [&[u8]; 2] = [
             b"\n--\n-- PostgreSQL database dump complete\n--",
@@ -564,8 +568,9 @@ name;" (id, t) FROM stdin;
 
     #[test]
     fn the_end_of_globals_is_known_too() {
-        let text = "--\n-- PostgreSQL database cluster dump\n--\n\nCREATE ROLE a;\n\n--\n-- PostgreSQL database cluster dump complete\n--\n\n";
+        let text = "--\n-- PostgreSQL database cluster dump\n--\n\n\\restrict k\n\nCREATE ROLE a;\n\n\\unrestrict k\n\n--\n-- PostgreSQL database cluster dump complete\n--\n\n";
         assert!(watch(text.as_bytes(), 7).is_ok());
+        assert!(watch(text.replace("\\unrestrict k", "").as_bytes(), 7).is_err());
     }
 
     #[test]

@@ -25,6 +25,9 @@ pub fn shell(word: &str) -> String {
         return word.to_owned();
     }
     if !word.chars().any(char::is_control) {
+        if word.contains('\'') && !word.contains(['"', '$', '`', '\\', '!']) {
+            return format!("\"{word}\"");
+        }
         return format!("'{}'", word.replace('\'', r"'\''"));
     }
     let mut quoted = String::from("$'");
@@ -58,6 +61,7 @@ mod tests {
         assert_eq!(literal(r"a'b\c"), r"E'a\'b\\c'");
         assert_eq!(identifier(r#"a"b"#), r#""a""b""#);
         assert_eq!(shell("a b$(x)'y"), r"'a b$(x)'\''y'");
+        assert_eq!(shell("dbname='x y'"), "\"dbname='x y'\"");
         assert_eq!(shell("plain-1.2"), "plain-1.2");
         assert_eq!(shell(""), "''");
         assert_eq!(shell("a\nb'"), r"$'a\x0a'$'b\''");
