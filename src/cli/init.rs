@@ -97,7 +97,7 @@ async fn databases(place: &Place, must_answer: bool) -> Result<Vec<String>> {
     }
     match Server::connect(&server, Tag::random()).await {
         Ok(server) => {
-            let usable = server.facts.databases.into_iter().filter(|database| database.allows_connections && !database.is_template);
+            let usable = server.facts.databases.into_iter().filter(|database| database.is_usable());
             Ok(usable.map(|database| database.name).filter(|name| name != "postgres").collect())
         }
         Err(error) if must_answer && error.kind == crate::error::Kind::Docker => Err(error),

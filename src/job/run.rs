@@ -419,7 +419,7 @@ impl Making<'_> {
 /// # Errors
 /// One that is named is not there, or none is left.
 pub fn choose(which: &Which, there: &[Database], backup: &Name) -> Result<Vec<Database>> {
-    let usable = || there.iter().filter(|database| database.allows_connections && !database.is_template);
+    let usable = || there.iter().filter(|database| database.is_usable());
     let named = |name: &str| {
         there.iter().find(|database| database.name == name && database.allows_connections).cloned().ok_or_else(|| {
             let names: Vec<String> = usable().map(|database| identifier(&database.name)).collect();

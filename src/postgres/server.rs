@@ -79,9 +79,14 @@ pub struct Database {
     pub tablespace: String,
     pub bytes: Option<i64>,
     #[serde(skip_serializing)]
-    pub is_template: bool,
-    #[serde(skip_serializing)]
     pub allows_connections: bool,
+}
+
+impl Database {
+    /// Whether `databases = "all"` means it too.
+    pub fn is_usable(&self) -> bool {
+        self.allows_connections && self.name != "template0" && self.name != "template1"
+    }
 }
 
 /// A setting that belongs to a database.
@@ -389,7 +394,6 @@ const FACTS: &str = "select json_build_object(
         'comment', shobj_description(d.oid, 'pg_database'),
         'tablespace', (select spcname from pg_tablespace t where t.oid = d.dattablespace),
         'bytes', case when d.datallowconn and has_database_privilege(d.oid, 'connect') then pg_database_size(d.oid) end,
-        'is_template', d.datistemplate,
         'allows_connections', d.datallowconn
     ) order by d.datname), '[]') from pg_database d)
 )";
