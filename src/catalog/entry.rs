@@ -62,12 +62,7 @@ impl Catalog {
                 entry.copies.insert(store.to_owned(), proofs);
                 entry.pinned |= pinned;
             }
-            None => self.entries.push(Entry {
-                id: id.clone(),
-                manifest,
-                copies: BTreeMap::from([(store.to_owned(), proofs)]),
-                pinned,
-            }),
+            None => self.entries.push(Entry { id: id.clone(), manifest, copies: BTreeMap::from([(store.to_owned(), proofs)]), pinned }),
         }
     }
 
@@ -83,7 +78,9 @@ impl Catalog {
     pub fn find(&self, wanted: &Wanted) -> Result<&Entry> {
         let mut of_backup = self.entries.iter().filter(|entry| entry.id.backup == wanted.backup).peekable();
         if of_backup.peek().is_none() && !self.unreadable.iter().any(|(id, _)| id.backup == wanted.backup) {
-            return Err(Error::new(Kind::NotFound, format!("there is no backup of {}", wanted.backup)).hint("pgvigil list shows what there is"));
+            return Err(
+                Error::new(Kind::NotFound, format!("there is no backup of {}", wanted.backup)).hint("pgvigil list shows what there is")
+            );
         }
         let found = match wanted.label {
             Some(label) => of_backup.find(|entry| entry.id.label == label),
@@ -104,7 +101,7 @@ impl Catalog {
 }
 
 /// The documents of a kind, oldest first. One that cannot be read proves nothing and is left out.
-fn in_order<T: serde::de::DeserializeOwned>(prefix: &str, documents: &Documents) -> Vec<T> {
+pub fn in_order<T: serde::de::DeserializeOwned>(prefix: &str, documents: &Documents) -> Vec<T> {
     let mut found: Vec<_> = documents.iter().filter_map(|(name, bytes)| Some((document_order(prefix, name)?, bytes))).collect();
     found.sort_by(|(a, _), (b, _)| a.cmp(b));
     found.into_iter().filter_map(|(_, bytes)| serde_json::from_slice(bytes).ok()).collect()

@@ -88,10 +88,7 @@ impl Wanted {
         if backup.is_empty() {
             return Err(wrong());
         }
-        Ok(Wanted {
-            backup: backup.to_owned(),
-            label,
-        })
+        Ok(Wanted { backup: backup.to_owned(), label })
     }
 }
 
@@ -134,7 +131,9 @@ mod tests {
         let label: Label = "20240115T010000Z".parse().unwrap();
         assert_eq!(label.to_string(), "20240115T010000Z");
         assert_eq!(label.next().to_string(), "20240115T010001Z");
-        for text in ["", "latest", "20240115T010000", "2024-01-15T01:00:00Z", "20240115T0100001Z", "20240115T250000Z", "../x", "+0240115T010000Z"] {
+        for text in
+            ["", "latest", "20240115T010000", "2024-01-15T01:00:00Z", "20240115T0100001Z", "20240115T250000Z", "../x", "+0240115T010000Z"]
+        {
             assert!(text.parse::<Label>().is_err(), "{text}");
         }
     }

@@ -76,9 +76,7 @@ pub type DatabaseProperties = serde_json::Value;
 
 impl DatabaseEvidence {
     pub fn of(database: &Database) -> Self {
-        DatabaseEvidence {
-            properties: serde_json::to_value(database).unwrap_or_default(),
-        }
+        DatabaseEvidence { properties: serde_json::to_value(database).unwrap_or_default() }
     }
 }
 
@@ -142,16 +140,14 @@ impl Manifest {
     /// # Errors
     /// Never, in practice: every field can be written.
     pub fn to_json(&self) -> Result<Vec<u8>> {
-        let mut bytes = serde_json::to_vec_pretty(self).map_err(|error| Error::new(Kind::System, format!("cannot write a manifest: {error}")))?;
+        let mut bytes =
+            serde_json::to_vec_pretty(self).map_err(|error| Error::new(Kind::System, format!("cannot write a manifest: {error}")))?;
         bytes.push(b'\n');
         Ok(bytes)
     }
 
     pub fn id(&self) -> Id {
-        Id {
-            backup: self.backup.clone(),
-            label: Label::of(self.slot),
-        }
+        Id { backup: self.backup.clone(), label: Label::of(self.slot) }
     }
 
     /// Dumps and globals as stored, in bytes.

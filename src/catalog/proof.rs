@@ -54,6 +54,9 @@ pub struct Proof {
     /// Bytes read, as stored.
     pub bytes: u64,
     pub seconds: f64,
+    /// Of the manifest as it was read, in hex: another one later is damage, or somebody's hand.
+    #[serde(default)]
+    pub manifest_sha256: Option<String>,
     /// What was wrong, a line each.
     #[serde(default)]
     pub errors: Vec<String>,
@@ -75,11 +78,7 @@ const TIME_FORM: &str = "%Y%m%dT%H%M%SZ";
 /// those of one second apart, in order.
 pub fn document_name(prefix: &str, at: DateTime<Utc>, nth: u32) -> String {
     let time = at.format(TIME_FORM);
-    if nth == 0 {
-        format!("{prefix}-{time}.json")
-    } else {
-        format!("{prefix}-{time}-{nth}.json")
-    }
+    if nth == 0 { format!("{prefix}-{time}.json") } else { format!("{prefix}-{time}-{nth}.json") }
 }
 
 /// The key by which documents of a kind are in order: time, then number.
@@ -110,7 +109,12 @@ mod tests {
 
     #[test]
     fn rungs_are_in_order() {
-        assert!(Rung::Bad < Rung::Written && Rung::Written < Rung::Readable && Rung::Readable < Rung::Restored && Rung::Restored < Rung::Matched);
+        assert!(
+            Rung::Bad < Rung::Written
+                && Rung::Written < Rung::Readable
+                && Rung::Readable < Rung::Restored
+                && Rung::Restored < Rung::Matched
+        );
         assert!(!Rung::Written.is_good() && Rung::Readable.is_good());
     }
 }

@@ -35,7 +35,9 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Read the file, then try every server, store and program; each problem with its fix
-    #[command(after_help = "Examples:\n  pgvigil check\n  pgvigil --config ./pgvigil.toml check --offline   # the file alone\n\nExit codes: 0 all is well, 1 something failed, 3 only warnings, 78 the file is faulty or a secret is missing.")]
+    #[command(
+        after_help = "Examples:\n  pgvigil check\n  pgvigil --config ./pgvigil.toml check --offline   # the file alone\n\nExit codes: 0 all is well, 1 something failed, 3 only warnings, 78 the file is faulty or a secret is missing."
+    )]
     Check {
         /// Only the file, without asking servers and stores
         #[arg(long)]
@@ -60,7 +62,9 @@ pub enum Command {
         id: String,
     },
     /// Write a file of a backup to stdout, unpacked
-    #[command(after_help = "Examples:\n  pgvigil cat euem_db/latest | less\n  pgvigil cat euem_db/latest globals.sql.gz\n  pgvigil cat euem_db/latest RESTORE.md")]
+    #[command(
+        after_help = "Examples:\n  pgvigil cat euem_db/latest | less\n  pgvigil cat euem_db/latest globals.sql.gz\n  pgvigil cat euem_db/latest RESTORE.md"
+    )]
     Cat {
         /// BACKUP/LABEL or BACKUP/latest
         id: String,
@@ -76,7 +80,9 @@ pub enum Command {
     /// Dump one database to a file or to stdout, outside of the catalog
     Export(ExportArgs),
     /// Read every byte of a backup back and check it
-    #[command(after_help = "Examples:\n  pgvigil verify euem_db/latest\n  pgvigil verify euem_db/20240115T010000Z --store local\n\nExit codes: 0 readable, 1 bad or not there, 3 it could not be verified.")]
+    #[command(
+        after_help = "Examples:\n  pgvigil verify euem_db/latest\n  pgvigil verify euem_db/20240115T010000Z --store local\n\nExit codes: 0 readable, 1 bad or not there, 3 it could not be verified."
+    )]
     Verify {
         /// BACKUP/LABEL or BACKUP/latest
         id: String,
@@ -159,9 +165,11 @@ pub enum Command {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "The file appears when it is complete, or not at all. Its name decides how it is packed unless --compression does:\n\
+#[command(
+    after_help = "The file appears when it is complete, or not at all. Its name decides how it is packed unless --compression does:\n\
     .gz gzip, .zst zstd, else not at all.\n\n\
-    Examples:\n  pgvigil export euem_db --output euem_db.sql.gz\n  pgvigil export euem_db --output - --contents schema | less\n  pgvigil export euem_db --output users.sql --table public.users")]
+    Examples:\n  pgvigil export euem_db --output euem_db.sql.gz\n  pgvigil export euem_db --output - --contents schema | less\n  pgvigil export euem_db --output users.sql --table public.users"
+)]
 pub struct ExportArgs {
     /// The database
     pub database: String,

@@ -42,7 +42,8 @@ pub fn cat(session: &Session, id: &str, file: Option<&str>) -> Done {
             }
         }
         let damaged = |why: String| {
-            Error::new(Kind::Damaged, format!("{}: {why}", file.name)).hint(format!("what was written is not whole; pgvigil verify {}", entry.id))
+            Error::new(Kind::Damaged, format!("{}: {why}", file.name))
+                .hint(format!("what was written is not whole; pgvigil verify {}", entry.id))
         };
         match unpacked.await {
             Ok(result) => result.map_err(|error| damaged(error.message))?,

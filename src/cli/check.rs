@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use anstyle::AnsiColor;
 use serde::Serialize;
 
+use super::Done;
 use super::output;
 use super::session::{Session, Uses, runtime};
-use super::Done;
 use crate::config::plan::{self, Backup, Blocked, StoreKind};
 use crate::config::values::Name;
 use crate::config::{Faults, Plan};
@@ -45,14 +45,7 @@ struct Line {
 
 impl Line {
     fn new(level: Level, subject: impl Into<String>, message: impl Into<String>, hint: Option<String>) -> Self {
-        Line {
-            subject: subject.into(),
-            ok: level == Level::Ok,
-            level,
-            message: message.into(),
-            hint,
-            fault: false,
-        }
+        Line { subject: subject.into(), ok: level == Level::Ok, level, message: message.into(), hint, fault: false }
     }
 
     fn good(subject: impl Into<String>, message: impl Into<String>) -> Self {
@@ -79,7 +72,13 @@ pub fn check(session: &Session, offline: bool) -> Done {
     let plan = &opened.plan;
     let mut lines = vec![Line::good(
         "file",
-        format!("{}: {}, {}, {}", session.config.display(), count(plan.servers.len(), "server"), count(plan.stores.len(), "store"), count(plan.backups.len(), "backup")),
+        format!(
+            "{}: {}, {}, {}",
+            session.config.display(),
+            count(plan.servers.len(), "server"),
+            count(plan.stores.len(), "store"),
+            count(plan.backups.len(), "backup")
+        ),
     )];
     lines.extend(not_yet(plan));
     lines.extend(plan.warnings.iter().map(|warning| Line::warning(&warning.subject, &warning.message, &warning.hint)));
@@ -110,14 +109,23 @@ fn not_yet(plan: &Plan) -> Vec<Line> {
     let mut lines = Vec::new();
     if !passed.is_empty() {
         let keys: Vec<String> = passed.iter().map(|key| format!("{} (line {})", key.key, key.line)).collect();
-        lines.push(Line::warning("file", format!("not yet, and passed over by this version: {}", keys.join(", ")), "nothing to do: backups by `pgvigil run` are the same without them"));
+        lines.push(Line::warning(
+            "file",
+            format!("not yet, and passed over by this version: {}", keys.join(", ")),
+            "nothing to do: backups by `pgvigil run` are the same without them",
+        ));
     }
     for key in blocking {
         let who = match &key.blocks {
             Some(Blocked::One(backup)) => format!("backup {backup} cannot run"),
             _ => "no backup can run".to_owned(),
         };
-        lines.push(Line::new(Level::Error, "file", format!("{} (line {}): not yet: {who} in this version", key.key, key.line), Some("take the key out for now".to_owned())));
+        lines.push(Line::new(
+            Level::Error,
+            "file",
+            format!("{} (line {}): not yet: {who} in this version", key.key, key.line),
+            Some("take the key out for now".to_owned()),
+        ));
     }
     lines
 }
@@ -147,7 +155,8 @@ async fn online(plan: &Plan, lines: &mut Vec<Line>) {
         if let Some(server) = servers.get(&backup.server) {
             of_backup(backup, server, lines).await;
         } else {
-            let error = Error::new(Kind::Postgres, format!("its server {} does not answer", backup.server)).hint("mend the server's line above");
+            let error =
+                Error::new(Kind::Postgres, format!("its server {} does not answer", backup.server)).hint("mend the server's line above");
             lines.push(Line::bad(format!("backup {}", backup.name), &error));
         }
     }
@@ -158,7 +167,8 @@ async fn online(plan: &Plan, lines: &mut Vec<Line>) {
 
 fn of_server(plan: &Plan, name: &Name, subject: &str, server: &Server) -> Vec<Line> {
     let facts = &server.facts;
-    let mut lines = vec![Line::good(subject, format!("PostgreSQL {} as {}, dumped by pg_dump {}", facts.version, facts.user, server.client_version))];
+    let mut lines =
+        vec![Line::good(subject, format!("PostgreSQL {} as {}, dumped by pg_dump {}", facts.version, facts.user, server.client_version))];
     if let Err(error) = server.check_client() {
         lines.push(Line::bad(subject, &error));
     }
@@ -205,7 +215,10 @@ async fn of_backup(backup: &Backup, server: &Server, lines: &mut Vec<Line>) {
         problems.extend(of_database(&subject, database, server).await);
     }
     if problems.is_empty() {
-        lines.push(Line::good(subject, format!("{}, {} in the server", crate::host::printable(&names.join(", ")), output::size(bytes.unsigned_abs()))));
+        lines.push(Line::good(
+            subject,
+            format!("{}, {} in the server", crate::host::printable(&names.join(", ")), output::size(bytes.unsigned_abs())),
+        ));
     }
     lines.extend(problems);
 }
@@ -225,13 +238,17 @@ async fn of_database(subject: &str, database: &Database, server: &Server) -> Vec
     let user = &server.facts.user;
     let mut lines = Vec::new();
     if !found.unreadable.is_empty() {
-        let error = Error::new(Kind::Postgres, format!("database {:?}: role {user} may not read {}", database.name, some(&found.unreadable)))
-            .hint(format!("GRANT pg_read_all_data TO {user} (PostgreSQL 14 and later), or dump as superuser"));
+        let error =
+            Error::new(Kind::Postgres, format!("database {:?}: role {user} may not read {}", database.name, some(&found.unreadable)))
+                .hint(format!("GRANT pg_read_all_data TO {user} (PostgreSQL 14 and later), or dump as superuser"));
         lines.push(Line::bad(subject, &error));
     }
     if !found.row_security.is_empty() {
-        let error = Error::new(Kind::Postgres, format!("database {:?}: row-level security hides rows of {} from role {user}", database.name, some(&found.row_security)))
-            .hint(format!("ALTER ROLE {user} BYPASSRLS, or dump as superuser: pg_dump refuses, for the dump would lack rows"));
+        let error = Error::new(
+            Kind::Postgres,
+            format!("database {:?}: row-level security hides rows of {} from role {user}", database.name, some(&found.row_security)),
+        )
+        .hint(format!("ALTER ROLE {user} BYPASSRLS, or dump as superuser: pg_dump refuses, for the dump would lack rows"));
         lines.push(Line::bad(subject, &error));
     }
     lines

@@ -8,11 +8,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
+use super::Done;
 use super::args::ExportArgs;
 use super::output;
 use super::run::show;
 use super::session::{Session, Uses, runtime};
-use super::Done;
 use crate::config::Plan;
 use crate::config::file::{Format, Via};
 use crate::config::plan::{self, DumpSpec, Place, Which};
@@ -70,7 +70,9 @@ pub fn export(session: &Session, args: &ExportArgs) -> Done {
 fn choose_server<'a>(plan: &'a Plan, name: Option<&str>) -> Result<&'a plan::Server> {
     let names = || plan.servers.keys().map(Name::as_str).collect::<Vec<_>>().join(", ");
     match name {
-        Some(name) => plan.servers.get(name).ok_or_else(|| Error::new(Kind::NotFound, format!("there is no server {name:?} in the file")).hint(format!("servers of the file: {}", names()))),
+        Some(name) => plan.servers.get(name).ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("there is no server {name:?} in the file")).hint(format!("servers of the file: {}", names()))
+        }),
         None if plan.servers.len() == 1 => Ok(&plan.servers[plan.servers.keys().next().map_or("", Name::as_str)]),
         None => Err(Error::new(Kind::Usage, "the file has several servers").hint(format!("add --server NAME, one of: {}", names()))),
     }
@@ -78,7 +80,8 @@ fn choose_server<'a>(plan: &'a Plan, name: Option<&str>) -> Result<&'a plan::Ser
 
 fn refuse(args: &ExportArgs, server: &plan::Server, to_stdout: bool, json: bool) -> Result<()> {
     if to_stdout && json {
-        return Err(Error::new(Kind::Usage, "stdout cannot hold both the dump and a JSON document").hint("write the dump to a file, or leave out --json"));
+        return Err(Error::new(Kind::Usage, "stdout cannot hold both the dump and a JSON document")
+            .hint("write the dump to a file, or leave out --json"));
     }
     if args.format == Format::Directory {
         let by_exec = matches!(server.place, Place::Container { via: Via::Exec, .. });
@@ -115,7 +118,13 @@ fn spec(args: &ExportArgs) -> DumpSpec {
     }
 }
 
-async fn dump_to(plan: &plan::Server, args: &ExportArgs, to_stdout: bool, progress: &Progress, cancel: &CancellationToken) -> Result<Packed> {
+async fn dump_to(
+    plan: &plan::Server,
+    args: &ExportArgs,
+    to_stdout: bool,
+    progress: &Progress,
+    cancel: &CancellationToken,
+) -> Result<Packed> {
     progress.begin("connecting");
     let tag = Tag::random();
     let server = Server::connect(plan, tag.clone()).await?;
@@ -174,13 +183,16 @@ impl FileWriter for Stdout {
         let written = tokio::task::spawn_blocking(move || std::io::Write::write_all(&mut std::io::stdout().lock(), &bytes)).await;
         match written {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Error::new(Kind::Cancelled, "nobody reads the dump any more")),
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+                Err(Error::new(Kind::Cancelled, "nobody reads the dump any more"))
+            }
             Ok(Err(error)) => Err(Error::new(Kind::System, format!("cannot write to stdout: {}", plain_io(&error)))),
             Err(error) => Err(Error::new(Kind::System, format!("cannot write to stdout: {error}"))),
         }
     }
 
     async fn finish(self: Box<Self>) -> Result<()> {
-        std::io::Write::flush(&mut std::io::stdout()).map_err(|error| Error::new(Kind::System, format!("cannot write to stdout: {}", plain_io(&error))))
+        std::io::Write::flush(&mut std::io::stdout())
+            .map_err(|error| Error::new(Kind::System, format!("cannot write to stdout: {}", plain_io(&error))))
     }
 }

@@ -3,16 +3,17 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use super::Done;
 use super::output;
 use super::session::{Session, runtime};
-use super::Done;
 use crate::config::file::{SslMode, Via};
 use crate::config::plan::{self, Place};
 use crate::config::values::Name;
 use crate::error::Result;
-use crate::host::docker::postgres_containers;
 use crate::host::Tag;
+use crate::host::docker::postgres_containers;
 use crate::postgres::Server;
+use crate::postgres::server::Database;
 
 /// Where Debian's PostgreSQL has its socket.
 const SOCKET_DIR: &str = "/var/run/postgresql";
@@ -27,7 +28,8 @@ pub fn init(session: &Session, container: Option<&str>) -> Done {
 }
 
 async fn starting_file(container: Option<&str>) -> Result<String> {
-    let mut text = String::from("# Made by `pgvigil init` from what it found on this machine. Change what is not right, then:\n#   pgvigil check\n\n");
+    let mut text =
+        String::from("# Made by `pgvigil init` from what it found on this machine. Change what is not right, then:\n#   pgvigil check\n\n");
     let found = match container {
         Some(name) => vec![(name.to_owned(), String::new())],
         None => postgres_containers().await.unwrap_or_default(),
@@ -97,7 +99,7 @@ async fn databases(place: &Place, must_answer: bool) -> Result<Vec<String>> {
     }
     match Server::connect(&server, Tag::random()).await {
         Ok(server) => {
-            let usable = server.facts.databases.into_iter().filter(|database| database.is_usable());
+            let usable = server.facts.databases.into_iter().filter(Database::is_usable);
             Ok(usable.map(|database| database.name).filter(|name| name != "postgres").collect())
         }
         Err(error) if must_answer && error.kind == crate::error::Kind::Docker => Err(error),
@@ -113,7 +115,8 @@ fn sections(databases: &[String]) -> Vec<(String, String)> {
     let mut taken: Vec<String> = Vec::new();
     let mut found = Vec::new();
     for database in databases {
-        let plain: String = database.to_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).take(50).collect();
+        let plain: String =
+            database.to_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).take(50).collect();
         let mut section = plain.clone();
         let mut n = 2;
         while taken.contains(&section) {

@@ -3,9 +3,9 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use super::Done;
 use super::output;
 use super::session::{Session, Uses, runtime};
-use super::Done;
 use crate::catalog::{Catalog, Entry, Rung};
 use crate::config::Plan;
 use crate::error::{Error, Kind, Result, exit};
@@ -51,7 +51,9 @@ pub fn catalog(plan: &Plan, backup: Option<&str>) -> Result<Catalog> {
         && !plan.backups.contains_key(backup)
     {
         let names: Vec<&str> = plan.backups.keys().map(crate::config::values::Name::as_str).collect();
-        return Err(Error::new(Kind::NotFound, format!("there is no backup {backup:?}")).hint(format!("backups of the file: {}", names.join(", "))));
+        return Err(
+            Error::new(Kind::NotFound, format!("there is no backup {backup:?}")).hint(format!("backups of the file: {}", names.join(", ")))
+        );
     }
     for (_, error) in &catalog.unreadable {
         output::warn(&error.message, error.hint.as_deref());

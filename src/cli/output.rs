@@ -22,7 +22,8 @@ pub fn text(text: &str) -> Done {
 
 /// Prints the one JSON document of a command.
 pub fn json(value: &impl Serialize) -> Done {
-    let mut document = serde_json::to_string_pretty(value).map_err(|error| Error::new(Kind::System, format!("cannot write JSON: {error}")))?;
+    let mut document =
+        serde_json::to_string_pretty(value).map_err(|error| Error::new(Kind::System, format!("cannot write JSON: {error}")))?;
     document.push('\n');
     text(&document)
 }
@@ -37,11 +38,7 @@ pub struct JsonError<'a> {
 
 impl<'a> From<&'a Error> for JsonError<'a> {
     fn from(error: &'a Error) -> Self {
-        JsonError {
-            kind: error.kind,
-            message: &error.message,
-            hint: error.hint.as_deref(),
-        }
+        JsonError { kind: error.kind, message: &error.message, hint: error.hint.as_deref() }
     }
 }
 
@@ -141,7 +138,15 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (bytes, expected) in [(0, "0 B"), (999, "999 B"), (1_000, "1.00 kB"), (12_345, "12.3 kB"), (999_600, "1.00 MB"), (322_000_000, "322 MB"), (u64::MAX, "18447 PB")] {
+        for (bytes, expected) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1_000, "1.00 kB"),
+            (12_345, "12.3 kB"),
+            (999_600, "1.00 MB"),
+            (322_000_000, "322 MB"),
+            (u64::MAX, "18447 PB"),
+        ] {
             assert_eq!(size(bytes), expected);
         }
     }

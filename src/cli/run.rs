@@ -7,9 +7,9 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use super::Done;
 use super::output::{self, JsonError};
 use super::session::{Session, Uses, runtime};
-use super::Done;
 use crate::catalog::Rung;
 use crate::error::{Error, Kind, exit};
 use crate::host::signals;
@@ -35,14 +35,7 @@ pub fn run(session: &Session, backup: &str) -> Done {
             output::tell(&error);
             if session.json {
                 let outcome = if error.kind == Kind::Busy { Outcome::Skipped } else { Outcome::Failed };
-                output::json(&Answer {
-                    id: None,
-                    outcome,
-                    rung: None,
-                    error: Some(JsonError::from(&error)),
-                    warnings: &[],
-                    seconds: 0.0,
-                })?;
+                output::json(&Answer { id: None, outcome, rung: None, error: Some(JsonError::from(&error)), warnings: &[], seconds: 0.0 })?;
             }
             Ok(error.kind.exit_code())
         }
@@ -54,7 +47,8 @@ fn make(session: &Session, backup: &str) -> Result<Report, Error> {
     let plan = session.load()?.map_err(|faults| super::session::faults_error(&faults))?;
     let server = run::find(&plan, backup)?.server.clone();
     let opened = session.open(Uses::Server(server.as_str()))?;
-    let passed_over = opened.plan.not_yet.iter().filter(|key| key.blocks.is_none() && ["email", "webhooks", "pings"].contains(&key.key.as_str()));
+    let passed_over =
+        opened.plan.not_yet.iter().filter(|key| key.blocks.is_none() && ["email", "webhooks", "pings"].contains(&key.key.as_str()));
     for key in passed_over {
         output::warn(&format!("{}: not yet: nobody is told of a failure by this version", key.key), None);
     }
@@ -117,7 +111,8 @@ pub fn show(progress: Arc<Progress>) -> Option<(ProgressBar, tokio::task::JoinHa
     }
     let known = "{spinner} {msg}  [{bar:20}] {percent}% of the last run's size  {elapsed}";
     let unknown = "{spinner} {msg}  {elapsed}";
-    let style = |template: &str| ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner()).progress_chars("=> ");
+    let style =
+        |template: &str| ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner()).progress_chars("=> ");
     let bar = ProgressBar::new_spinner();
     bar.set_style(style(unknown));
     let shown = bar.clone();
@@ -138,7 +133,11 @@ pub fn show(progress: Arc<Progress>) -> Option<(ProgressBar, tokio::task::JoinHa
                 shown.set_position(seen.raw_bytes);
             }
             let per_sec = rate.next(seen.raw_bytes);
-            let ratio = if seen.packed_bytes == 0 { String::new() } else { format!(", packed {:.1} to 1", ratio(seen.raw_bytes, seen.packed_bytes)) };
+            let ratio = if seen.packed_bytes == 0 {
+                String::new()
+            } else {
+                format!(", packed {:.1} to 1", ratio(seen.raw_bytes, seen.packed_bytes))
+            };
             shown.set_message(format!("{}: {} at {}/s{ratio}", seen.stage, output::size(seen.raw_bytes), output::size(per_sec)));
             shown.tick();
         }

@@ -39,11 +39,7 @@ pub struct Opened {
 
 impl Session {
     pub fn new(args: &Args) -> Self {
-        Session {
-            config: args.config.clone(),
-            json: args.json,
-            log_level: args.log_level,
-        }
+        Session { config: args.config.clone(), json: args.json, log_level: args.log_level }
     }
 
     /// Reads the file, without a word about its warnings.
@@ -110,10 +106,7 @@ impl Session {
 /// # Errors
 /// No threads are to be had.
 pub fn runtime() -> Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Error::system("cannot start threads", &error))
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| Error::system("cannot start threads", &error))
 }
 
 /// Faults as the error that a command ends with.
@@ -125,12 +118,11 @@ fn read(path: &Path) -> Result<String> {
     let failed = |why: &str| Error::new(Kind::Config, format!("{}: {why}", path.display()));
     match std::fs::read(path) {
         Ok(bytes) => String::from_utf8(bytes).map_err(|error| {
-            let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+            let line = 1 + memchr::memchr_iter(b'\n', &error.as_bytes()[..error.utf8_error().valid_up_to()]).count();
             Error::new(Kind::Config, format!("{}:{line}: not UTF-8", path.display())).hint("save the file as UTF-8")
         }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(failed("there is no such file").hint("pgvigil init prints a starting file; --config FILE or PGVIGIL_CONFIG names another place"))
-        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(failed("there is no such file")
+            .hint("pgvigil init prints a starting file; --config FILE or PGVIGIL_CONFIG names another place")),
         Err(error) => Err(failed(&crate::error::plain_io(&error)).hint("it must be readable by the user that pgvigil runs as")),
     }
 }

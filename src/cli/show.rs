@@ -32,12 +32,7 @@ pub fn show(session: &Session, id: &str) -> Done {
     let catalog = list::catalog(&opened.plan, Some(&wanted.backup))?;
     let entry = catalog.find(&wanted)?;
     let copies = entry.copies.iter().filter_map(|(name, proofs)| Some(Copy { name, rung: entry.rung_in(name)?, proofs })).collect();
-    let shown = Shown {
-        manifest: &entry.manifest,
-        rung: entry.rung(),
-        pinned: entry.pinned,
-        stores: copies,
-    };
+    let shown = Shown { manifest: &entry.manifest, rung: entry.rung(), pinned: entry.pinned, stores: copies };
     if session.json { output::json(&shown) } else { output::text(&page(&shown)) }
 }
 
@@ -52,12 +47,21 @@ fn page(shown: &Shown<'_>) -> String {
     line("rung", output::rung(shown.rung));
     line("taken", time(manifest.taken_at));
     line("run", format!("{} to {}", time(manifest.started_at), time(manifest.finished_at)));
-    line("server", format!("{}, PostgreSQL {}, dumped by {}", manifest.server, printable(&manifest.server_version), printable(&manifest.client_version)));
+    line(
+        "server",
+        format!(
+            "{}, PostgreSQL {}, dumped by {}",
+            manifest.server,
+            printable(&manifest.server_version),
+            printable(&manifest.client_version)
+        ),
+    );
     line("databases", printable(&manifest.databases.join(", ")));
     line("size", format!("{} out of {}", output::size(manifest.bytes()), output::size(manifest.raw_bytes())));
     if manifest.narrow {
         let parts = [("tables", &manifest.tables), ("not tables", &manifest.exclude_tables), ("schemas", &manifest.schemas)];
-        let parts: Vec<String> = parts.iter().filter(|(_, list)| !list.is_empty()).map(|(name, list)| format!("{name} {}", list.join(", "))).collect();
+        let parts: Vec<String> =
+            parts.iter().filter(|(_, list)| !list.is_empty()).map(|(name, list)| format!("{name} {}", list.join(", "))).collect();
         line("narrow", printable(&format!("contents {:?} {}", manifest.contents, parts.join("; ")).to_lowercase()));
     }
     line("pinned", if shown.pinned { "yes" } else { "no" }.to_owned());

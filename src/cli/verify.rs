@@ -19,7 +19,8 @@ pub fn verify(session: &Session, id: &str, drill: bool, store: Option<&str>) -> 
     let result = prove(session, id, drill, store);
     let (found, error) = match &result {
         Ok((id, proofs)) => {
-            let errors: Vec<String> = proofs.iter().flat_map(|(store, proof)| proof.errors.iter().map(move |error| format!("store {store}: {error}"))).collect();
+            let errors: Vec<String> =
+                proofs.iter().flat_map(|(store, proof)| proof.errors.iter().map(move |error| format!("store {store}: {error}"))).collect();
             let bad = (!errors.is_empty()).then(|| {
                 Error::new(Kind::Damaged, format!("{id} is bad: {}", errors.join("; ")))
                     .hint("it is no longer `latest`; look into the kernel's log for errors of the disk, and make a new backup")
@@ -54,7 +55,12 @@ pub fn verify(session: &Session, id: &str, drill: bool, store: Option<&str>) -> 
         })?;
     } else if let (Some((id, proofs)), None) = (found, &error) {
         for (store, proof) in proofs {
-            let line = format!("{id}  {}  {} read back from {store} in {}\n", output::rung(proof.rung), output::size(proof.bytes), output::seconds(proof.seconds));
+            let line = format!(
+                "{id}  {}  {} read back from {store} in {}\n",
+                output::rung(proof.rung),
+                output::size(proof.bytes),
+                output::seconds(proof.seconds)
+            );
             output::text(&line)?;
         }
     }
@@ -74,7 +80,8 @@ fn prove(session: &Session, id: &str, drill: bool, store: Option<&str>) -> Resul
         && !plan.stores.contains_key(store)
     {
         let names: Vec<&str> = plan.stores.keys().map(crate::config::values::Name::as_str).collect();
-        return Err(Error::new(Kind::NotFound, format!("there is no store {store:?} in the file")).hint(format!("stores of the file: {}", names.join(", "))));
+        return Err(Error::new(Kind::NotFound, format!("there is no store {store:?} in the file"))
+            .hint(format!("stores of the file: {}", names.join(", "))));
     }
     let catalog = list::catalog(plan, Some(&wanted.backup))?;
     let entry = catalog.find(&wanted)?;

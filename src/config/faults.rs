@@ -55,14 +55,9 @@ impl<'a> Examined<'a> {
     /// Reads the TOML; its syntax errors are the first faults.
     pub fn new(text: &'a str) -> Self {
         let (table, errors) = DeTable::parse_recoverable(text);
-        let mut examined = Examined {
-            text,
-            table,
-            faults: Vec::new(),
-            removed: Vec::new(),
-        };
+        let mut examined = Examined { text, table, faults: Vec::new(), removed: Vec::new() };
         for error in errors {
-            examined.record(error.span(), error.message().trim().to_owned());
+            examined.record(error.span(), error.message().trim());
         }
         examined
     }
@@ -77,7 +72,7 @@ impl<'a> Examined<'a> {
                 Err(error) => error,
             };
             let span = error.span();
-            self.record(span.clone(), error.message().trim().to_owned());
+            self.record(span.clone(), error.message().trim());
             let Some(path) = span.and_then(|span| remove(table.get_mut(), &span)) else {
                 break;
             };
@@ -97,11 +92,7 @@ impl<'a> Examined<'a> {
     /// Notes a fault at a key; where the key is absent, at the nearest table that holds it.
     pub fn fault(&mut self, path: &[&str], message: impl Into<String>, hint: impl Into<String>) {
         let line = self.line_at(path);
-        self.push(Fault {
-            line,
-            message: message.into(),
-            hint: Some(hint.into()),
-        });
+        self.push(Fault { line, message: message.into(), hint: Some(hint.into()) });
     }
 
     /// The line of a key, or of the nearest table that holds it.
@@ -128,15 +119,12 @@ impl<'a> Examined<'a> {
             return Ok(());
         }
         self.faults.sort_by_key(|fault| fault.line);
-        Err(Faults {
-            path: path.to_owned(),
-            faults: self.faults,
-        })
+        Err(Faults { path: path.to_owned(), faults: self.faults })
     }
 
-    fn record(&mut self, span: Option<Range<usize>>, message: String) {
+    fn record(&mut self, span: Option<Range<usize>>, message: &str) {
         let line = self.line_of(span.map_or(0, |span| span.start));
-        let (message, hint) = reword(&message);
+        let (message, hint) = reword(message);
         self.push(Fault { line, message, hint });
     }
 
@@ -193,10 +181,7 @@ fn remove(table: &mut DeTable<'_>, span: &Range<usize>) -> Option<Vec<String>> {
         }
     }
     let holds = |outer: Range<usize>| outer.start <= span.start && span.end <= outer.end;
-    let key = table
-        .iter()
-        .find(|(key, value)| holds(key.span()) || holds(value.span()))
-        .map(|(key, _)| key.clone())?;
+    let key = table.iter().find(|(key, value)| holds(key.span()) || holds(value.span())).map(|(key, _)| key.clone())?;
     table.remove(&key)?;
     Some(vec![key.into_inner().into_owned()])
 }
@@ -256,10 +241,7 @@ keep = { dayly = 7, weekly = \"never\" }
     #[test]
     fn an_unknown_key_is_told_with_the_nearest() {
         let text = format!("{GOOD}schedul = \"@daily\"\n");
-        assert_eq!(
-            faults(&text),
-            [(7, "unknown key `schedul`".to_owned(), Some("did you mean `schedule`?".to_owned()))]
-        );
+        assert_eq!(faults(&text), [(7, "unknown key `schedul`".to_owned(), Some("did you mean `schedule`?".to_owned()))]);
     }
 
     #[test]

@@ -85,11 +85,7 @@ pub struct Server {
 /// Where PostgreSQL is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    Container {
-        container: String,
-        docker: Option<String>,
-        via: Via,
-    },
+    Container { container: String, docker: Option<String>, via: Via },
     Host(String),
     Socket(PathBuf),
 }
@@ -144,8 +140,7 @@ pub struct DumpSpec {
 impl DumpSpec {
     /// Whether it is only a part of the database.
     pub fn is_narrow(&self) -> bool {
-        self.contents != Contents::All
-            || !(self.tables.is_empty() && self.exclude_tables.is_empty() && self.schemas.is_empty())
+        self.contents != Contents::All || !(self.tables.is_empty() && self.exclude_tables.is_empty() && self.schemas.is_empty())
     }
 }
 
@@ -159,11 +154,8 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
         .iter()
         .filter_map(|(name, server)| Some((name.clone(), plan_server(name, server, examined)?)))
         .collect::<BTreeMap<_, _>>();
-    let stores = file
-        .stores
-        .iter()
-        .filter_map(|(name, store)| Some((name.clone(), plan_store(name, store, examined)?)))
-        .collect::<BTreeMap<_, _>>();
+    let stores =
+        file.stores.iter().filter_map(|(name, store)| Some((name.clone(), plan_store(name, store, examined)?))).collect::<BTreeMap<_, _>>();
     let backups = file
         .backups
         .iter()
@@ -188,33 +180,24 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
 fn plan_server(name: &Name, server: &file::Server, examined: &mut Examined<'_>) -> Option<Server> {
     let section = ["servers", name.as_str()];
     let key = |key| ["servers", name.as_str(), key];
-    let places = [
-        ("container", server.container.is_some()),
-        ("host", server.host.is_some()),
-        ("socket", server.socket.is_some()),
-    ];
+    let places = [("container", server.container.is_some()), ("host", server.host.is_some()), ("socket", server.socket.is_some())];
     let named: Vec<&str> = places.iter().filter(|(_, is)| *is).map(|(key, _)| *key).collect();
     let place = match (&server.container, &server.host, &server.socket) {
-        (Some(container), None, None) => Some(Place::Container {
-            container: container.clone(),
-            docker: server.docker.clone(),
-            via: server.via.unwrap_or_default(),
-        }),
+        (Some(container), None, None) => {
+            Some(Place::Container { container: container.clone(), docker: server.docker.clone(), via: server.via.unwrap_or_default() })
+        }
         (None, Some(host), None) => Some(Place::Host(host.clone())),
         (None, None, Some(socket)) => Some(Place::Socket(socket.clone())),
         (None, None, None) => {
-            examined.lack(&section,
+            examined.lack(
+                &section,
                 format!("server {name} says nowhere where PostgreSQL is"),
                 "add container = \"NAME\", host = \"ADDRESS\" or socket = \"/var/run/postgresql\"",
             );
             None
         }
         _ => {
-            examined.fault(
-                &key(named[1]),
-                format!("server {name} is in two places: {}", named.join(" and ")),
-                "keep one of them",
-            );
+            examined.fault(&key(named[1]), format!("server {name} is in two places: {}", named.join(" and ")), "keep one of them");
             None
         }
     };
@@ -299,10 +282,7 @@ fn plan_store(name: &Name, store: &file::Store, examined: &mut Examined<'_>) -> 
         }
         None => StoreKind::Remote,
     };
-    Some(Store {
-        name: name.clone(),
-        kind,
-    })
+    Some(Store { name: name.clone(), kind })
 }
 
 fn plan_backup(name: &Name, backup: &file::Backup, file: &File, examined: &mut Examined<'_>) -> Option<Backup> {
@@ -353,11 +333,7 @@ fn plan_backup(name: &Name, backup: &file::Backup, file: &File, examined: &mut E
 
 fn listed<'a>(names: impl Iterator<Item = &'a Name>) -> String {
     let names: Vec<&str> = names.map(Name::as_str).collect();
-    if names.is_empty() {
-        "none is there yet".to_owned()
-    } else {
-        names.join(", ")
-    }
+    if names.is_empty() { "none is there yet".to_owned() } else { names.join(", ") }
 }
 
 fn choose_server(name: &Name, backup: &file::Backup, file: &File, examined: &mut Examined<'_>) -> Option<Name> {
@@ -374,14 +350,16 @@ fn choose_server(name: &Name, backup: &file::Backup, file: &File, examined: &mut
         }
         None if file.servers.len() == 1 => file.servers.keys().next().cloned(),
         None if file.servers.is_empty() => {
-            examined.lack(&section,
+            examined.lack(
+                &section,
                 format!("backup {name} has no server: the file has no [servers.NAME] section"),
                 "add [servers.main] with container = \"NAME\" or host = \"ADDRESS\"",
             );
             None
         }
         None => {
-            examined.lack(&section,
+            examined.lack(
+                &section,
                 format!("backup {name} does not say which server it is of"),
                 format!("add server = \"NAME\", one of: {}", listed(file.servers.keys())),
             );
@@ -397,14 +375,16 @@ fn choose_stores(name: &Name, backup: &file::Backup, file: &File, examined: &mut
         return match file.stores.len() {
             1 => Some(file.stores.keys().cloned().collect()),
             0 => {
-                examined.lack(&section,
+                examined.lack(
+                    &section,
                     format!("backup {name} has no store: the file has no [stores.NAME] section"),
                     "add [stores.local] with path = \"/srv/postgres/backups\"",
                 );
                 None
             }
             _ => {
-                examined.lack(&section,
+                examined.lack(
+                    &section,
                     format!("backup {name} does not say which stores it goes to"),
                     format!("add stores = [\"NAME\"], out of: {}", listed(file.stores.keys())),
                 );
@@ -439,7 +419,11 @@ fn choose_databases(name: &Name, backup: &file::Backup, examined: &mut Examined<
     }
     for pattern in exclude.iter().flatten() {
         if let Err(error) = globset::Glob::new(pattern) {
-            examined.fault(&key("exclude"), format!("bad pattern {pattern:?}: {}", error.kind()), "write a shell glob, such as \"scratch_*\"");
+            examined.fault(
+                &key("exclude"),
+                format!("bad pattern {pattern:?}: {}", error.kind()),
+                "write a shell glob, such as \"scratch_*\"",
+            );
         }
     }
     match (&backup.database, &backup.databases) {
@@ -448,9 +432,7 @@ fn choose_databases(name: &Name, backup: &file::Backup, examined: &mut Examined<
             None
         }
         (Some(database), None) => Some(Which::One(database.clone())),
-        (None, Some(Databases::All)) => Some(Which::All {
-            exclude: exclude.unwrap_or_default(),
-        }),
+        (None, Some(Databases::All)) => Some(Which::All { exclude: exclude.unwrap_or_default() }),
         (None, Some(Databases::Named(names))) => {
             let mut sorted = names.clone();
             sorted.sort();
@@ -462,7 +444,8 @@ fn choose_databases(name: &Name, backup: &file::Backup, examined: &mut Examined<
             Some(Which::Named(names.clone()))
         }
         (None, None) => {
-            examined.lack(&section,
+            examined.lack(
+                &section,
                 format!("backup {name} names no database"),
                 "add database = \"NAME\", databases = [\"a\", \"b\"] or databases = \"all\"",
             );
@@ -522,11 +505,7 @@ fn check_form(name: &Name, backup: &file::Backup, server: Option<&file::Server>,
     if backup.jobs == Some(0) {
         examined.fault(&key("jobs"), "no jobs", "write 1 or more");
     }
-    let patterns = [
-        ("tables", &backup.tables),
-        ("exclude_tables", &backup.exclude_tables),
-        ("schemas", &backup.schemas),
-    ];
+    let patterns = [("tables", &backup.tables), ("exclude_tables", &backup.exclude_tables), ("schemas", &backup.schemas)];
     for (name, list) in patterns {
         if list.iter().flatten().any(String::is_empty) {
             examined.fault(&key(name), format!("empty pattern in {name}"), "write a name or a pattern, such as \"public.orders\"");
@@ -534,7 +513,11 @@ fn check_form(name: &Name, backup: &file::Backup, server: Option<&file::Server>,
     }
     for recipient in backup.encrypt_to.iter().flatten() {
         if !(recipient.starts_with("age1") || recipient.starts_with("ssh-")) {
-            examined.fault(&key("encrypt_to"), format!("bad recipient {recipient:?}"), "write an age recipient (age1...) or an SSH public key (ssh-...)");
+            examined.fault(
+                &key("encrypt_to"),
+                format!("bad recipient {recipient:?}"),
+                "write an age recipient (age1...) or an SSH public key (ssh-...)",
+            );
         }
     }
 }
@@ -590,7 +573,11 @@ fn check_rest(file: &File, examined: &mut Examined<'_>) {
     }
     if let Some(email) = &file.email {
         if !["smtp://", "smtps://"].iter().any(|scheme| email.relay.starts_with(scheme)) {
-            examined.fault(&["email", "relay"], format!("bad relay {:?}", email.relay), "write smtp://HOST:587 (STARTTLS) or smtps://HOST:465");
+            examined.fault(
+                &["email", "relay"],
+                format!("bad relay {:?}", email.relay),
+                "write smtp://HOST:587 (STARTTLS) or smtps://HOST:465",
+            );
         }
         for (key, address) in email.to.iter().map(|to| ("to", to)).chain([("from", &email.from)]) {
             if !address.contains('@') {

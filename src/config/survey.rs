@@ -8,10 +8,8 @@ use super::values::Given;
 
 /// Every secret of the file, with its key.
 pub fn secrets(file: &File) -> Vec<(String, Given)> {
-    let mut all: Vec<(String, &Option<Given>)> = vec![
-        ("listen_token".to_owned(), &file.listen_token),
-        ("signing_key".to_owned(), &file.signing_key),
-    ];
+    let mut all: Vec<(String, &Option<Given>)> =
+        vec![("listen_token".to_owned(), &file.listen_token), ("signing_key".to_owned(), &file.signing_key)];
     for (name, server) in &file.servers {
         all.push((format!("servers.{name}.password"), &server.password));
     }
@@ -31,21 +29,14 @@ pub fn secrets(file: &File) -> Vec<(String, Given)> {
         .iter()
         .map(|(name, hook)| (format!("webhooks.{name}.url"), &hook.url))
         .chain(file.pings.iter().map(|(name, ping)| (format!("pings.{name}.url"), &ping.url)));
-    all.into_iter()
-        .filter_map(|(key, given)| Some((key, given.clone()?)))
-        .chain(urls.map(|(key, given)| (key, given.clone())))
-        .collect()
+    all.into_iter().filter_map(|(key, given)| Some((key, given.clone()?))).chain(urls.map(|(key, given)| (key, given.clone()))).collect()
 }
 
 /// The keys that a later version brings. A default that is spelled out is not among them.
 pub fn not_yet(file: &File, examined: &Examined<'_>) -> Vec<NotYet> {
     let mut found = Vec::new();
     let mut note = |path: &[&str], blocks: Option<Blocked>| {
-        found.push(NotYet {
-            key: path.join("."),
-            line: examined.line_at(path),
-            blocks,
-        });
+        found.push(NotYet { key: path.join("."), line: examined.line_at(path), blocks });
     };
     let top = [
         ("listen", file.listen.is_some()),

@@ -61,9 +61,7 @@ impl FromStr for Name {
         if (1..=63).contains(&text.len()) && text.chars().all(fits) {
             Ok(Name(text.to_owned()))
         } else {
-            Err(format!(
-                "bad name {text:?}: expected 1 to 63 of a-z, 0-9, _ and -, such as \"main\""
-            ))
+            Err(format!("bad name {text:?}: expected 1 to 63 of a-z, 0-9, _ and -, such as \"main\""))
         }
     }
 }
@@ -78,9 +76,7 @@ impl FromStr for Span {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || {
-            format!("bad duration {text:?}: expected an integer and s, m, h, d or w, such as \"90s\" or \"26h\"")
-        };
+        let wrong = || format!("bad duration {text:?}: expected an integer and s, m, h, d or w, such as \"90s\" or \"26h\"");
         let unit = text.chars().next_back().ok_or_else(wrong)?;
         let digits = &text[..text.len() - unit.len_utf8()];
         let unit_secs: u64 = match unit {
@@ -149,13 +145,8 @@ impl FromStr for Schedule {
         if !(text.starts_with('@') || (5..=6).contains(&fields)) {
             return Err(wrong(&format_args!("{fields} fields")));
         }
-        let cron = croner::parser::CronParser::new()
-            .parse(text)
-            .map_err(|error| wrong(&error))?;
-        Ok(Schedule {
-            text: text.to_owned(),
-            cron,
-        })
+        let cron = croner::parser::CronParser::new().parse(text).map_err(|error| wrong(&error))?;
+        Ok(Schedule { text: text.to_owned(), cron })
     }
 }
 
@@ -249,8 +240,7 @@ struct GivenTable {
 
 impl<'de> Deserialize<'de> for Given {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        const FORM: &str =
-            "a string, { env = \"NAME\" }, { file = \"PATH\" } or { credential = \"NAME\" }";
+        const FORM: &str = "a string, { env = \"NAME\" }, { file = \"PATH\" } or { credential = \"NAME\" }";
 
         struct GivenVisitor;
 
@@ -368,9 +358,7 @@ impl<'de> Deserialize<'de> for Count {
             }
 
             fn visit_i64<E: de::Error>(self, number: i64) -> Result<Count, E> {
-                u32::try_from(number)
-                    .map(Count::Number)
-                    .map_err(|_| de::Error::invalid_value(de::Unexpected::Signed(number), &self))
+                u32::try_from(number).map(Count::Number).map_err(|_| de::Error::invalid_value(de::Unexpected::Signed(number), &self))
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Count, E> {

@@ -54,10 +54,7 @@ impl DockerHost {
     /// # Errors
     /// No Engine answers there.
     pub async fn connect(address: Option<&str>, container: &str) -> Result<Self> {
-        Ok(DockerHost {
-            docker: engine(address).await?,
-            container: container.to_owned(),
-        })
+        Ok(DockerHost { docker: engine(address).await?, container: container.to_owned() })
     }
 
     /// Looks at the container.
@@ -82,20 +79,14 @@ impl DockerHost {
             return Err(Error::new(Kind::Docker, format!("container {name:?} {is}")).hint(format!("docker {how} {name}")));
         }
         let networks = found.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
-        let mut addresses: Vec<(String, String)> = networks
-            .into_iter()
-            .filter_map(|(network, end)| Some((network, end.ip_address.filter(|ip| !ip.is_empty())?)))
-            .collect();
+        let mut addresses: Vec<(String, String)> =
+            networks.into_iter().filter_map(|(network, end)| Some((network, end.ip_address.filter(|ip| !ip.is_empty())?))).collect();
         addresses.sort();
         let env = found.config.and_then(|config| config.env).unwrap_or_default();
         Ok(Container {
             id: found.id.unwrap_or_default(),
             address: addresses.into_iter().next().map(|(_, ip)| ip),
-            env: env
-                .iter()
-                .filter_map(|var| var.split_once('='))
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .collect(),
+            env: env.iter().filter_map(|var| var.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         })
     }
 
@@ -117,20 +108,12 @@ impl DockerHost {
             ..CreateExecOptions::default()
         };
         let created = answer("create an exec", self.docker.create_exec(name, options)).await?;
-        let start = StartExecOptions {
-            detach: false,
-            tty: false,
-            output_capacity: Some(STREAM_BUFFER_BYTES),
-        };
+        let start = StartExecOptions { detach: false, tty: false, output_capacity: Some(STREAM_BUFFER_BYTES) };
         let started = answer("start an exec", self.docker.start_exec(&created.id, Some(start))).await?;
         let StartExecResults::Attached { output, input } = started else {
             return Err(Error::new(Kind::Docker, "the Engine did not attach to the exec"));
         };
-        Ok(Started {
-            id: created.id,
-            output: Box::pin(output),
-            input: Box::pin(input),
-        })
+        Ok(Started { id: created.id, output: Box::pin(output), input: Box::pin(input) })
     }
 
     async fn signal_tagged(&self, tag: &Tag, signal: &str) -> Result<usize> {
@@ -171,10 +154,7 @@ impl DockerHost {
             stdout: Box::new(StreamReader::new(stdout)),
             stderr,
             running: Box::new(Exec {
-                host: DockerHost {
-                    docker: self.docker.clone(),
-                    container: self.container.clone(),
-                },
+                host: DockerHost { docker: self.docker.clone(), container: self.container.clone() },
                 id: started.id,
                 tag,
             }),
@@ -268,9 +248,7 @@ impl Running for Exec {
 async fn engine(address: Option<&str>) -> Result<Docker> {
     let from_env = std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
     let address = address.map(str::to_owned).or(from_env).unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
-    let unreachable = |why: &dyn std::fmt::Display| {
-        Error::new(Kind::Docker, format!("no Docker Engine answers at {address}: {why}"))
-    };
+    let unreachable = |why: &dyn std::fmt::Display| Error::new(Kind::Docker, format!("no Docker Engine answers at {address}: {why}"));
     if let Some(path) = address.strip_prefix("unix://")
         && let Err(error) = std::os::unix::net::UnixStream::connect(path)
     {
@@ -301,9 +279,7 @@ async fn engine(address: Option<&str>) -> Result<Docker> {
 pub async fn postgres_containers() -> Result<Vec<(String, String)>> {
     let docker = engine(None).await?;
     let mut found = running_containers(&docker).await;
-    found.retain(|(name, image)| {
-        ["postgres", "pg", "timescale", "postgis"].iter().any(|word| name.contains(word) || image.contains(word))
-    });
+    found.retain(|(name, image)| ["postgres", "pg", "timescale", "postgis"].iter().any(|word| name.contains(word) || image.contains(word)));
     Ok(found)
 }
 

@@ -127,8 +127,7 @@ fn tagged(tag: &Tag) -> Vec<Pid> {
 /// <https://www.postgresql.org/docs/current/libpq-pgpass.html>
 fn passfile(password: &Secret) -> Result<OwnedFd> {
     let failed = |error: &io::Error| Error::system("cannot make a password file in memory", error);
-    let fd = nix::sys::memfd::memfd_create("pgpass", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)
-        .map_err(|error| failed(&error.into()))?;
+    let fd = nix::sys::memfd::memfd_create("pgpass", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).map_err(|error| failed(&error.into()))?;
     nix::sys::stat::fchmod(&fd, nix::sys::stat::Mode::from_bits_truncate(0o600)).map_err(|error| failed(&error.into()))?;
     let mut file = std::fs::File::from(fd);
     file.write_all(passline(password.reveal()).as_bytes()).map_err(|error| failed(&error))?;
@@ -233,11 +232,7 @@ impl Drop for LocalProcess {
 /// It is not there, or it failed.
 #[expect(clippy::disallowed_methods, reason = "this is the room of processes")]
 pub fn output(path: &Path, args: &[&str]) -> Result<String> {
-    let output = std::process::Command::new(path)
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| missing(path, &error))?;
+    let output = std::process::Command::new(path).args(args).stdin(Stdio::null()).output().map_err(|error| missing(path, &error))?;
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     } else {

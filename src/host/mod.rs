@@ -142,10 +142,7 @@ impl Tail {
 
 /// Text from outside, fit for a terminal, a log or a mail.
 pub fn printable(text: &str) -> String {
-    text.trim_end()
-        .chars()
-        .map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c })
-        .collect()
+    text.trim_end().chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
 /// The failure of a program, with the end of its stderr.

@@ -44,11 +44,7 @@ pub fn resolve(key: &str, given: &Given) -> Result<Secret> {
         Given::File(path) => read(key, path),
         Given::Credential(name) => {
             let dirs = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-            let found = dirs
-                .into_iter()
-                .chain([PathBuf::from(UNIT_CREDENTIALS)])
-                .map(|dir| dir.join(name))
-                .find(|path| path.exists());
+            let found = dirs.into_iter().chain([PathBuf::from(UNIT_CREDENTIALS)]).map(|dir| dir.join(name)).find(|path| path.exists());
             match found {
                 Some(path) => read(key, &path),
                 None => Err(Error::new(Kind::Secret, format!("{key}: there is no credential {name:?}"))

@@ -12,8 +12,7 @@ use crate::error::{Error, Result};
 /// The handlers cannot be set.
 pub fn cancelled_by_signals() -> Result<CancellationToken> {
     let token = CancellationToken::new();
-    let mut signals =
-        Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|error| Error::system("cannot listen for signals", &error))?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|error| Error::system("cannot listen for signals", &error))?;
     let cancel = token.clone();
     std::thread::Builder::new()
         .name("signals".to_owned())

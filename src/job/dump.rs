@@ -61,11 +61,7 @@ pub async fn stream(server: &Server, call: Call, way: Way, writer: Box<dyn FileW
 /// # Errors
 /// The store cannot be written.
 pub async fn put(upload: &mut dyn Upload, name: &str, bytes: Bytes) -> Result<Packed> {
-    let packed = Packed {
-        raw_bytes: bytes.len() as u64,
-        bytes: bytes.len() as u64,
-        sha256: hex(&Sha256::digest(&bytes)),
-    };
+    let packed = Packed { raw_bytes: bytes.len() as u64, bytes: bytes.len() as u64, sha256: hex(&Sha256::digest(&bytes)) };
     let mut writer = upload.create(name).await?;
     writer.write(bytes).await?;
     writer.finish().await?;

@@ -56,7 +56,9 @@ pub async fn run(plan: &Plan, backup: &str, progress: &Progress, cancel: &Cancel
     refuse_not_yet(plan, &backup.name)?;
     let state = State::open(&plan.state_dir)?;
     let Some(_lock) = state.lock(backup.name.as_str())? else {
-        return Err(Error::new(Kind::Busy, format!("another run of {} is under way", backup.name)).hint("wait for it; pgvigil history shows it"));
+        return Err(
+            Error::new(Kind::Busy, format!("another run of {} is under way", backup.name)).hint("wait for it; pgvigil history shows it")
+        );
     };
     let history = state.history()?;
     sweep::sweep(plan, &state, &history, backup.name.as_str()).await?;
@@ -67,15 +69,8 @@ pub async fn run(plan: &Plan, backup: &str, progress: &Progress, cancel: &Cancel
     let store_name = &backup.stores[0];
     let store = stores::open(&plan.stores[store_name], state.owner())?;
     let server = OnceLock::new();
-    let making = Making {
-        plan,
-        backup,
-        store: &*store,
-        server: &server,
-        progress,
-        tag: &tag,
-        note_slot: &|slot| history.set_slot(row, slot),
-    };
+    let making =
+        Making { plan, backup, store: &*store, server: &server, progress, tag: &tag, note_slot: &|slot| history.set_slot(row, slot) };
     let made = tokio::select! {
         made = making.make() => made,
         () = cancel.cancelled() => Err(Error::new(Kind::Cancelled, "told to stop")),
@@ -126,8 +121,11 @@ pub fn find<'a>(plan: &'a Plan, name: &str) -> Result<&'a Backup> {
 
 fn refuse_not_yet(plan: &Plan, backup: &Name) -> Result<()> {
     match plan.not_yet.iter().find(|key| key.blocks(backup)) {
-        Some(key) => Err(Error::new(Kind::NotYet, format!("{}: not yet: this version cannot do what line {} of the file asks for", key.key, key.line))
-            .hint("take the key out for now; a backup without it would not be what the file promises")),
+        Some(key) => Err(Error::new(
+            Kind::NotYet,
+            format!("{}: not yet: this version cannot do what line {} of the file asks for", key.key, key.line),
+        )
+        .hint("take the key out for now; a backup without it would not be what the file promises")),
         None => Ok(()),
     }
 }
@@ -165,8 +163,10 @@ fn reported(made: Made, proven: Result<crate::catalog::Proof>) -> Report {
     let (rung, error) = match proven {
         Ok(proof) if proof.rung == Rung::Bad => (
             Rung::Bad,
-            Some(Error::new(Kind::Damaged, format!("what was stored does not read back: {}", proof.errors.join("; ")))
-                .hint("look into the kernel's log for errors of the disk, and run again")),
+            Some(
+                Error::new(Kind::Damaged, format!("what was stored does not read back: {}", proof.errors.join("; ")))
+                    .hint("look into the kernel's log for errors of the disk, and run again"),
+            ),
         ),
         Ok(proof) => {
             warnings.extend(proof.notes);
@@ -194,7 +194,13 @@ fn reported(made: Made, proven: Result<crate::catalog::Proof>) -> Report {
 }
 
 /// From `written` to `readable`.
-async fn prove(store: &dyn Store, name: &Name, manifest: &Manifest, server: Option<&Server>, progress: &Progress) -> Result<crate::catalog::Proof> {
+async fn prove(
+    store: &dyn Store,
+    name: &Name,
+    manifest: &Manifest,
+    server: Option<&Server>,
+    progress: &Progress,
+) -> Result<crate::catalog::Proof> {
     let id = manifest.id();
     let proof = verify::verify(store, &id, manifest, None, server.map(Server::host), progress).await?;
     if let Err(error) = verify::point_latest(store, name.as_str(), &id.backup).await {
@@ -263,11 +269,21 @@ impl Making<'_> {
         Ok(label)
     }
 
-    async fn fill(&self, upload: &mut dyn Upload, server: &Server, databases: &[Database], id: &Id, started_at: DateTime<Utc>) -> Result<Made> {
+    async fn fill(
+        &self,
+        upload: &mut dyn Upload,
+        server: &Server,
+        databases: &[Database],
+        id: &Id,
+        started_at: DateTime<Utc>,
+    ) -> Result<Made> {
         let (mut files, mut problems) = (Vec::new(), Vec::new());
         let taken_at = clock::now();
         for database in databases {
-            let (of_database, problem) = self.dump(upload, server, database, id).await.map_err(|error| error.context(format_args!("database {:?}", database.name)))?;
+            let (of_database, problem) = self
+                .dump(upload, server, database, id)
+                .await
+                .map_err(|error| error.context(format_args!("database {:?}", database.name)))?;
             files.extend(of_database);
             problems.extend(problem);
         }
@@ -297,7 +313,13 @@ impl Making<'_> {
         Codec::from(self.backup.dump.compression)
     }
 
-    async fn dump(&self, upload: &mut dyn Upload, server: &Server, database: &Database, id: &Id) -> Result<(Vec<FileEntry>, Option<String>)> {
+    async fn dump(
+        &self,
+        upload: &mut dyn Upload,
+        server: &Server,
+        database: &Database,
+        id: &Id,
+    ) -> Result<(Vec<FileEntry>, Option<String>)> {
         let spec = &self.backup.dump;
         let client_major = parse_version(&server.client_version).map_or(0, |(major, _)| major);
         let stem = dump_stem(&database.name, id.label.slot(), self.backup.timezone);
@@ -322,7 +344,8 @@ impl Making<'_> {
             return Ok((files.into_iter().map(|(name, packed)| entry(format!("{stem}/{name}"), packed)).collect(), None));
         }
         let plain = spec.format == Format::Plain;
-        let (codec, name) = if plain { (self.codec(), format!("{stem}.sql{}", self.codec().suffix())) } else { (Codec::None, format!("{stem}.dump")) };
+        let (codec, name) =
+            if plain { (self.codec(), format!("{stem}.sql{}", self.codec().suffix())) } else { (Codec::None, format!("{stem}.dump")) };
         let tables_there = if plain && !spec.is_narrow() { Some(count_tables(server, &database.name).await?) } else { None };
         let writer = upload.create(&name).await?;
         let call = server.call("pg_dump", arguments(spec, &database.name, client_major, None)?);
@@ -335,7 +358,9 @@ impl Making<'_> {
         let (packed, seen) = dump::stream(server, call, way, writer).await?;
         // A valid header and no tables is a dump too.
         let problem = match (tables_there, seen.tables) {
-            (Some(there @ 1..), Some(0)) => Some(format!("database {:?} has {there} tables, and the dump holds none of them", database.name)),
+            (Some(there @ 1..), Some(0)) => {
+                Some(format!("database {:?} has {there} tables, and the dump holds none of them", database.name))
+            }
             _ => None,
         };
         Ok((vec![entry(name, packed)], problem))
@@ -352,14 +377,7 @@ impl Making<'_> {
             meter: self.progress.begin("dumping globals"),
         };
         let (packed, _) = dump::stream(server, call, way, writer).await?;
-        Ok(FileEntry {
-            name,
-            bytes: packed.bytes,
-            raw_bytes: packed.raw_bytes,
-            sha256: packed.sha256,
-            database: None,
-            role: Role::Globals,
-        })
+        Ok(FileEntry { name, bytes: packed.bytes, raw_bytes: packed.raw_bytes, sha256: packed.sha256, database: None, role: Role::Globals })
     }
 
     fn manifest(&self, server: &Server, databases: &[Database], id: &Id, started_at: DateTime<Utc>, taken_at: DateTime<Utc>) -> Manifest {
@@ -432,7 +450,8 @@ pub fn choose(which: &Which, there: &[Database], backup: &Name) -> Result<Vec<Da
         Which::Named(names) => names.iter().map(|name| named(name)).collect(),
         Which::All { exclude } => {
             let globs: Vec<_> = exclude.iter().filter_map(|pattern| Glob::new(pattern).ok()).map(|glob| glob.compile_matcher()).collect();
-            let chosen: Vec<Database> = usable().filter(|database| !globs.iter().any(|glob| glob.is_match(&database.name))).cloned().collect();
+            let chosen: Vec<Database> =
+                usable().filter(|database| !globs.iter().any(|glob| glob.is_match(&database.name))).cloned().collect();
             if chosen.is_empty() {
                 return Err(Error::new(Kind::NotFound, "exclude leaves no database of the server").hint("look at exclude in the file"));
             }

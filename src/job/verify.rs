@@ -4,7 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 
+use crate::catalog::entry::in_order;
+use crate::catalog::manifest::MANIFEST;
 use crate::catalog::proof::document_name;
 use crate::catalog::{Catalog, Entry, Id, Manifest, Proof, Role, Rung};
 use crate::config::file::Format;
@@ -12,8 +15,9 @@ use crate::error::{Error, Kind, Result};
 use crate::host::local::LocalHost;
 use crate::host::{Call, Host, Tag, clock};
 use crate::job::progress::Progress;
-use crate::pack::unpacker::unpack;
 use crate::pack::codec::Codec;
+use crate::pack::packer::hex;
+use crate::pack::unpacker::unpack;
 use crate::postgres::programs::{self, parse_version};
 use crate::postgres::server::explain;
 use crate::store::{Added, Store};
@@ -24,11 +28,20 @@ use crate::verify::read_back::read_back;
 ///
 /// # Errors
 /// The store does not answer, so that nothing can be said; or the proof cannot be written.
-pub async fn verify(store: &dyn Store, id: &Id, manifest: &Manifest, before: Option<Rung>, host: Option<&Arc<dyn Host>>, progress: &Progress) -> Result<Proof> {
+pub async fn verify(
+    store: &dyn Store,
+    id: &Id,
+    manifest: &Manifest,
+    before: Option<Rung>,
+    host: Option<&Arc<dyn Host>>,
+    progress: &Progress,
+) -> Result<Proof> {
     let started = std::time::Instant::now();
     let meter = progress.restart("reading back", manifest.raw_bytes());
+    let (manifest_sha256, changed) = hash_manifest(store, id).await?;
     let findings = read_back(store, id, manifest, &meter).await?;
     let (mut errors, mut notes) = (findings.errors, Vec::new());
+    errors.extend(changed);
     // Only an archive whose hash is right is given to a parser.
     if errors.is_empty() && manifest.format != Format::Plain {
         progress.begin("opening the archive");
@@ -43,6 +56,7 @@ pub async fn verify(store: &dyn Store, id: &Id, manifest: &Manifest, before: Opt
         rung,
         by: "read back".to_owned(),
         bytes: findings.bytes,
+        manifest_sha256: Some(manifest_sha256),
         seconds: round(started.elapsed().as_secs_f64()),
         errors,
         notes,
@@ -50,6 +64,19 @@ pub async fn verify(store: &dyn Store, id: &Id, manifest: &Manifest, before: Opt
     };
     write(store, id, &proof).await?;
     Ok(proof)
+}
+
+/// The hash of the manifest, and what is wrong if an earlier proof saw another one: it is written
+/// once and never changed.
+async fn hash_manifest(store: &dyn Store, id: &Id) -> Result<(String, Option<String>)> {
+    let documents = store.documents(id).await?;
+    let manifest = documents.iter().find(|(name, _)| name == MANIFEST).map(|(_, bytes)| bytes);
+    let sha256 = hex(&Sha256::digest(manifest.map(Bytes::as_ref).unwrap_or_default()));
+    let changed = in_order::<Proof>("proof", &documents)
+        .into_iter()
+        .find(|proof| proof.manifest_sha256.as_ref().is_some_and(|then| *then != sha256))
+        .map(|proof| format!("{MANIFEST}: it is not the one that was proven at {}", proof.at.format("%Y-%m-%d %H:%M:%S UTC")));
+    Ok((sha256, changed))
 }
 
 /// To the millisecond.
@@ -89,13 +116,12 @@ pub async fn point_latest(store: &dyn Store, name: &str, backup: &str) -> Result
 
 /// Lets `pg_restore` read every archive to its end; returns what it found wrong.
 async fn open_archives(store: &dyn Store, id: &Id, manifest: &Manifest, host: Option<&Arc<dyn Host>>) -> Result<Vec<String>> {
-    let host: Arc<dyn Host> = match host {
-        Some(host) => Arc::clone(host),
-        None => {
-            let major = parse_version(&manifest.client_version).map_or(0, |(major, _)| major);
-            let found = tokio::task::spawn_blocking(programs::find).await.unwrap_or_default();
-            Arc::new(LocalHost { bin_dir: programs::choose(&found, major)? })
-        }
+    let host: Arc<dyn Host> = if let Some(host) = host {
+        Arc::clone(host)
+    } else {
+        let major = parse_version(&manifest.client_version).map_or(0, |(major, _)| major);
+        let found = tokio::task::spawn_blocking(programs::find).await.unwrap_or_default();
+        Arc::new(LocalHost { bin_dir: programs::choose(&found, major)? })
     };
     let mut wrong = Vec::new();
     let mut opened: Vec<&str> = Vec::new();
@@ -114,7 +140,9 @@ async fn open_archives(store: &dyn Store, id: &Id, manifest: &Manifest, host: Op
         };
         match verdict {
             Ok(()) => {}
-            Err(error) if error.kind == Kind::Postgres && error.message.starts_with("pg_restore failed") => wrong.push(format!("{name}: {}", error.message)),
+            Err(error) if error.kind == Kind::Postgres && error.message.starts_with("pg_restore failed") => {
+                wrong.push(format!("{name}: {}", error.message));
+            }
             Err(error) => return Err(error),
         }
     }
@@ -125,14 +153,7 @@ async fn open_archives(store: &dyn Store, id: &Id, manifest: &Manifest, host: Op
 async fn open_archive(host: &dyn Host, folder: Option<&Path>, stream: Option<(&dyn Store, &Id, &str)>) -> Result<()> {
     let mut args = vec!["--file=/dev/null".to_owned()];
     args.extend(folder.map(|folder| folder.display().to_string()));
-    let call = Call {
-        program: "pg_restore",
-        args,
-        env: Vec::new(),
-        password: None,
-        tag: Tag::random(),
-        stdin: stream.is_some(),
-    };
+    let call = Call { program: "pg_restore", args, env: Vec::new(), password: None, tag: Tag::random(), stdin: stream.is_some() };
     let mut process = host.start(call).await?;
     if let (Some((store, id, name)), Some(mut stdin)) = (stream, process.stdin.take()) {
         let reader = store.read(id, name).await?;

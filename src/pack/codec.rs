@@ -131,9 +131,7 @@ fn gzip(level: u8, block: &[u8]) -> Result<Bytes> {
 
 /// The length of a member of ours by its head; `None` for anybody else's.
 pub fn gzip_member_bytes(head: &[u8]) -> Option<usize> {
-    let ours = head.len() >= GZIP_HEAD_BYTES
-        && head[..4] == [0x1f, 0x8b, 8, 4]
-        && head[10..16] == [8, 0, EXTRA_ID[0], EXTRA_ID[1], 4, 0];
+    let ours = head.len() >= GZIP_HEAD_BYTES && head[..4] == [0x1f, 0x8b, 8, 4] && head[10..16] == [8, 0, EXTRA_ID[0], EXTRA_ID[1], 4, 0];
     let len = u32::from_le_bytes(head.get(16..20)?.try_into().ok()?) as usize;
     // Deflate never makes a block much longer; a longer one is damage.
     let fits = (GZIP_HEAD_BYTES + GZIP_TAIL_BYTES..=2 * GZIP_BLOCK_BYTES).contains(&len);
@@ -156,9 +154,8 @@ pub fn gunzip_member(member: &[u8]) -> Result<Bytes> {
         .ok_or_else(|| damaged(&"bad length of a block"))?;
     let mut raw = vec![0; raw_len];
     let body = &member[GZIP_HEAD_BYTES..member.len() - GZIP_TAIL_BYTES];
-    let len = DECOMPRESSOR
-        .with_borrow_mut(|decompressor| decompressor.deflate_decompress(body, &mut raw))
-        .map_err(|error| damaged(&error))?;
+    let len =
+        DECOMPRESSOR.with_borrow_mut(|decompressor| decompressor.deflate_decompress(body, &mut raw)).map_err(|error| damaged(&error))?;
     let crc = libdeflater::crc32(&raw).to_le_bytes();
     if len != raw_len || member[member.len() - 8..member.len() - 4] != crc {
         return Err(damaged(&"a block's checksum does not match"));
@@ -174,9 +171,7 @@ fn zstd(level: u8, block: &[u8]) -> Result<Bytes> {
         if kept.as_ref().is_none_or(|(made_for, _)| *made_for != level) {
             let mut compressor = zstd::bulk::Compressor::new(i32::from(level)).map_err(|error| failed("zstd", &error))?;
             // Without it a flipped bit unpacks to wrong rows, without an error.
-            compressor
-                .set_parameter(zstd_safe::CParameter::ChecksumFlag(true))
-                .map_err(|error| failed("zstd", &error))?;
+            compressor.set_parameter(zstd_safe::CParameter::ChecksumFlag(true)).map_err(|error| failed("zstd", &error))?;
             *kept = Some((level, compressor));
         }
         let Some((_, compressor)) = kept else {

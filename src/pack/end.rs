@@ -25,10 +25,7 @@ impl EndWatch {
     }
 
     pub fn custom() -> Self {
-        EndWatch::Custom {
-            head: Vec::new(),
-            bytes: 0,
-        }
+        EndWatch::Custom { head: Vec::new(), bytes: 0 }
     }
 
     /// Takes the next bytes.
@@ -51,9 +48,7 @@ impl EndWatch {
         match self {
             EndWatch::Plain(watch) => watch.finish(),
             EndWatch::Custom { bytes: 0, .. } => Err("it is empty".to_owned()),
-            EndWatch::Custom { head, .. } if head != ARCHIVE_MAGIC => {
-                Err("it does not begin like an archive of pg_dump".to_owned())
-            }
+            EndWatch::Custom { head, .. } if head != ARCHIVE_MAGIC => Err("it does not begin like an archive of pg_dump".to_owned()),
             EndWatch::Custom { .. } => Ok(Seen { tables: None, rows: None }),
         }
     }
@@ -82,14 +77,18 @@ enum State {
     /// Nested this deep.
     BlockComment(u32),
     /// `'...'`, or `E'...'` with backslash escapes.
-    Single { escapes: bool },
+    Single {
+        escapes: bool,
+    },
     Double,
     /// `$tag$ ... $tag$`; holds the delimiter.
     Dollar(Vec<u8>),
     /// A line that begins with a backslash: for psql, not for the server.
     Meta,
     /// Rows, up to `\.` on a line of its own.
-    Copy { line_start: bool },
+    Copy {
+        line_start: bool,
+    },
 }
 
 /// The reader of plain dumps.
@@ -250,9 +249,7 @@ impl PlainWatch {
                 }
                 b'\'' => {
                     self.note(b'\'');
-                    self.state = State::Single {
-                        escapes: before == b'E' || before == b'e',
-                    };
+                    self.state = State::Single { escapes: before == b'E' || before == b'e' };
                     return at + 1;
                 }
                 b'"' => {
@@ -429,17 +426,12 @@ impl PlainWatch {
             let unrestrict = [b"\\unrestrict ".as_slice(), key].concat();
             end = end.strip_suffix(unrestrict.as_slice()).unwrap_or(end).trim_ascii_end();
         }
-        let markers: [&[u8]; 2] = [
-            b"\n--\n-- PostgreSQL database dump complete\n--",
-            b"\n--\n-- PostgreSQL database cluster dump complete\n--",
-        ];
+        let markers: [&[u8]; 2] =
+            [b"\n--\n-- PostgreSQL database dump complete\n--", b"\n--\n-- PostgreSQL database cluster dump complete\n--"];
         if !markers.iter().any(|marker| end.ends_with(marker)) {
             return Err("it lacks the end marker of pg_dump".to_owned());
         }
-        Ok(Seen {
-            tables: Some(self.tables),
-            rows: Some(self.rows),
-        })
+        Ok(Seen { tables: Some(self.tables), rows: Some(self.rows) })
     }
 }
 
@@ -551,7 +543,9 @@ name;" (id, t) FROM stdin;
     /// white space behind the end may be missing.
     #[test]
     fn every_cut_is_noticed() {
-        for (name, text) in [("with a key", dump()), ("without a key", dump().replace("\\restrict abcDEF\n", "").replace("\\unrestrict abcDEF\n", ""))] {
+        for (name, text) in
+            [("with a key", dump()), ("without a key", dump().replace("\\restrict abcDEF\n", "").replace("\\unrestrict abcDEF\n", ""))]
+        {
             let whole = text.trim_end().len() + 1;
             for cut in 0..whole {
                 assert!(watch(&text.as_bytes()[..cut], 4096).is_err(), "{name}: cut at {cut} of {whole}:\n{}", &text[..cut]);

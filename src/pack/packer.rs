@@ -100,11 +100,7 @@ pub async fn pack(
     }
     drop(blocks);
     let (bytes, sha256) = collector.await.map_err(|error| Error::new(Kind::System, format!("the packer failed: {error}")))??;
-    let packed = Packed {
-        raw_bytes,
-        bytes,
-        sha256,
-    };
+    let packed = Packed { raw_bytes, bytes, sha256 };
     Ok(Pass { packed, watch })
 }
 

@@ -96,11 +96,7 @@ mod tests {
 
     #[test]
     fn what_must_never_be_passed_is_not() {
-        let spec = DumpSpec {
-            contents: Contents::Data,
-            tables: vec!["\"a b\"".to_owned()],
-            ..spec()
-        };
+        let spec = DumpSpec { contents: Contents::Data, tables: vec!["\"a b\"".to_owned()], ..spec() };
         let args = arguments(&spec, "host=evil dbname=x", 15, None).unwrap();
         for never in ["--create", "--clean", "-C", "-c", "--enable-row-security"] {
             assert!(!args.iter().any(|arg| arg == never), "{args:?}");

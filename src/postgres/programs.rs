@@ -1,6 +1,6 @@
 //! Which of the PostgreSQL installations of this machine serves a server of some major version.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
 
@@ -33,15 +33,12 @@ pub fn find() -> Found {
         }
     }
     versioned.sort();
-    Found {
-        versioned,
-        in_path: major_of(PathBuf::from("pg_dump")),
-    }
+    Found { versioned, in_path: major_of(Path::new("pg_dump")) }
 }
 
 /// The major version that a `pg_dump` says it is.
-fn major_of(pg_dump: PathBuf) -> Option<u32> {
-    parse_version(&crate::host::local::output(&pg_dump, &["--version"]).ok()?).map(|(major, _)| major)
+fn major_of(pg_dump: &Path) -> Option<u32> {
+    parse_version(&crate::host::local::output(pg_dump, &["--version"]).ok()?).map(|(major, _)| major)
 }
 
 /// The major version and the whole version in "pg_dump (PostgreSQL) 15.18 (Debian ...)".
@@ -89,10 +86,8 @@ mod tests {
     #[test]
     fn the_own_major_then_the_next_newer_never_an_older() {
         let dir = |major: u32| PathBuf::from(format!("/pg/{major}"));
-        let found = |versioned: &[u32], in_path| Found {
-            versioned: versioned.iter().map(|major| (*major, dir(*major))).collect(),
-            in_path,
-        };
+        let found =
+            |versioned: &[u32], in_path| Found { versioned: versioned.iter().map(|major| (*major, dir(*major))).collect(), in_path };
         for (versioned, in_path, server, chosen) in [
             (&[14, 15, 17][..], Some(17), 15, Ok(Some(dir(15)))),
             (&[14, 17], Some(17), 15, Ok(Some(dir(17)))),

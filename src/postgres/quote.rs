@@ -10,7 +10,11 @@ pub fn conninfo(database: &str) -> String {
 /// A string constant of SQL; right whatever standard_conforming_strings is.
 /// <https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-STRINGS-ESCAPE>
 pub fn literal(text: &str) -> String {
-    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+    if text.contains('\\') {
+        format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+    } else {
+        format!("'{}'", text.replace('\'', "''"))
+    }
 }
 
 /// An identifier of SQL.
@@ -59,6 +63,7 @@ mod tests {
         assert_eq!(conninfo(r"host=1.2.3.4 dbname=x"), "dbname='host=1.2.3.4 dbname=x'");
         assert_eq!(conninfo(r"it's \ here"), r"dbname='it\'s \\ here'");
         assert_eq!(literal(r"a'b\c"), r"E'a\'b\\c'");
+        assert_eq!(literal("it's"), "'it''s'");
         assert_eq!(identifier(r#"a"b"#), r#""a""b""#);
         assert_eq!(shell("a b$(x)'y"), r"'a b$(x)'\''y'");
         assert_eq!(shell("dbname='x y'"), "\"dbname='x y'\"");

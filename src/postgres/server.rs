@@ -117,13 +117,7 @@ impl Server {
             password,
             tag,
             maintenance_database: plan.maintenance_database.clone(),
-            facts: Facts {
-                version: String::new(),
-                version_num: 0,
-                user: String::new(),
-                reads_passwords: false,
-                databases: Vec::new(),
-            },
+            facts: Facts { version: String::new(), version_num: 0, user: String::new(), reads_passwords: false, databases: Vec::new() },
             client_version: String::new(),
             reached: Reached::Address(String::new()),
         };
@@ -237,14 +231,7 @@ impl Server {
 
     /// A call of a program, connected to this server.
     pub fn call(&self, program: &'static str, args: Vec<String>) -> Call {
-        Call {
-            program,
-            args,
-            env: self.env.clone(),
-            password: self.password.clone(),
-            tag: self.tag.clone(),
-            stdin: false,
-        }
+        Call { program, args, env: self.env.clone(), password: self.password.clone(), tag: self.tag.clone(), stdin: false }
     }
 
     pub fn host(&self) -> &Arc<dyn Host> {
@@ -332,10 +319,7 @@ impl Server {
     /// # Errors
     /// The server does not answer.
     pub async fn terminate_backends(&self, tag: &Tag) -> Result<usize> {
-        let other = Server {
-            tag: Tag::random(),
-            ..self.clone()
-        };
+        let other = Server { tag: Tag::random(), ..self.clone() };
         let sql = format!(
             "select to_json(count(pg_terminate_backend(pid))) from pg_stat_activity where application_name = {} and pid <> pg_backend_pid()",
             literal(tag.as_str())

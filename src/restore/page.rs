@@ -143,13 +143,7 @@ fn reach(text: &mut String, facts: &Facts<'_>) {
         }
         Reached::Address(address) => {
             let (host, port) = address.rsplit_once(':').unwrap_or((address, "5432"));
-            let _ = write!(
-                text,
-                "export PGHOST={} PGPORT={} PGUSER={}\npg() {{ \"$@\"; }}\n",
-                shell(host),
-                shell(port),
-                shell(facts.user),
-            );
+            let _ = write!(text, "export PGHOST={} PGPORT={} PGUSER={}\npg() {{ \"$@\"; }}\n", shell(host), shell(port), shell(facts.user));
         }
     }
     text.push_str("```\n\n");
@@ -197,11 +191,7 @@ fn restore(text: &mut String, facts: &Facts<'_>, database: &Database) {
     let _ = write!(text, "## Database `{}`\n\n", inline(&database.name));
     let maintenance = shell(&conninfo(facts.maintenance_database));
     if manifest.contents == Contents::Data {
-        let _ = write!(
-            text,
-            "The rows go into `{}`, a database that exists and has the tables, empty.\n\n",
-            inline(&target),
-        );
+        let _ = write!(text, "The rows go into `{}`, a database that exists and has the tables, empty.\n\n", inline(&target));
     } else {
         let create = properties::create(database, &target, major(&manifest.server_version));
         let _ = write!(
@@ -213,11 +203,8 @@ fn restore(text: &mut String, facts: &Facts<'_>, database: &Database) {
         );
     }
     let into = shell(&conninfo(&target));
-    let files: Vec<&FileEntry> = manifest
-        .files
-        .iter()
-        .filter(|file| file.role == Role::Dump && file.database.as_deref() == Some(&database.name))
-        .collect();
+    let files: Vec<&FileEntry> =
+        manifest.files.iter().filter(|file| file.role == Role::Dump && file.database.as_deref() == Some(&database.name)).collect();
     text.push_str("```sh\n");
     for line in load(facts, &files, &into) {
         let _ = writeln!(text, "{line}");

@@ -130,10 +130,12 @@ mod tests {
 
     #[test]
     fn settings() {
-        let set = |role: Option<&str>, setting: &str| set(&Setting { role: role.map(str::to_owned), setting: setting.to_owned() }, "\"x\"").unwrap();
+        let set = |role: Option<&str>, setting: &str| {
+            set(&Setting { role: role.map(str::to_owned), setting: setting.to_owned() }, "\"x\"").unwrap()
+        };
         assert_eq!(set(None, "search_path=\"$user\", public"), "ALTER DATABASE \"x\" SET \"search_path\" TO \"$user\", public");
-        assert_eq!(set(None, "work_mem=1'MB"), "ALTER DATABASE \"x\" SET \"work_mem\" TO E'1\\'MB'");
-        assert_eq!(set(Some("r"), "my.x=a=b"), "ALTER ROLE \"r\" IN DATABASE \"x\" SET \"my\".\"x\" TO E'a=b'");
+        assert_eq!(set(None, "work_mem=1'MB"), "ALTER DATABASE \"x\" SET \"work_mem\" TO '1''MB'");
+        assert_eq!(set(Some("r"), "my.x=a=b"), "ALTER ROLE \"r\" IN DATABASE \"x\" SET \"my\".\"x\" TO 'a=b'");
         assert_eq!(set(None, "search_path="), "ALTER DATABASE \"x\" SET \"search_path\" TO ''");
     }
 }

@@ -129,10 +129,7 @@ impl History {
     /// # Errors
     /// The file cannot be written.
     pub fn set_slot(&self, row: i64, slot: DateTime<Utc>) -> Result<()> {
-        self.db()
-            .execute("update runs set slot = ?2 where row = ?1", params![row, text(slot)])
-            .map(drop)
-            .map_err(|error| failed(&error))
+        self.db().execute("update runs set slot = ?2 where row = ?1", params![row, text(slot)]).map(drop).map_err(|error| failed(&error))
     }
 
     /// Notes how a run ended. `clean`: nothing of it is left anywhere.
@@ -156,7 +153,8 @@ impl History {
     pub fn unfinished(&self) -> Result<Vec<Unfinished>> {
         let read = || -> rusqlite::Result<Vec<Unfinished>> {
             let db = self.db();
-            let mut statement = db.prepare("select row, backup, server, tag from runs where outcome is null or tag is not null order by row")?;
+            let mut statement =
+                db.prepare("select row, backup, server, tag from runs where outcome is null or tag is not null order by row")?;
             let rows = statement.query_map([], |row| {
                 Ok(Unfinished {
                     row: row.get(0)?,
@@ -243,7 +241,10 @@ mod tests {
         let tag = Tag::random();
         let first = history.begin("x", "main", at, &tag).unwrap();
         history.set_slot(first, at).unwrap();
-        assert_eq!(history.unfinished().unwrap(), [Unfinished { row: first, backup: "x".into(), server: "main".into(), tag: Some(tag.clone()) }]);
+        assert_eq!(
+            history.unfinished().unwrap(),
+            [Unfinished { row: first, backup: "x".into(), server: "main".into(), tag: Some(tag.clone()) }]
+        );
         history.end(first, at, Outcome::Ok, None, Some("x/20240115T010000Z"), true).unwrap();
         assert!(history.unfinished().unwrap().is_empty());
 

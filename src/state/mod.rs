@@ -33,10 +33,7 @@ impl State {
     pub fn open(dir: &Path) -> Result<Self> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(dir.join("locks"));
         made.map_err(|error| unwritable(dir, &error))?;
-        Ok(State {
-            dir: dir.to_owned(),
-            owner: name_of(dir)?,
-        })
+        Ok(State { dir: dir.to_owned(), owner: name_of(dir)? })
     }
 
     /// The name of this folder in the marks on unfinished work.

@@ -9,10 +9,7 @@ use super::{Added, Store};
 use crate::catalog::{Id, Label};
 
 fn id(label: &str) -> Id {
-    Id {
-        backup: "b".to_owned(),
-        label: label.parse::<Label>().unwrap(),
-    }
+    Id { backup: "b".to_owned(), label: label.parse::<Label>().unwrap() }
 }
 
 async fn put(store: &dyn Store, id: &Id) -> crate::Result<()> {
@@ -98,7 +95,8 @@ async fn a_sweep_takes_only_its_own() {
     put(&ours, &id("20240114T010000Z")).await.unwrap();
     std::fs::write(dir.path().join("b/.partial-notes"), "a user's").unwrap();
     assert_eq!(ours.sweep("b").await.unwrap(), 1);
-    let mut left: Vec<_> = std::fs::read_dir(dir.path().join("b")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut left: Vec<_> =
+        std::fs::read_dir(dir.path().join("b")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     left.sort();
     assert_eq!(left, [".partial-20240115T010000Z-4567", ".partial-notes", "20240114T010000Z"]);
 }

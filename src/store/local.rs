@@ -78,7 +78,9 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 fn failed(doing: &str, path: &Path, error: &io::Error) -> Error {
     let failure = Error::new(Kind::Store, format!("cannot {doing} {}: {}", path.display(), plain_io(error)));
     match error.raw_os_error() {
-        Some(libc::ENOSPC) => failure.hint("the disk is full: free space, or move the store to a larger one; nothing that was stored is lost"),
+        Some(libc::ENOSPC) => {
+            failure.hint("the disk is full: free space, or move the store to a larger one; nothing that was stored is lost")
+        }
         Some(libc::EDQUOT) => failure.hint("the quota of this user is used up"),
         Some(libc::EROFS) => failure.hint("the file system is read-only: mount it writable, and look into the kernel's log why it is not"),
         Some(libc::EACCES | libc::EPERM) => failure.hint("let the user that pgvigil runs as own the folder: chown, mode 0700"),

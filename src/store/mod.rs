@@ -1,8 +1,8 @@
 //! packed bytes -> a folder: where backups are kept.
 
-pub mod local;
 #[cfg(test)]
 mod contract;
+pub mod local;
 #[cfg(test)]
 pub mod memory;
 
@@ -138,10 +138,7 @@ pub async fn catalog_of(store: &dyn Store, name: &str, backup: Option<&str>, cat
     };
     for backup in backups {
         for label in store.labels(&backup).await? {
-            let id = Id {
-                backup: backup.clone(),
-                label,
-            };
+            let id = Id { backup: backup.clone(), label };
             catalog.add(name, &id, &store.documents(&id).await?);
         }
     }

@@ -1,0 +1,37 @@
+# `make demo` shows it, `make test` tries it. Each installs what it needs (Debian 12, root, a stable
+# Rust toolchain); nothing has to be prepared.
+
+SHELL := /bin/bash
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+.PHONY: demo test test-long lint bench schema
+
+demo: ## the main job, shown on a throwaway PostgreSQL with sample data
+	tests/support/install build
+	cargo build --quiet
+	tests/support/with-servers tests/support/demo
+
+test: ## all tests, each kind at a size that finds regressions
+	tests/support/install all
+	tests/support/with-servers cargo nextest run
+
+test-long: ## the same and the campaigns at full size
+	tests/support/install all
+	PGVIGIL_TEST_LONG=1 PROPTEST_CASES=20000 tests/support/with-servers cargo nextest run --profile long
+
+lint: ## format, clippy, the examples in config/
+	tests/support/install build
+	cargo fmt --check
+	cargo clippy --quiet --all-targets -- -D warnings
+	cargo build --quiet
+	for file in config/*.toml; do \
+		target/debug/pgvigil --config $$file check --offline >/dev/null || [ $$? -eq 3 ] || exit 1; \
+	done
+
+bench: ## the table of docs/performance.md, on this machine
+	tests/support/install all
+	cargo build --release --quiet
+	tests/support/with-servers tests/bench/plain-tools $(RUNS)
+
+schema: ## docs/pgvigil.schema.json from the types of the file
+	cargo run --quiet -- schema > docs/pgvigil.schema.json
