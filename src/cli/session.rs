@@ -128,19 +128,19 @@ fn read(path: &Path) -> Result<String> {
 }
 
 fn readable_by_others(path: &Path, plan: &Plan) -> Option<Warning> {
-    let literal = plan.secrets.iter().find(|(_, given)| matches!(given, Given::Literal(_)))?;
+    let literal = &plan.givens.iter().find(|sourced| sourced.is_secret && matches!(sourced.given, Given::Literal(_)))?.key;
     let mode = std::fs::metadata(path).ok()?.permissions().mode();
     (mode & 0o044 != 0).then(|| Warning {
         subject: "secrets".to_owned(),
-        message: format!("{} stands in {}, which others can read (mode {:04o})", literal.0, path.display(), mode & 0o7777),
-        hint: format!("chmod 0600 {}, or write {} = {{ file = \"PATH\" }}", path.display(), literal.0),
+        message: format!("{literal} stands in {}, which others can read (mode {:04o})", path.display(), mode & 0o7777),
+        hint: format!("chmod 0600 {}, or write {literal} = {{ file = \"PATH\" }}", path.display()),
     })
 }
 
 /// Reads every secret that can be read now, before root's rights are given up. What is missing is
 /// returned, and left in the plan for the one who needs it to fail on.
 fn settle(plan: &mut Plan) -> Vec<Error> {
-    let missing = plan.secrets.iter().filter_map(|(key, given)| secret::resolve(key, given).err()).collect();
+    let missing = plan.givens.iter().filter_map(|sourced| secret::resolve(&sourced.key, &sourced.given).err()).collect();
     let settle = |given: &mut Given| {
         if let Ok(secret) = secret::resolve("", given) {
             *given = Given::Literal(secret.reveal().to_owned());

@@ -24,12 +24,21 @@ pub struct Plan {
     pub backups: BTreeMap<Name, Backup>,
     /// Whether a failure would reach somebody: [email], a webhook or a ping.
     pub has_channel: bool,
-    /// Every secret of the file with the key that names it, for `check` and for the warnings.
-    pub secrets: Vec<(String, Given)>,
+    /// Every value of the file that may come from elsewhere, for `check` and for the warnings.
+    pub givens: Vec<Sourced>,
     /// What stands in the file and does not work in this version.
     pub not_yet: Vec<NotYet>,
     /// What is right, and probably not what was meant.
     pub warnings: Vec<Warning>,
+}
+
+/// A value with the key that names it, such as `servers.main.password`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sourced {
+    pub key: String,
+    pub given: Given,
+    /// Not for everybody's eyes.
+    pub is_secret: bool,
 }
 
 /// A key of the file that a later version brings.
@@ -171,7 +180,7 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
         stores,
         backups,
         has_channel: file.email.is_some() || !file.webhooks.is_empty() || !file.pings.is_empty(),
-        secrets: super::survey::secrets(file),
+        givens: super::survey::givens(file),
         not_yet: super::survey::not_yet(file, examined),
         warnings: super::survey::warnings(file),
     }

@@ -2,79 +2,88 @@
 //! know how to obey, and what is right but probably not meant.
 
 use super::faults::Examined;
-use super::file::{BackupKind, EvidenceMode, File};
-use super::plan::{Blocked, NotYet, Warning};
-use super::values::Given;
+use super::file::{BackupKind, EvidenceMode, File, Want};
+use super::plan::{Blocked, NotYet, Sourced, Warning};
+use super::values::{Given, Span};
 
-/// Every secret of the file, with its key.
-pub fn secrets(file: &File) -> Vec<(String, Given)> {
-    let mut all: Vec<(String, &Option<Given>)> =
-        vec![("listen_token".to_owned(), &file.listen_token), ("signing_key".to_owned(), &file.signing_key)];
+/// Every value of the file that may come from elsewhere, with its key.
+pub fn givens(file: &File) -> Vec<Sourced> {
+    let mut found = Vec::new();
+    let mut note = |key: String, given: Option<&Given>, is_secret: bool| {
+        found.extend(given.map(|given| Sourced { key, given: given.clone(), is_secret }));
+    };
+    note("listen_token".to_owned(), file.listen_token.as_ref(), true);
+    note("signing_key".to_owned(), file.signing_key.as_ref(), true);
     for (name, server) in &file.servers {
-        all.push((format!("servers.{name}.password"), &server.password));
+        note(format!("servers.{name}.user"), server.user.as_ref(), false);
+        note(format!("servers.{name}.password"), server.password.as_ref(), true);
     }
     for (name, store) in &file.stores {
-        all.push((format!("stores.{name}.access_key_id"), &store.access_key_id));
-        all.push((format!("stores.{name}.secret_access_key"), &store.secret_access_key));
-        all.push((format!("stores.{name}.session_token"), &store.session_token));
+        note(format!("stores.{name}.access_key_id"), store.access_key_id.as_ref(), true);
+        note(format!("stores.{name}.secret_access_key"), store.secret_access_key.as_ref(), true);
+        note(format!("stores.{name}.session_token"), store.session_token.as_ref(), true);
     }
     for (name, backup) in &file.backups {
-        all.push((format!("backups.{name}.identity"), &backup.identity));
+        note(format!("backups.{name}.database"), backup.database.as_ref(), false);
+        note(format!("backups.{name}.identity"), backup.identity.as_ref(), true);
     }
     if let Some(email) = &file.email {
-        all.push(("email.password".to_owned(), &email.password));
+        note("email.username".to_owned(), email.username.as_ref(), false);
+        note("email.password".to_owned(), email.password.as_ref(), true);
     }
-    let urls = file
-        .webhooks
-        .iter()
-        .map(|(name, hook)| (format!("webhooks.{name}.url"), &hook.url))
-        .chain(file.pings.iter().map(|(name, ping)| (format!("pings.{name}.url"), &ping.url)));
-    all.into_iter().filter_map(|(key, given)| Some((key, given.clone()?))).chain(urls.map(|(key, given)| (key, given.clone()))).collect()
+    for (name, hook) in &file.webhooks {
+        note(format!("webhooks.{name}.url"), Some(&hook.url), true);
+    }
+    for (name, ping) in &file.pings {
+        note(format!("pings.{name}.url"), Some(&ping.url), true);
+    }
+    found
 }
 
 /// The keys that a later version brings. A default that is spelled out is not among them.
 pub fn not_yet(file: &File, examined: &Examined<'_>) -> Vec<NotYet> {
     let mut found = Vec::new();
-    let mut note = |path: &[&str], blocks: Option<Blocked>| {
-        found.push(NotYet { key: path.join("."), line: examined.line_at(path), blocks });
+    let mut note = |path: &[&str], given: bool, blocks: Option<Blocked>| {
+        if given {
+            found.push(NotYet { key: path.join("."), line: examined.line_at(path), blocks });
+        }
     };
-    let top = [
-        ("listen", file.listen.is_some()),
-        ("email", file.email.is_some()),
-        ("webhooks", !file.webhooks.is_empty()),
-        ("pings", !file.pings.is_empty()),
-        ("trusted_signers", file.trusted_signers.is_some()),
-    ];
-    for (key, _) in top.iter().filter(|(_, given)| *given) {
-        note(&[key], None);
-    }
-    if file.signing_key.is_some() {
-        note(&["signing_key"], Some(Blocked::Every));
+    let other = |value: Option<Span>, default_secs: u64| value.is_some_and(|span| span.0.as_secs() != default_secs);
+    note(&["max_concurrent_runs"], file.max_concurrent_runs.is_some_and(|runs| runs != 1), None);
+    note(&["shutdown_grace"], other(file.shutdown_grace, 60), None);
+    note(&["listen"], file.listen.is_some(), None);
+    note(&["listen_token"], file.listen_token.is_some(), None);
+    note(&["email"], file.email.is_some(), None);
+    note(&["webhooks"], !file.webhooks.is_empty(), None);
+    note(&["pings"], !file.pings.is_empty(), None);
+    note(&["trusted_signers"], file.trusted_signers.is_some(), None);
+    note(&["signing_key"], file.signing_key.is_some(), Some(Blocked::Every));
+    for (name, store) in &file.stores {
+        let key = |key| ["stores", name.as_str(), key];
+        note(&key("alert_above_percent"), store.alert_above_percent.is_some_and(|percent| percent != 80), None);
+        note(&key("check_every"), other(store.check_every, 300), None);
+        note(&key("keep"), store.keep.is_some(), None);
     }
     for (name, backup) in &file.backups {
+        let key = |key| ["backups", name.as_str(), key];
         let stops = Some(Blocked::One(name.clone()));
-        let keys = [
-            ("schedule", backup.schedule.is_some(), None),
-            ("keep", backup.keep.is_some(), None),
-            ("max_age", backup.max_age.is_some(), None),
-            ("drill", backup.drill.is_some(), None),
-            ("kind", backup.kind == Some(BackupKind::Physical), stops.clone()),
-            ("encrypt_to", backup.encrypt_to.is_some(), stops.clone()),
-            ("evidence", backup.evidence == Some(EvidenceMode::Content), stops.clone()),
-            ("checks", backup.checks.is_some(), stops.clone()),
-        ];
-        for (key, _, blocks) in keys.into_iter().filter(|(_, given, _)| *given) {
-            note(&["backups", name.as_str(), key], blocks);
-        }
-        let remote = backup
-            .stores
-            .iter()
-            .flatten()
-            .chain(file.stores.keys().filter(|_| backup.stores.is_none()))
-            .filter(|store| file.stores.get(*store).is_some_and(|store| store.path.is_none()));
-        for store in remote {
-            let kind = if file.stores.get(store).is_some_and(|store| store.s3.is_some()) { "s3" } else { "ssh" };
-            note(&["stores", store.as_str(), kind], stops.clone());
+        note(&key("schedule"), backup.schedule.is_some(), None);
+        note(&key("jitter"), backup.jitter.is_some(), None);
+        note(&key("catch_up"), backup.catch_up == Some(false), None);
+        note(&key("retries"), backup.retries.is_some_and(|retries| retries != 2), None);
+        note(&key("keep"), backup.keep.is_some(), None);
+        note(&key("max_age"), backup.max_age.is_some(), None);
+        note(&key("want"), backup.want.is_some_and(|want| want != Want::Readable), None);
+        note(&key("drill"), backup.drill.is_some(), None);
+        note(&key("identity"), backup.identity.is_some(), None);
+        note(&key("kind"), backup.kind == Some(BackupKind::Physical), stops.clone());
+        note(&key("encrypt_to"), backup.encrypt_to.is_some(), stops.clone());
+        note(&key("evidence"), backup.evidence == Some(EvidenceMode::Content), stops.clone());
+        note(&key("checks"), backup.checks.is_some(), stops.clone());
+        let named = backup.stores.iter().flatten().chain(file.stores.keys().filter(|_| backup.stores.is_none()));
+        for (name, store) in named.filter_map(|name| file.stores.get_key_value(name)) {
+            note(&["stores", name.as_str(), "s3"], store.s3.is_some(), stops.clone());
+            note(&["stores", name.as_str(), "ssh"], store.ssh.is_some(), stops.clone());
         }
     }
     found

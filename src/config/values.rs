@@ -242,6 +242,10 @@ impl<'de> Deserialize<'de> for Given {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         const FORM: &str = "a string, { env = \"NAME\" }, { file = \"PATH\" } or { credential = \"NAME\" }";
 
+        fn wrong<E: de::Error>() -> E {
+            E::custom(format!("expected {FORM}"))
+        }
+
         struct GivenVisitor;
 
         impl<'de> Visitor<'de> for GivenVisitor {
@@ -255,13 +259,30 @@ impl<'de> Deserialize<'de> for Given {
                 Ok(Given::Literal(text.to_owned()))
             }
 
+            // serde's own words for a wrong type show the value, which may be the secret.
+            fn visit_i64<E: de::Error>(self, _: i64) -> Result<Given, E> {
+                Err(wrong())
+            }
+
+            fn visit_u64<E: de::Error>(self, _: u64) -> Result<Given, E> {
+                Err(wrong())
+            }
+
+            fn visit_f64<E: de::Error>(self, _: f64) -> Result<Given, E> {
+                Err(wrong())
+            }
+
+            fn visit_bool<E: de::Error>(self, _: bool) -> Result<Given, E> {
+                Err(wrong())
+            }
+
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Given, A::Error> {
                 let table = GivenTable::deserialize(MapAccessDeserializer::new(map))?;
                 match (table.env, table.file, table.credential) {
                     (Some(name), None, None) => Ok(Given::Env(name)),
                     (None, Some(path), None) => Ok(Given::File(path)),
                     (None, None, Some(name)) => Ok(Given::Credential(name)),
-                    _ => Err(de::Error::custom(format!("expected {FORM}"))),
+                    _ => Err(wrong()),
                 }
             }
         }

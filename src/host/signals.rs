@@ -12,7 +12,12 @@ use crate::error::{Error, Result};
 /// The handlers cannot be set.
 pub fn cancelled_by_signals() -> Result<CancellationToken> {
     let token = CancellationToken::new();
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|error| Error::system("cannot listen for signals", &error))?;
+    let mut wanted = vec![SIGINT, SIGTERM];
+    // nohup: who goes on without a terminal is not told when it closes.
+    if !is_ignored(SIGHUP) {
+        wanted.push(SIGHUP);
+    }
+    let mut signals = Signals::new(wanted).map_err(|error| Error::system("cannot listen for signals", &error))?;
     let cancel = token.clone();
     std::thread::Builder::new()
         .name("signals".to_owned())
@@ -24,4 +29,11 @@ pub fn cancelled_by_signals() -> Result<CancellationToken> {
         })
         .map_err(|error| Error::system("cannot start a thread", &error))?;
     Ok(token)
+}
+
+/// Whether this process was started with a signal ignored.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }

@@ -14,7 +14,7 @@ use crate::error::{Error, Kind, Result, plain_io};
 use crate::host::{Call, Exit, Process, printable};
 use crate::pack::codec::Codec;
 use crate::pack::end::{EndWatch, Seen};
-use crate::pack::packer::{Meter, Packed, hex, pack};
+use crate::pack::packer::{Meter, Packed, hex, pack, stalled};
 use crate::postgres::Server;
 use crate::postgres::server::explain;
 use crate::store::{FileWriter, Upload};
@@ -36,7 +36,10 @@ pub async fn stream(server: &Server, call: Call, way: Way, writer: Box<dyn FileW
     let program = call.program;
     let mut process = server.host().start(call).await?;
     let stdout = std::mem::replace(&mut process.stdout, Box::new(tokio::io::empty()));
-    let (stdout, head) = first_bytes(stdout, way.stall_timeout).await;
+    let (stdout, head) = match first_bytes(stdout, way.stall_timeout).await {
+        Ok(first) => first,
+        Err(error) => return Err(stopped(&mut process, error).await),
+    };
     let (out, blocks) = mpsc::channel(4);
     let writing = tokio::spawn(write_all(blocks, writer));
     let passed = pack(stdout, way.watch, way.codec, way.stall_timeout, way.meter, out).await;
@@ -50,7 +53,7 @@ pub async fn stream(server: &Server, call: Call, way: Way, writer: Box<dyn FileW
         Ok(pass) => pass,
         Err(error) => return Err(stopped(&mut process, error).await),
     };
-    end(program, &mut process, &head).await?;
+    end(program, &mut process, &head, way.stall_timeout).await?;
     let whole = pass.finish(program)?;
     writer.finish().await?;
     Ok(whole)
@@ -71,17 +74,17 @@ pub async fn put(upload: &mut dyn Upload, name: &str, bytes: Bytes) -> Result<Pa
 type Stdout = Box<dyn tokio::io::AsyncRead + Send + Unpin>;
 
 /// The Engine says on stdout when a program is missing: its first words are kept for the error.
-async fn first_bytes(mut stdout: Stdout, patience: Duration) -> (Stdout, Bytes) {
+async fn first_bytes(mut stdout: Stdout, stall_timeout: Duration) -> Result<(Stdout, Bytes)> {
     let mut head = vec![0; 512];
-    let read = tokio::time::timeout(patience, stdout.read(&mut head)).await;
-    match read {
+    match tokio::time::timeout(stall_timeout, stdout.read(&mut head)).await {
         Ok(Ok(len)) => {
             head.truncate(len);
             let head = Bytes::from(head);
-            (Box::new(std::io::Cursor::new(head.clone()).chain(stdout)), head)
+            Ok((Box::new(std::io::Cursor::new(head.clone()).chain(stdout)), head))
         }
-        // The pass meets the same silence or error, and says so.
-        Ok(Err(_)) | Err(_) => (stdout, Bytes::new()),
+        // The pass meets the same error, and says so.
+        Ok(Err(_)) => Ok((stdout, Bytes::new())),
+        Err(_) => Err(stalled(stall_timeout)),
     }
 }
 
@@ -105,8 +108,11 @@ async fn stopped(process: &mut Process, error: Error) -> Error {
 }
 
 /// Waits for the end of a program and judges it.
-async fn end(program: &'static str, process: &mut Process, head: &[u8]) -> Result<()> {
-    let exit = process.running.wait().await?;
+async fn end(program: &'static str, process: &mut Process, head: &[u8], stall_timeout: Duration) -> Result<()> {
+    let exit = match tokio::time::timeout(stall_timeout, process.running.wait()).await {
+        Ok(exit) => exit?,
+        Err(_) => return Err(stopped(process, stalled(stall_timeout)).await),
+    };
     let mut stderr = process.stderr.text();
     if exit.is_success() {
         for line in stderr.lines() {
@@ -149,7 +155,7 @@ pub async fn into_folder(server: &Server, call: Call, folder: &Path, stall_timeo
             }
         }
     }
-    end(program, &mut process, &[]).await
+    end(program, &mut process, &[], stall_timeout).await
 }
 
 fn folder_bytes(folder: &Path) -> u64 {

@@ -87,7 +87,7 @@ pub async fn run(plan: &Plan, backup: &str, progress: &Progress, cancel: &Cancel
             reported(made, proven)
         }
         Err(error) => {
-            clean = end_leftovers(&server, &tag).await;
+            clean = end_leftovers(&server, &tag, &error).await;
             Report {
                 id: None,
                 outcome: if error.kind == Kind::Cancelled { Outcome::Cancelled } else { Outcome::Failed },
@@ -138,9 +138,10 @@ async fn passed(deadline: Option<std::time::Duration>) {
 }
 
 /// Ends what a failed run may have left on the server. False: something may be left.
-async fn end_leftovers(server: &OnceLock<Server>, tag: &Tag) -> bool {
+async fn end_leftovers(server: &OnceLock<Server>, tag: &Tag, error: &Error) -> bool {
     let Some(server) = server.get() else {
-        return true;
+        // Told to stop while it still connected: a question of ours may wait there.
+        return !matches!(error.kind, Kind::Cancelled | Kind::Timeout);
     };
     match sweep::end_tagged(server, tag).await {
         Ok(()) => true,

@@ -81,10 +81,7 @@ pub async fn pack(
         let block = match tokio::time::timeout(stall_timeout, read_block(&mut input, codec.block_bytes())).await {
             Ok(Ok(block)) => block,
             Ok(Err(error)) => return Err(Error::new(Kind::Dump, format!("lost the dump's output: {error}"))),
-            Err(_) => {
-                return Err(Error::new(Kind::Timeout, format!("no byte came from the dump for {} s", stall_timeout.as_secs()))
-                    .hint("look for locks and long queries on the server; stall_timeout sets the patience"));
-            }
+            Err(_) => return Err(stalled(stall_timeout)),
         };
         if block.is_empty() {
             break;
@@ -102,6 +99,12 @@ pub async fn pack(
     let (bytes, sha256) = collector.await.map_err(|error| Error::new(Kind::System, format!("the packer failed: {error}")))??;
     let packed = Packed { raw_bytes, bytes, sha256 };
     Ok(Pass { packed, watch })
+}
+
+/// A dump that says nothing for too long.
+pub fn stalled(stall_timeout: Duration) -> Error {
+    Error::new(Kind::Timeout, format!("no byte came from the dump for {} s", stall_timeout.as_secs()))
+        .hint("look for locks and long queries on the server; stall_timeout sets the patience")
 }
 
 /// Reads until the block is full or the input ends.

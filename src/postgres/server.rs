@@ -14,10 +14,13 @@ use crate::error::{Error, Kind, Result};
 use crate::host::docker::DockerHost;
 use crate::host::local::LocalHost;
 use crate::host::secret::{self, Secret};
-use crate::host::{self, Call, Exit, Host, Tag};
+use crate::host::{self, Call, Exit, Host, Process, Tag};
 
 /// The largest answer to a question of ours, in bytes; a catalog of 100,000 tables is smaller.
 const ANSWER_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// A question of ours that is not answered for so long never will be.
+const ANSWER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(120);
 
 /// How long libpq tries to connect, in seconds.
 const CONNECT_SECS: &str = "15";
@@ -294,6 +297,16 @@ impl Server {
     async fn output(&self, call: Call, stdin: Option<Vec<u8>>) -> Result<String> {
         let program = call.program;
         let mut process = self.host.start(call).await?;
+        let answered = tokio::time::timeout(ANSWER_TIMEOUT, Self::converse(program, &mut process, stdin)).await;
+        if let Ok(answer) = answered {
+            return answer;
+        }
+        process.running.stop().await?;
+        Err(Error::new(Kind::Timeout, format!("{program} got no answer from the server for {} s", ANSWER_TIMEOUT.as_secs()))
+            .hint("is the server overloaded, or stopped in the middle?"))
+    }
+
+    async fn converse(program: &'static str, process: &mut Process, stdin: Option<Vec<u8>>) -> Result<String> {
         if let (Some(bytes), Some(mut into)) = (stdin, process.stdin.take()) {
             // A program that refuses the connection reads nothing; its exit tells why.
             let _ = into.write_all(&bytes).await;
