@@ -15,6 +15,7 @@ use crate::config::values::Compression;
     version,
     subcommand_required = true,
     arg_required_else_help = true,
+    args_override_self = true,
     after_help = "Start with `pgvigil init > pgvigil.toml`, then `pgvigil --config pgvigil.toml check`.\n\
         Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done with problems, 75 locked by another run, 78 faulty configuration."
 )]
@@ -128,6 +129,7 @@ pub enum Command {
         rest: Vec<String>,
     },
     /// Restore a backup (not yet; RESTORE.md in every backup says how)
+    #[command(after_help = "Not yet. Until then every backup says itself how to restore it with stock tools:\n  pgvigil cat euem_db/latest RESTORE.md")]
     Restore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
         rest: Vec<String>,

@@ -53,7 +53,10 @@ impl Line {
     }
 
     fn bad(subject: impl Into<String>, error: &Error) -> Self {
-        Line::new(Level::Error, subject, error.message.clone(), error.hint.clone())
+        let subject = subject.into();
+        // What went wrong with a thing often begins with its name.
+        let message = error.message.strip_prefix(&format!("{subject}: ")).unwrap_or(&error.message).to_owned();
+        Line::new(Level::Error, subject, message, error.hint.clone())
     }
 
     fn warning(subject: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) -> Self {
@@ -188,11 +191,15 @@ fn of_server(plan: &Plan, name: &Name, subject: &str, server: &Server) -> Vec<Li
 struct Obstacles {
     unreadable: Vec<String>,
     row_security: Vec<String>,
+    large_objects: u64,
 }
 
 const OBSTACLES: &str = "select json_build_object(
     'unreadable', (select coalesce(json_agg(t.oid::regclass::text order by t.oid), '[]') from tables t where not has_table_privilege(t.oid, 'select') or not has_schema_privilege(t.relnamespace, 'usage')),
-    'row_security', (select coalesce(json_agg(t.oid::regclass::text order by t.oid), '[]') from tables t where row_security_active(t.oid)))
+    'row_security', (select coalesce(json_agg(t.oid::regclass::text order by t.oid), '[]') from tables t where row_security_active(t.oid)),
+    'large_objects', (select count(*) from pg_largeobject_metadata l where current_setting('is_superuser') = 'off' and current_setting('lo_compat_privileges') = 'off'
+        and not pg_has_role(l.lomowner, 'usage')
+        and not exists (select from aclexplode(l.lomacl) a where a.privilege_type = 'SELECT' and (a.grantee = 0 or pg_has_role(a.grantee, 'usage')))))
 from (select 1) one";
 
 async fn of_backup(backup: &Backup, server: &Server, lines: &mut Vec<Line>) {
@@ -249,6 +256,11 @@ async fn of_database(subject: &str, database: &Database, server: &Server) -> Vec
             format!("database {:?}: row-level security hides rows of {} from role {user}", database.name, some(&found.row_security)),
         )
         .hint(format!("ALTER ROLE {user} BYPASSRLS, or dump as superuser: pg_dump refuses, for the dump would lack rows"));
+        lines.push(Line::bad(subject, &error));
+    }
+    if found.large_objects > 0 {
+        let error = Error::new(Kind::Postgres, format!("database {:?}: role {user} may not read {} large objects", database.name, found.large_objects))
+            .hint(format!("GRANT SELECT ON LARGE OBJECT ... TO {user}, make the role a member of their owner, or dump as superuser"));
         lines.push(Line::bad(subject, &error));
     }
     lines

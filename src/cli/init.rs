@@ -29,7 +29,7 @@ pub fn init(session: &Session, container: Option<&str>) -> Done {
 
 async fn starting_file(container: Option<&str>) -> Result<String> {
     let mut text =
-        String::from("# Made by `pgvigil init` from what it found on this machine. Change what is not right, then:\n#   pgvigil check\n\n");
+        String::from("# Made by `pgvigil init` from what it found on this machine. Change what is not right, put it to\n# /etc/pgvigil/pgvigil.toml (mode 0600), or name it by --config, and try it:\n#   pgvigil check\n\n");
     let found = match container {
         Some(name) => vec![(name.to_owned(), String::new())],
         None => postgres_containers().await.unwrap_or_default(),
@@ -50,6 +50,9 @@ async fn starting_file(container: Option<&str>) -> Result<String> {
     for (name, image) in found.iter().skip(1) {
         let _ = writeln!(text, "# also here: container {name} of image {image}");
     }
+    if let [(first, _), _, ..] = &found[..] {
+        output::warn(&format!("several containers look like PostgreSQL; this file is for {first}"), Some("pgvigil init --container NAME takes another"));
+    }
     let databases = databases(&place, container.is_some()).await?;
     text.push_str("[servers.main]\n");
     match &place {
@@ -66,8 +69,12 @@ async fn starting_file(container: Option<&str>) -> Result<String> {
         }
     }
     text.push_str("\n[stores.local]\npath = \"/srv/postgres/backups\"\n\n");
+    let Some(databases) = databases else {
+        text.push_str("# The databases could not be listed: name yours, or take all.\n[backups.all]\ndatabases = \"all\"\nschedule = \"0 2 * * *\"\n");
+        return Ok(text);
+    };
     if databases.is_empty() {
-        text.push_str("# The databases could not be listed: name yours.\n[backups.all]\ndatabases = \"all\"\nschedule = \"0 2 * * *\"\n");
+        text.push_str("# There is no database but postgres yet: this takes every one that comes.\n[backups.all]\ndatabases = \"all\"\nschedule = \"0 2 * * *\"\n");
     }
     for (section, database) in sections(&databases) {
         let _ = write!(text, "[backups.{section}]\ndatabase = {}\nschedule = \"0 2 * * *\"\n\n", quoted(&database));
@@ -75,11 +82,11 @@ async fn starting_file(container: Option<&str>) -> Result<String> {
     Ok(text.trim_end().to_owned() + "\n")
 }
 
-/// The names of the databases, if the server answers without a password. A container that was
-/// asked for by name must be there.
-async fn databases(place: &Place, must_answer: bool) -> Result<Vec<String>> {
+/// The names of the databases; `None` if the server does not answer without a password. A
+/// container that was asked for by name must be there.
+async fn databases(place: &Place, must_answer: bool) -> Result<Option<Vec<String>>> {
     let Ok(name) = "main".parse::<Name>() else {
-        return Ok(Vec::new());
+        return Ok(None);
     };
     let server = plan::Server {
         name,
@@ -95,17 +102,17 @@ async fn databases(place: &Place, must_answer: bool) -> Result<Vec<String>> {
         maintenance_database: "postgres".to_owned(),
     };
     if matches!(place, Place::Host(_)) {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     match Server::connect(&server, Tag::random()).await {
         Ok(server) => {
             let usable = server.facts.databases.into_iter().filter(Database::is_usable);
-            Ok(usable.map(|database| database.name).filter(|name| name != "postgres").collect())
+            Ok(Some(usable.map(|database| database.name).filter(|name| name != "postgres").collect()))
         }
         Err(error) if must_answer && error.kind == crate::error::Kind::Docker => Err(error),
         Err(error) => {
             output::warn(&format!("cannot list the databases: {}", error.message), error.hint.as_deref());
-            Ok(Vec::new())
+            Ok(None)
         }
     }
 }

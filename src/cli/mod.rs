@@ -35,6 +35,8 @@ pub fn main() -> ExitCode {
         }
     };
     let json = args.json;
+    // Dumps, state and their folders are for the eyes of their owner, whatever the shell's umask.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     match dispatch(args) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

@@ -1,5 +1,6 @@
 //! What every command begins with: the log, the file, its secrets, and whose rights it goes on with.
 
+use std::io::IsTerminal;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -60,7 +61,7 @@ impl Session {
             LogLevel::Debug => LevelFilter::DEBUG,
             LogLevel::Trace => LevelFilter::TRACE,
         };
-        let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
+        let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).with_ansi(std::io::stderr().is_terminal());
         let _ = match plan.map(|plan| plan.log_format).unwrap_or_default() {
             LogFormat::Json => builder.json().try_init(),
             LogFormat::Auto | LogFormat::Text => builder.without_time().try_init(),

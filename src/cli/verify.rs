@@ -38,10 +38,13 @@ pub fn verify(session: &Session, id: &str, drill: bool, store: Option<&str>) -> 
     if let Some(error) = &error {
         output::tell(error);
     }
-    let outcome = match &error {
-        None => Outcome::Ok,
-        Some(error) if error.kind == Kind::Cancelled => Outcome::Cancelled,
-        Some(_) => Outcome::Failed,
+    let (outcome, code) = match &error {
+        None if warnings.is_empty() => (Outcome::Ok, exit::OK),
+        None => (Outcome::Problems, exit::PROBLEMS),
+        // Nothing is known of the backup: neither good nor bad.
+        Some(error) if error.kind == Kind::Store => (Outcome::Problems, exit::PROBLEMS),
+        Some(error) if error.kind == Kind::Cancelled => (Outcome::Cancelled, exit::FAILED),
+        Some(error) => (Outcome::Failed, error.kind.exit_code()),
     };
     let seconds = job::round(started.elapsed().as_secs_f64());
     if session.json {
@@ -64,7 +67,7 @@ pub fn verify(session: &Session, id: &str, drill: bool, store: Option<&str>) -> 
             output::text(&line)?;
         }
     }
-    Ok(error.map_or(exit::OK, |error| error.kind.exit_code()))
+    Ok(code)
 }
 
 type Proofs = Vec<(String, Proof)>;
@@ -84,7 +87,16 @@ fn prove(session: &Session, id: &str, drill: bool, store: Option<&str>) -> Resul
             .hint(format!("stores of the file: {}", names.join(", "))));
     }
     let catalog = list::catalog(plan, Some(&wanted.backup))?;
-    let entry = catalog.find(&wanted)?;
+    let entry = match catalog.find(&wanted) {
+        Ok(entry) => entry,
+        Err(error) => {
+            // A manifest that cannot be read must not stay `latest`.
+            if error.kind == Kind::Damaged {
+                runtime()?.block_on(repoint(plan, &wanted.backup))?;
+            }
+            return Err(error);
+        }
+    };
     let copies: Vec<&str> = entry.copies.keys().map(String::as_str).filter(|name| store.is_none_or(|store| store == *name)).collect();
     if copies.is_empty() {
         return Err(Error::new(Kind::NotFound, format!("{} is not in store {}", entry.id, store.unwrap_or_default())));
@@ -103,6 +115,16 @@ fn prove(session: &Session, id: &str, drill: bool, store: Option<&str>) -> Resul
         }
         Ok((entry.id.to_string(), proofs?))
     })
+}
+
+async fn repoint(plan: &Plan, backup: &str) -> Result<()> {
+    let state = State::open(&plan.state_dir)?;
+    for store in plan.stores.values() {
+        if let Ok(opened) = stores::open(store, state.owner()) {
+            job::point_latest(&*opened, store.name.as_str(), backup).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn prove_copies(plan: &Plan, entry: &Entry, copies: &[&str], progress: &Progress) -> Result<Proofs> {

@@ -322,7 +322,14 @@ fn refused(doing: &str, error: &bollard::errors::Error) -> Error {
 fn words(error: &bollard::errors::Error) -> String {
     match error {
         bollard::errors::Error::DockerResponseServerError { message, .. } => printable(message),
-        other => printable(&other.to_string()),
+        // The cause at the bottom says it best: "Connection refused", not "client error (Connect)".
+        other => {
+            let mut cause: &dyn std::error::Error = other;
+            while let Some(deeper) = cause.source() {
+                cause = deeper;
+            }
+            printable(&cause.to_string())
+        }
     }
 }
 

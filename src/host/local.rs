@@ -59,7 +59,7 @@ impl Host for LocalHost {
             command.env("PGPASSFILE", format!("/proc/self/fd/{}", file.as_raw_fd()));
         } else {
             // The default, ~/.pgpass, must not decide as whom a backup is made.
-            command.env("PGPASSFILE", "/dev/null");
+            command.env("PGPASSFILE", "/nonexistent/pgpass");
         }
         in_child(&mut command, passfile.as_ref());
         let mut child = command.spawn().map_err(|error| missing(&path, &error))?;

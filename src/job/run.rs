@@ -419,6 +419,7 @@ impl Making<'_> {
             databases,
             reached: &server.reached,
             user: &server.facts.user,
+            is_superuser: server.facts.is_superuser,
             maintenance_database: server.maintenance_database(),
         });
         let packed = dump::put(upload, RESTORE_PAGE, Bytes::from(text)).await?;

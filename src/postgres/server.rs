@@ -52,6 +52,7 @@ pub struct Facts {
     pub version: String,
     pub version_num: u32,
     pub user: String,
+    pub is_superuser: bool,
     pub reads_passwords: bool,
     pub databases: Vec<Database>,
 }
@@ -120,7 +121,8 @@ impl Server {
             password,
             tag,
             maintenance_database: plan.maintenance_database.clone(),
-            facts: Facts { version: String::new(), version_num: 0, user: String::new(), reads_passwords: false, databases: Vec::new() },
+            facts: Facts { version: String::new(), version_num: 0, user: String::new(), is_superuser: false,
+                reads_passwords: false, databases: Vec::new() },
             client_version: String::new(),
             reached: Reached::Address(String::new()),
         };
@@ -353,6 +355,16 @@ pub fn explain(program: &str, exit: Exit, stderr: &str) -> Error {
         ("Is the server running", "does PostgreSQL run there, and listen on that address and port?"),
         ("could not translate host name", "check host in the file, and the name service of this machine"),
         ("row-level security", "dump as a role with BYPASSRLS or as superuser; a dump under row-level security would silently miss rows"),
+        (
+            "permission denied for large object",
+            "GRANT SELECT ON LARGE OBJECT n TO the role, make it a member of their owner, or dump as superuser",
+        ),
+        (
+            "Peer authentication failed",
+            "over a socket the system user must be the role of the same name: let that user own state_dir, or use host with a password",
+        ),
+        ("does not support SSL", "set sslmode = \"prefer\" or \"disable\", or switch ssl on in the server"),
+        ("role \"", "check user of the server in the file"),
         ("permission denied", "grant the role what it needs: pg_read_all_data (PostgreSQL 14 and later), or dump as superuser"),
         ("server version mismatch", "install the client programs of the server's major version, or set bin_dir"),
         ("canceling statement due to lock timeout", "another session holds a lock on a table for long; run again when it is done"),
@@ -375,6 +387,7 @@ const FACTS: &str = "select json_build_object(
     'version', current_setting('server_version'),
     'version_num', current_setting('server_version_num')::int,
     'user', current_user,
+    'is_superuser', current_setting('is_superuser') = 'on',
     'reads_passwords', has_table_privilege('pg_catalog.pg_authid', 'select'),
     'databases', (select coalesce(json_agg(json_build_object(
         'name', d.datname,

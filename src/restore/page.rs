@@ -9,7 +9,7 @@ use crate::config::file::{Contents, Format};
 use crate::host::printable;
 use crate::pack::codec::Codec;
 use crate::postgres::programs::parse_version;
-use crate::postgres::quote::{conninfo, shell};
+use crate::postgres::quote::{conninfo, identifier, shell};
 use crate::postgres::server::{Database, Reached};
 
 /// What the page is made of.
@@ -18,7 +18,9 @@ pub struct Facts<'a> {
     /// In the order of the manifest's names.
     pub databases: &'a [Database],
     pub reached: &'a Reached,
+    /// The role that made the backup.
     pub user: &'a str,
+    pub is_superuser: bool,
     pub maintenance_database: &'a str,
 }
 
@@ -131,19 +133,30 @@ fn check_files(text: &mut String, facts: &Facts<'_>) {
 }
 
 fn reach(text: &mut String, facts: &Facts<'_>) {
-    text.push_str("## 2. Say where to\n\nChange these lines to restore elsewhere. `PGPASSWORD` is taken from your environment; set it if the server asks.\n\n```sh\n");
+    text.push_str(
+        "## 2. Say where to\n\n\
+        Change these lines to restore elsewhere. If the server asks for a password, `export PGPASSWORD=...` first.\n\n",
+    );
+    if !facts.is_superuser {
+        let _ = write!(
+            text,
+            "The backup was made as `{}`, who is no superuser and may not create everything that is in it. Restore as one who may.\n\n",
+            inline(facts.user)
+        );
+    }
+    let user = shell(if facts.is_superuser { facts.user } else { "postgres" });
+    text.push_str("```sh\n");
     match facts.reached {
         Reached::Container(container) => {
             let _ = write!(
                 text,
-                "container={}\nuser={}\npg() {{ docker exec -i -e PGUSER=\"$user\" -e PGPASSWORD \"$container\" \"$@\"; }}\n",
+                "container={}\nuser={user}\npg() {{ docker exec -i -e PGUSER=\"$user\" -e PGPASSWORD \"$container\" \"$@\"; }}\n",
                 shell(container),
-                shell(facts.user),
             );
         }
         Reached::Address(address) => {
             let (host, port) = address.rsplit_once(':').unwrap_or((address, "5432"));
-            let _ = write!(text, "export PGHOST={} PGPORT={} PGUSER={}\npg() {{ \"$@\"; }}\n", shell(host), shell(port), shell(facts.user));
+            let _ = write!(text, "export PGHOST={} PGPORT={} PGUSER={user}\npg() {{ \"$@\"; }}\n", shell(host), shell(port));
         }
     }
     text.push_str("```\n\n");
@@ -155,11 +168,11 @@ fn globals(text: &mut String, facts: &Facts<'_>) {
     };
     let _ = write!(
         text,
-        "## 3. Roles and tablespaces\n\n\
+        "## 3. Create roles and tablespaces\n\n\
         Into a server that has them already, skip this, or expect \"already exists\" for each. \
         Passwords of roles become those of the backup, also that of `{}`.\n\n\
         ```sh\n{} | pg psql -X -w -d {}\n```\n\n",
-        inline(facts.user),
+        inline(if facts.is_superuser { facts.user } else { "postgres" }),
         unpack(file),
         shell(&conninfo(facts.maintenance_database)),
     );
@@ -188,8 +201,9 @@ pub fn restored_name(database: &str) -> String {
 fn restore(text: &mut String, facts: &Facts<'_>, database: &Database) {
     let manifest = facts.manifest;
     let target = restored_name(&database.name);
-    let _ = write!(text, "## Database `{}`\n\n", inline(&database.name));
+    let _ = write!(text, "## 4. Restore `{}`\n\n", inline(&database.name));
     let maintenance = shell(&conninfo(facts.maintenance_database));
+    let into = shell(&conninfo(&target));
     if manifest.contents == Contents::Data {
         let _ = write!(text, "The rows go into `{}`, a database that exists and has the tables, empty.\n\n", inline(&target));
     } else {
@@ -201,8 +215,11 @@ fn restore(text: &mut String, facts: &Facts<'_>, database: &Database) {
             inline(&target),
             shell(&create),
         );
+        surroundings(text, manifest, &shell(&conninfo(&database.name)), &into);
     }
-    let into = shell(&conninfo(&target));
+    if is_all_but_some(manifest) {
+        text.push_str("Errors about what refers to the tables that were left out are to be expected; no others.\n\n");
+    }
     let files: Vec<&FileEntry> =
         manifest.files.iter().filter(|file| file.role == Role::Dump && file.database.as_deref() == Some(&database.name)).collect();
     text.push_str("```sh\n");
@@ -217,7 +234,47 @@ fn restore(text: &mut String, facts: &Facts<'_>, database: &Database) {
         }
         text.push_str("```\n\n");
     }
-    let _ = write!(text, "```sh\npg psql -X -w -v ON_ERROR_STOP=1 -d {into} -c ANALYZE\n```\n\n");
+    let _ = write!(text, "Statistics for the planner:\n\n```sh\npg psql -X -w -v ON_ERROR_STOP=1 -d {into} -c ANALYZE\n```\n\n");
+    if !manifest.narrow {
+        let (live, restored) = (identifier(&database.name), identifier(&target));
+        let old = identifier(&format!("{}_old", database.name));
+        let _ = write!(
+            text,
+            "When it is right, let it take the place of the live one. Nobody may be connected to either:\n\n\
+            ```sql\nALTER DATABASE {} RENAME TO {};\nALTER DATABASE {} RENAME TO {};\n```\n\n",
+            inline(&live),
+            inline(&old),
+            inline(&restored),
+            inline(&live),
+        );
+    }
+}
+
+/// Everything but some tables: what refers to those cannot be made.
+fn is_all_but_some(manifest: &Manifest) -> bool {
+    !manifest.exclude_tables.is_empty() && manifest.tables.is_empty() && manifest.schemas.is_empty()
+}
+
+/// Chosen tables and schemas refer to types, functions and tables elsewhere: their definitions come
+/// from the live database.
+fn surroundings(text: &mut String, manifest: &Manifest, live: &str, into: &str) {
+    if manifest.tables.is_empty() && manifest.schemas.is_empty() {
+        return;
+    }
+    let chosen: Vec<String> = manifest
+        .tables
+        .iter()
+        .map(|pattern| shell(&format!("--exclude-table={pattern}")))
+        .chain(manifest.schemas.iter().map(|pattern| shell(&format!("--exclude-schema={pattern}"))))
+        .collect();
+    let _ = write!(
+        text,
+        "The backup is a part of the database. What that part needs from elsewhere (types, functions, tables that its foreign keys point to) \
+        is taken from the live database, without rows. Errors here are of what points back at the part; foreign keys of the part \
+        to tables without their rows fail below.\n\n\
+        ```sh\npg pg_dump --no-password --schema-only {} -d {live} | pg psql -X -w -q -d {into} || true\n```\n\n",
+        chosen.join(" "),
+    );
 }
 
 /// The lines that load a dump.
@@ -226,12 +283,16 @@ fn load(facts: &Facts<'_>, files: &[&FileEntry], into: &str) -> Vec<String> {
         return Vec::new();
     };
     let name = shell(&first.name);
+    // A part may refer to what is not there; all of it must go in without one error.
+    let part = is_all_but_some(facts.manifest) || !facts.manifest.tables.is_empty() || !facts.manifest.schemas.is_empty();
+    let (stop, exit, mend) =
+        if part { ("", "", " || true") } else { (" -v ON_ERROR_STOP=1", " --exit-on-error", "") };
     let in_container = matches!(facts.reached, Reached::Container(_));
     match facts.manifest.format {
         // Without pipefail a damaged file would look like a shorter dump.
-        Format::Plain => vec![format!("( set -o pipefail; {} | pg psql -X -w -q -v ON_ERROR_STOP=1 -d {into} )", unpack(first))],
-        Format::Custom if in_container => vec![format!("pg pg_restore --no-password --exit-on-error -d {into} < {name}")],
-        Format::Custom => vec![format!("pg pg_restore --no-password --exit-on-error --jobs=2 -d {into} {name}")],
+        Format::Plain => vec![format!("( set -o pipefail; {} | pg psql -X -w -q{stop} -d {into} )", unpack(first))],
+        Format::Custom if in_container => vec![format!("pg pg_restore --no-password{exit} -d {into} < {name}{mend}")],
+        Format::Custom => vec![format!("pg pg_restore --no-password{exit} --jobs=2 -d {into} {name}{mend}")],
         Format::Directory => {
             let folder = first.name.split('/').next().unwrap_or_default();
             let quoted = shell(folder);
@@ -239,11 +300,11 @@ fn load(facts: &Facts<'_>, files: &[&FileEntry], into: &str) -> Vec<String> {
                 let inside = shell(&format!("/tmp/{folder}"));
                 vec![
                     format!("docker cp {quoted} \"$container\":{inside}"),
-                    format!("pg pg_restore --no-password --exit-on-error --jobs=2 -d {into} {inside}"),
+                    format!("pg pg_restore --no-password{exit} --jobs=2 -d {into} {inside}{mend}"),
                     format!("pg rm -r {inside}"),
                 ]
             } else {
-                vec![format!("pg pg_restore --no-password --exit-on-error --jobs=2 -d {into} {quoted}")]
+                vec![format!("pg pg_restore --no-password{exit} --jobs=2 -d {into} {quoted}{mend}")]
             }
         }
     }

@@ -61,6 +61,17 @@ impl State {
         }
     }
 
+    /// Whether somebody holds the lock of a backup. To look at it must not take it, not even for a
+    /// moment: a run that begins just then would be refused.
+    pub fn is_locked(dir: &Path, backup: &str) -> bool {
+        let Ok(meta) = std::fs::metadata(dir.join("locks").join(format!("{backup}.lock"))) else {
+            return false;
+        };
+        let inode = format!(":{}", std::os::unix::fs::MetadataExt::ino(&meta));
+        let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+        locks.lines().any(|line| line.contains("FLOCK") && line.split_whitespace().any(|field| field.ends_with(&inode)))
+    }
+
     /// # Errors
     /// The database of the history cannot be opened.
     pub fn history(&self) -> Result<History> {
@@ -117,8 +128,10 @@ mod tests {
     fn one_run_of_a_backup_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let state = State::open(dir.path()).unwrap();
+        assert!(!State::is_locked(dir.path(), "x"));
         let held = state.lock("x").unwrap();
         assert!(held.is_some());
+        assert!(State::is_locked(dir.path(), "x"));
         assert!(state.lock("x").unwrap().is_none());
         assert!(state.lock("xx").unwrap().is_some());
         drop(held);
