@@ -111,6 +111,8 @@ pub fn encode(name: &str) -> String {
     match encoded.strip_prefix("backup_") {
         Some(rest) => format!("%62ackup_{rest}"),
         None if encoded.starts_with('.') => encoded.replacen('.', "%2E", 1),
+        // Stock tools would take it for an option.
+        None if encoded.starts_with('-') => encoded.replacen('-', "%2D", 1),
         None => encoded,
     }
 }
@@ -149,6 +151,7 @@ mod tests {
     fn no_name_of_ours_matches_the_globs_of_clean_up_scripts() {
         assert_eq!(encode("backup_x"), "%62ackup_x");
         assert_eq!(encode(".hidden"), "%2Ehidden");
+        assert_eq!(encode("-rf"), "%2Drf");
         assert_eq!(encode("backup"), "backup");
     }
 
@@ -157,7 +160,7 @@ mod tests {
         fn encoded_names_are_safe_and_distinct(a in ".{1,63}", b in ".{1,63}") {
             let encoded = encode(&a);
             prop_assert!(encoded.bytes().all(|c| c.is_ascii_alphanumeric() || b"._-%".contains(&c)));
-            prop_assert!(!encoded.starts_with("backup_") && !encoded.starts_with('.'));
+            prop_assert!(!encoded.starts_with("backup_") && !encoded.starts_with(['.', '-']));
             let back = percent_encoding::percent_decode_str(&encoded).decode_utf8().unwrap().into_owned();
             prop_assert_eq!(&back, &a);
             prop_assert_eq!(a == b, encoded == encode(&b));

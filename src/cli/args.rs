@@ -117,6 +117,7 @@ pub enum Command {
     #[command(after_help = "Example:\n  pgvigil completions bash > /usr/share/bash-completion/completions/pgvigil")]
     Completions { shell: clap_complete::Shell },
     /// Print the JSON Schema of the configuration file
+    #[command(after_help = "Example:\n  pgvigil schema > pgvigil.schema.json")]
     Schema,
     /// Run the schedule in the foreground (not yet)
     Daemon {

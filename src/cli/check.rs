@@ -259,7 +259,7 @@ async fn of_database(subject: &str, database: &Database, server: &Server) -> Vec
         lines.push(Line::bad(subject, &error));
     }
     if found.large_objects > 0 {
-        let error = Error::new(Kind::Postgres, format!("database {:?}: role {user} may not read {} large objects", database.name, found.large_objects))
+        let error = Error::new(Kind::Postgres, format!("database {:?}: role {user} may not read {} of its large objects", database.name, found.large_objects))
             .hint(format!("GRANT SELECT ON LARGE OBJECT ... TO {user}, make the role a member of their owner, or dump as superuser"));
         lines.push(Line::bad(subject, &error));
     }

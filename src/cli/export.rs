@@ -31,6 +31,8 @@ use crate::postgres::programs::parse_version;
 use crate::store::FileWriter;
 use crate::store::local::{Aside, publish};
 
+const READER_GONE: &str = "nobody reads the dump any more";
+
 /// A person waits: they can stop it by hand.
 const STALL_TIMEOUT: Duration = Duration::from_secs(3_600);
 
@@ -55,7 +57,11 @@ pub fn export(session: &Session, args: &ExportArgs) -> Done {
         packed
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
-    let packed = packed?;
+    let packed = match packed {
+        // `export ... --output - | head`: who has read enough is no failure.
+        Err(error) if to_stdout && error.message == READER_GONE => return Ok(crate::error::exit::OK),
+        packed => packed?,
+    };
     if session.json {
         return output::json(&serde_json::json!({
             "output": args.output, "bytes": packed.bytes, "raw_bytes": packed.raw_bytes, "sha256": packed.sha256,
@@ -184,7 +190,7 @@ impl FileWriter for Stdout {
         match written {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
-                Err(Error::new(Kind::Cancelled, "nobody reads the dump any more"))
+                Err(Error::new(Kind::Cancelled, READER_GONE))
             }
             Ok(Err(error)) => Err(Error::new(Kind::System, format!("cannot write to stdout: {}", plain_io(&error)))),
             Err(error) => Err(Error::new(Kind::System, format!("cannot write to stdout: {error}"))),

@@ -31,7 +31,16 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // --help and --version are asked for, and go to stdout.
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::OK });
+            if !error.use_stderr() {
+                return ExitCode::from(exit::OK);
+            }
+            // What could not be read as a whole may still have asked for JSON.
+            if std::env::args().take_while(|arg| arg != "--").any(|arg| arg == "--json") {
+                let text = error.to_string();
+                let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+                output::json_failure(&Error::new(Kind::Usage, message).hint("pgvigil --help"));
+            }
+            return ExitCode::from(exit::USAGE);
         }
     };
     let json = args.json;
@@ -61,8 +70,9 @@ fn dispatch(args: Args) -> Done {
         Command::Unpin { id } => pin::pin(&session, &id, false),
         Command::Init { container } => init::init(&session, container.as_deref()),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "pgvigil", &mut std::io::stdout());
-            Ok(exit::OK)
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "pgvigil", &mut script);
+            output::text(&String::from_utf8_lossy(&script))
         }
         Command::Schema => output::text(&crate::config::file::json_schema()),
         Command::Daemon { .. } => not_yet("daemon"),

@@ -46,8 +46,13 @@ impl<'a> From<&'a Error> for JsonError<'a> {
 pub fn failure(as_json: bool, error: &Error) {
     tell(error);
     if as_json {
-        let _ = json(&serde_json::json!({ "error": JsonError::from(error) }));
+        json_failure(error);
     }
+}
+
+/// The JSON document of a failure.
+pub fn json_failure(error: &Error) {
+    let _ = json(&serde_json::json!({ "error": JsonError::from(error) }));
 }
 
 /// Tells a failure on stderr.

@@ -9,7 +9,7 @@ use crate::config::file::{Contents, Format};
 use crate::host::printable;
 use crate::pack::codec::Codec;
 use crate::postgres::programs::parse_version;
-use crate::postgres::quote::{conninfo, identifier, shell};
+use crate::postgres::quote::{conninfo, identifier, literal, shell};
 use crate::postgres::server::{Database, Reached};
 
 /// What the page is made of.
@@ -105,7 +105,7 @@ fn missing(text: &mut String, facts: &Facts<'_>) {
         }
     }
     if !manifest.tables.is_empty() || !manifest.schemas.is_empty() {
-        lines.push("large objects, and what the chosen tables need from elsewhere: types, functions, extensions".to_owned());
+        lines.push("large objects, and what the chosen part needs from elsewhere: schemas, types, functions, extensions".to_owned());
     }
     match manifest.globals {
         None => lines.push("roles and tablespaces: create the owners of the objects before".to_owned()),
@@ -150,13 +150,16 @@ fn reach(text: &mut String, facts: &Facts<'_>) {
         Reached::Container(container) => {
             let _ = write!(
                 text,
-                "container={}\nuser={user}\npg() {{ docker exec -i -e PGUSER=\"$user\" -e PGPASSWORD \"$container\" \"$@\"; }}\n",
+                "container={}\nuser={user}\npg() {{ docker exec -i -e PGUSER=\"$user\" -e PGPASSWORD -e PGOPTIONS \"$container\" \"$@\"; }}\n",
                 shell(container),
             );
         }
         Reached::Address(address) => {
             let (host, port) = address.rsplit_once(':').unwrap_or((address, "5432"));
             let _ = write!(text, "export PGHOST={} PGPORT={} PGUSER={user}\npg() {{ \"$@\"; }}\n", shell(host), shell(port));
+            if host.starts_with('/') {
+                text.push_str("# As root, where pg_hba.conf says peer:\n# pg() { ( cd / && runuser -u \"$PGUSER\" -- \"$@\" ); }\n");
+            }
         }
     }
     text.push_str("```\n\n");
@@ -190,12 +193,16 @@ fn unpack(file: &FileEntry) -> String {
 
 /// The name that the page restores under: never the live one's.
 pub fn restored_name(database: &str) -> String {
-    const SUFFIX: &str = "_restored";
-    let mut end = database.len().min(NAME_BYTES_MAX - SUFFIX.len());
-    while !database.is_char_boundary(end) {
+    suffixed(database, "_restored")
+}
+
+/// A name with a suffix, no longer than names may be.
+fn suffixed(name: &str, suffix: &str) -> String {
+    let mut end = name.len().min(NAME_BYTES_MAX - suffix.len());
+    while !name.is_char_boundary(end) {
         end -= 1;
     }
-    format!("{}{SUFFIX}", &database[..end])
+    format!("{}{suffix}", &name[..end])
 }
 
 fn restore(text: &mut String, facts: &Facts<'_>, database: &Database) {
@@ -205,7 +212,12 @@ fn restore(text: &mut String, facts: &Facts<'_>, database: &Database) {
     let maintenance = shell(&conninfo(facts.maintenance_database));
     let into = shell(&conninfo(&target));
     if manifest.contents == Contents::Data {
-        let _ = write!(text, "The rows go into `{}`, a database that exists and has the tables, empty.\n\n", inline(&target));
+        let _ = write!(
+            text,
+            "The rows go into `{}`, a database that exists and has the tables, empty. Triggers and checks of foreign keys \
+            are off while they load, which needs a superuser.\n\n",
+            inline(&target)
+        );
     } else {
         let create = properties::create(database, &target, major(&manifest.server_version));
         let _ = write!(
@@ -223,10 +235,17 @@ fn restore(text: &mut String, facts: &Facts<'_>, database: &Database) {
     let files: Vec<&FileEntry> =
         manifest.files.iter().filter(|file| file.role == Role::Dump && file.database.as_deref() == Some(&database.name)).collect();
     text.push_str("```sh\n");
+    if manifest.contents == Contents::Data {
+        text.push_str("export PGOPTIONS='-c session_replication_role=replica'\n");
+    }
     for line in load(facts, &files, &into) {
         let _ = writeln!(text, "{line}");
     }
+    if manifest.contents == Contents::Data {
+        text.push_str("unset PGOPTIONS\n");
+    }
     text.push_str("```\n\n");
+    let _ = write!(text, "Statistics for the planner:\n\n```sh\npg psql -X -w -v ON_ERROR_STOP=1 -d {into} -c ANALYZE\n```\n\n");
     if manifest.contents != Contents::Data {
         text.push_str("Owner, privileges, settings and comment of the database itself:\n\n```sh\n");
         for statement in properties::apply(database, &target) {
@@ -234,18 +253,18 @@ fn restore(text: &mut String, facts: &Facts<'_>, database: &Database) {
         }
         text.push_str("```\n\n");
     }
-    let _ = write!(text, "Statistics for the planner:\n\n```sh\npg psql -X -w -v ON_ERROR_STOP=1 -d {into} -c ANALYZE\n```\n\n");
     if !manifest.narrow {
         let (live, restored) = (identifier(&database.name), identifier(&target));
-        let old = identifier(&format!("{}_old", database.name));
+        let old = identifier(&suffixed(&database.name, "_old"));
+        let (live, restored, old) = (inline(&live), inline(&restored), inline(&old));
         let _ = write!(
             text,
-            "When it is right, let it take the place of the live one. Nobody may be connected to either:\n\n\
-            ```sql\nALTER DATABASE {} RENAME TO {};\nALTER DATABASE {} RENAME TO {};\n```\n\n",
-            inline(&live),
-            inline(&old),
-            inline(&restored),
-            inline(&live),
+            "When it is right, let it take the place of the live one. The sessions of the live one end:\n\n\
+            ```sql\nALTER DATABASE {live} ALLOW_CONNECTIONS false;\n\
+            SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {};\n\
+            ALTER DATABASE {live} RENAME TO {old};\nALTER DATABASE {restored} RENAME TO {live};\n```\n\n\
+            The former one is {old} then: `ALTER DATABASE {old} ALLOW_CONNECTIONS true` to look into it, `DROP DATABASE {old}` when nobody misses it.\n\n",
+            inline(&literal(&database.name)),
         );
     }
 }
@@ -270,7 +289,7 @@ fn surroundings(text: &mut String, manifest: &Manifest, live: &str, into: &str) 
     let _ = write!(
         text,
         "The backup is a part of the database. What that part needs from elsewhere (types, functions, tables that its foreign keys point to) \
-        is taken from the live database, without rows. Errors here are of what points back at the part; foreign keys of the part \
+        is taken from the live database, without rows (if that is gone: restore the newest whole backup first, and give its name below). Errors here are of what points back at the part; foreign keys of the part \
         to tables without their rows fail below.\n\n\
         ```sh\npg pg_dump --no-password --schema-only {} -d {live} | pg psql -X -w -q -d {into} || true\n```\n\n",
         chosen.join(" "),
@@ -288,10 +307,12 @@ fn load(facts: &Facts<'_>, files: &[&FileEntry], into: &str) -> Vec<String> {
     let (stop, exit, mend) =
         if part { ("", "", " || true") } else { (" -v ON_ERROR_STOP=1", " --exit-on-error", "") };
     let in_container = matches!(facts.reached, Reached::Container(_));
+    // Another user behind pg() cannot open the file; what it is given it can read.
+    let by_stdin = in_container || matches!(facts.reached, Reached::Address(address) if address.starts_with('/'));
     match facts.manifest.format {
         // Without pipefail a damaged file would look like a shorter dump.
         Format::Plain => vec![format!("( set -o pipefail; {} | pg psql -X -w -q{stop} -d {into} )", unpack(first))],
-        Format::Custom if in_container => vec![format!("pg pg_restore --no-password{exit} -d {into} < {name}{mend}")],
+        Format::Custom if by_stdin => vec![format!("pg pg_restore --no-password{exit} -d {into} < {name}{mend}")],
         Format::Custom => vec![format!("pg pg_restore --no-password{exit} --jobs=2 -d {into} {name}{mend}")],
         Format::Directory => {
             let folder = first.name.split('/').next().unwrap_or_default();
