@@ -130,7 +130,9 @@ pub enum Command {
         rest: Vec<String>,
     },
     /// Restore a backup (not yet; RESTORE.md in every backup says how)
-    #[command(after_help = "Not yet. Until then every backup says itself how to restore it with stock tools:\n  pgvigil cat euem_db/latest RESTORE.md")]
+    #[command(
+        after_help = "Not yet. Until then every backup says itself how to restore it with stock tools:\n  pgvigil cat euem_db/latest RESTORE.md"
+    )]
     Restore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
         rest: Vec<String>,

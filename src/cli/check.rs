@@ -232,7 +232,7 @@ async fn of_backup(backup: &Backup, server: &Server, lines: &mut Vec<Line>) {
 
 async fn of_database(subject: &str, database: &Database, server: &Server) -> Vec<Line> {
     let tables = "with tables as (select c.oid, c.relnamespace from pg_class c join pg_namespace n on n.oid = c.relnamespace
-        where c.relkind in ('r', 'p') and n.nspname <> 'information_schema' and n.nspname !~ '^pg_') ";
+        where c.relkind in ('r', 'p', 'S') and n.nspname <> 'information_schema' and n.nspname !~ '^pg_') ";
     let found: Obstacles = match server.query(&database.name, &format!("{tables}{OBSTACLES}")).await {
         Ok(found) => found,
         Err(error) => return vec![Line::bad(subject, &error.context(format_args!("database {:?}", database.name)))],
@@ -259,8 +259,11 @@ async fn of_database(subject: &str, database: &Database, server: &Server) -> Vec
         lines.push(Line::bad(subject, &error));
     }
     if found.large_objects > 0 {
-        let error = Error::new(Kind::Postgres, format!("database {:?}: role {user} may not read {} of its large objects", database.name, found.large_objects))
-            .hint(format!("GRANT SELECT ON LARGE OBJECT ... TO {user}, make the role a member of their owner, or dump as superuser"));
+        let error = Error::new(
+            Kind::Postgres,
+            format!("database {:?}: role {user} may not read {} of its large objects", database.name, found.large_objects),
+        )
+        .hint(format!("GRANT SELECT ON LARGE OBJECT ... TO {user}, make the role a member of their owner, or dump as superuser"));
         lines.push(Line::bad(subject, &error));
     }
     lines

@@ -189,9 +189,7 @@ impl FileWriter for Stdout {
         let written = tokio::task::spawn_blocking(move || std::io::Write::write_all(&mut std::io::stdout().lock(), &bytes)).await;
         match written {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
-                Err(Error::new(Kind::Cancelled, READER_GONE))
-            }
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Error::new(Kind::Cancelled, READER_GONE)),
             Ok(Err(error)) => Err(Error::new(Kind::System, format!("cannot write to stdout: {}", plain_io(&error)))),
             Err(error) => Err(Error::new(Kind::System, format!("cannot write to stdout: {error}"))),
         }

@@ -28,8 +28,9 @@ pub fn init(session: &Session, container: Option<&str>) -> Done {
 }
 
 async fn starting_file(container: Option<&str>) -> Result<String> {
-    let mut text =
-        String::from("# Made by `pgvigil init` from what it found on this machine. Change what is not right, put it to\n# /etc/pgvigil/pgvigil.toml (mode 0600), or name it by --config, and try it:\n#   pgvigil check\n\n");
+    let mut text = String::from(
+        "# Made by `pgvigil init` from what it found on this machine. Change what is not right, put it to\n# /etc/pgvigil/pgvigil.toml (mode 0600), or name it by --config, and try it:\n#   pgvigil check\n\n",
+    );
     let found = match container {
         Some(name) => vec![(name.to_owned(), String::new())],
         None => postgres_containers().await.unwrap_or_default(),
@@ -51,7 +52,10 @@ async fn starting_file(container: Option<&str>) -> Result<String> {
         let _ = writeln!(text, "# also here: container {name} of image {image}");
     }
     if let [(first, _), _, ..] = &found[..] {
-        output::warn(&format!("several containers look like PostgreSQL; this file is for {first}"), Some("pgvigil init --container NAME takes another"));
+        output::warn(
+            &format!("several containers look like PostgreSQL; this file is for {first}"),
+            Some("pgvigil init --container NAME takes another"),
+        );
     }
     let databases = databases(&place, container.is_some()).await?;
     text.push_str("[servers.main]\n");
@@ -70,7 +74,9 @@ async fn starting_file(container: Option<&str>) -> Result<String> {
     }
     text.push_str("\n[stores.local]\npath = \"/srv/postgres/backups\"\n\n");
     let Some(databases) = databases else {
-        text.push_str("# The databases could not be listed: name yours, or take all.\n[backups.all]\ndatabases = \"all\"\nschedule = \"0 2 * * *\"\n");
+        text.push_str(
+            "# The databases could not be listed: name yours, or take all.\n[backups.all]\ndatabases = \"all\"\nschedule = \"0 2 * * *\"\n",
+        );
         return Ok(text);
     };
     if databases.is_empty() {

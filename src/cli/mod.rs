@@ -56,6 +56,9 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(args: Args) -> Done {
+    if args.json && matches!(args.command, Command::Cat { .. } | Command::Completions { .. }) {
+        return Err(Error::new(Kind::Usage, "what this command writes is no JSON document").hint("leave out --json"));
+    }
     let session = Session::new(&args);
     match args.command {
         Command::Check { offline } => check::check(&session, offline),

@@ -61,7 +61,11 @@ impl Session {
             LogLevel::Debug => LevelFilter::DEBUG,
             LogLevel::Trace => LevelFilter::TRACE,
         };
-        let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).with_ansi(std::io::stderr().is_terminal());
+        let builder = tracing_subscriber::fmt()
+            .with_max_level(level)
+            .with_writer(std::io::stderr)
+            .with_target(false)
+            .with_ansi(std::io::stderr().is_terminal());
         let _ = match plan.map(|plan| plan.log_format).unwrap_or_default() {
             LogFormat::Json => builder.json().try_init(),
             LogFormat::Auto | LogFormat::Text => builder.without_time().try_init(),

@@ -53,6 +53,10 @@ impl Host for LocalHost {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
             command.env_remove(name);
         }
+        // libpq looks into ~/.postgresql: with the rights of this user it must be the home of this
+        // user, not of root who started us.
+        let home = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map(|user| user.dir);
+        command.env("HOME", home.unwrap_or_else(|| PathBuf::from("/nonexistent")));
         command.envs(call.env).env("PGAPPNAME", call.tag.as_str()).env("LC_MESSAGES", "C");
         let passfile = call.password.as_ref().map(passfile).transpose()?;
         if let Some(file) = &passfile {

@@ -19,6 +19,7 @@ use crate::error::{Error, Kind, Result};
 use crate::host::{Tag, clock, secret};
 use crate::job::dump::{self, Way};
 use crate::job::progress::Progress;
+use crate::job::verify::Proven;
 use crate::job::{stores, sweep, verify};
 use crate::pack::codec::Codec;
 use crate::pack::end::EndWatch;
@@ -55,13 +56,15 @@ pub async fn run(plan: &Plan, backup: &str, progress: &Progress, cancel: &Cancel
     let backup = find(plan, backup)?;
     refuse_not_yet(plan, &backup.name)?;
     let state = State::open(&plan.state_dir)?;
-    let Some(_lock) = state.lock(backup.name.as_str())? else {
-        return Err(
-            Error::new(Kind::Busy, format!("another run of {} is under way", backup.name)).hint("wait for it; pgvigil history shows it")
-        );
-    };
     let history = state.history()?;
-    sweep::sweep(plan, &state, &history, backup.name.as_str()).await?;
+    let Some(_lock) = state.lock(backup.name.as_str())? else {
+        let busy =
+            Error::new(Kind::Busy, format!("another run of {} is under way", backup.name)).hint("wait for it; pgvigil history shows it");
+        let row = history.begin(backup.name.as_str(), backup.server.as_str(), clock::now(), &Tag::random())?;
+        history.end(row, clock::now(), Outcome::Skipped, Some(&busy.message), None, true)?;
+        return Err(busy);
+    };
+    sweep::sweep(plan, &state, &history, backup).await?;
 
     let started = std::time::Instant::now();
     let tag = Tag::random();
@@ -81,7 +84,7 @@ pub async fn run(plan: &Plan, backup: &str, progress: &Progress, cancel: &Cancel
     let mut report = match made {
         Ok(made) => {
             let proven = tokio::select! {
-                proven = prove(&*store, store_name, &made.manifest, server.get(), progress) => proven,
+                proven = prove(plan, &*store, store_name, &made.manifest, progress) => proven,
                 () = cancel.cancelled() => Err(Error::new(Kind::Cancelled, "told to stop while reading back; the backup is written")),
             };
             reported(made, proven)
@@ -156,21 +159,30 @@ async fn end_leftovers(server: &OnceLock<Server>, tag: &Tag, error: &Error) -> b
 struct Made {
     manifest: Manifest,
     warnings: Vec<String>,
-    problems: Vec<String>,
+    /// Tables of the user in each database, where all of them were asked for.
+    tables_there: BTreeMap<String, u64>,
 }
 
-fn reported(made: Made, proven: Result<crate::catalog::Proof>) -> Report {
-    let Made { manifest, mut warnings, problems } = made;
+fn reported(made: Made, proven: Result<Proven>) -> Report {
+    let Made { manifest, mut warnings, tables_there } = made;
+    let mut problems = Vec::new();
     let (rung, error) = match proven {
-        Ok(proof) if proof.rung == Rung::Bad => (
+        Ok(Proven { proof, .. }) if proof.rung == Rung::Bad => (
             Rung::Bad,
             Some(
                 Error::new(Kind::Damaged, format!("what was stored does not read back: {}", proof.errors.join("; ")))
                     .hint("look into the kernel's log for errors of the disk, and run again"),
             ),
         ),
-        Ok(proof) => {
+        Ok(Proven { proof, tables }) => {
             warnings.extend(proof.notes);
+            // A valid header and no tables is a dump too.
+            problems.extend(
+                tables_there
+                    .iter()
+                    .filter(|(database, there)| **there > 0 && tables.get(*database) == Some(&0))
+                    .map(|(database, there)| format!("database {database:?} has {there} tables, and the dump holds none of them")),
+            );
             (proof.rung, None)
         }
         Err(error) => (Rung::Written, Some(error)),
@@ -195,19 +207,13 @@ fn reported(made: Made, proven: Result<crate::catalog::Proof>) -> Report {
 }
 
 /// From `written` to `readable`.
-async fn prove(
-    store: &dyn Store,
-    name: &Name,
-    manifest: &Manifest,
-    server: Option<&Server>,
-    progress: &Progress,
-) -> Result<crate::catalog::Proof> {
+async fn prove(plan: &Plan, store: &dyn Store, name: &Name, manifest: &Manifest, progress: &Progress) -> Result<Proven> {
     let id = manifest.id();
-    let proof = verify::verify(store, &id, manifest, None, server.map(Server::host), progress).await?;
+    let proven = verify::verify(plan, store, &id, manifest, None, progress).await?;
     if let Err(error) = verify::point_latest(store, name.as_str(), &id.backup).await {
         tracing::warn!(%error, "cannot point `latest` at the newest backup");
     }
-    Ok(proof)
+    Ok(proven)
 }
 
 /// A backup in the making.
@@ -278,15 +284,14 @@ impl Making<'_> {
         id: &Id,
         started_at: DateTime<Utc>,
     ) -> Result<Made> {
-        let (mut files, mut problems) = (Vec::new(), Vec::new());
+        let (mut files, mut tables_there) = (Vec::new(), BTreeMap::new());
         let taken_at = clock::now();
         for database in databases {
-            let (of_database, problem) = self
-                .dump(upload, server, database, id)
-                .await
-                .map_err(|error| error.context(format_args!("database {:?}", database.name)))?;
-            files.extend(of_database);
-            problems.extend(problem);
+            let about = |error: Error| error.context(format_args!("database {:?}", database.name));
+            if !self.backup.dump.is_narrow() {
+                tables_there.insert(database.name.clone(), count_tables(server, &database.name).await.map_err(about)?);
+            }
+            files.extend(self.dump(upload, server, database, id).await.map_err(about)?);
         }
         let globals = if self.backup.globals {
             files.push(self.globals(upload, server).await.map_err(|error| error.context("globals"))?);
@@ -307,20 +312,14 @@ impl Making<'_> {
                 manifest.client_version, manifest.server_version
             ));
         }
-        Ok(Made { manifest, warnings, problems })
+        Ok(Made { manifest, warnings, tables_there })
     }
 
     fn codec(&self) -> Codec {
         Codec::from(self.backup.dump.compression)
     }
 
-    async fn dump(
-        &self,
-        upload: &mut dyn Upload,
-        server: &Server,
-        database: &Database,
-        id: &Id,
-    ) -> Result<(Vec<FileEntry>, Option<String>)> {
+    async fn dump(&self, upload: &mut dyn Upload, server: &Server, database: &Database, id: &Id) -> Result<Vec<FileEntry>> {
         let spec = &self.backup.dump;
         let client_major = parse_version(&server.client_version).map_or(0, |(major, _)| major);
         let stem = dump_stem(&database.name, id.label.slot(), self.backup.timezone);
@@ -342,12 +341,11 @@ impl Making<'_> {
             if !files.iter().any(|(name, _)| name == "toc.dat") {
                 return Err(Error::new(Kind::Dump, "pg_dump wrote no toc.dat"));
             }
-            return Ok((files.into_iter().map(|(name, packed)| entry(format!("{stem}/{name}"), packed)).collect(), None));
+            return Ok(files.into_iter().map(|(name, packed)| entry(format!("{stem}/{name}"), packed)).collect());
         }
         let plain = spec.format == Format::Plain;
         let (codec, name) =
             if plain { (self.codec(), format!("{stem}.sql{}", self.codec().suffix())) } else { (Codec::None, format!("{stem}.dump")) };
-        let tables_there = if plain && !spec.is_narrow() { Some(count_tables(server, &database.name).await?) } else { None };
         let writer = upload.create(&name).await?;
         let call = server.call("pg_dump", arguments(spec, &database.name, client_major, None)?);
         let way = Way {
@@ -356,15 +354,8 @@ impl Making<'_> {
             stall_timeout: self.backup.stall_timeout,
             meter,
         };
-        let (packed, seen) = dump::stream(server, call, way, writer).await?;
-        // A valid header and no tables is a dump too.
-        let problem = match (tables_there, seen.tables) {
-            (Some(there @ 1..), Some(0)) => {
-                Some(format!("database {:?} has {there} tables, and the dump holds none of them", database.name))
-            }
-            _ => None,
-        };
-        Ok((vec![entry(name, packed)], problem))
+        let (packed, _) = dump::stream(server, call, way, writer).await?;
+        Ok(vec![entry(name, packed)])
     }
 
     async fn globals(&self, upload: &mut dyn Upload, server: &Server) -> Result<FileEntry> {

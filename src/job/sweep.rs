@@ -3,7 +3,7 @@
 
 use crate::catalog::{Id, Label};
 use crate::config::Plan;
-use crate::config::plan::{Place, StoreKind};
+use crate::config::plan::{Backup, Place, StoreKind};
 use crate::error::Result;
 use crate::host::Tag;
 use crate::job::stores;
@@ -11,15 +11,17 @@ use crate::postgres::Server;
 use crate::state::history::Unfinished;
 use crate::state::{History, State};
 
-/// Looks for runs that have not ended although nobody holds their lock, and cleans up after them.
-/// `held` is the backup whose lock the caller has.
+/// Looks for runs that have not ended although nobody holds their lock, and cleans up after them:
+/// those of the backup whose lock the caller has, and of others on the same server. A server that
+/// is down must not hold up the backups of another.
 ///
 /// # Errors
 /// The history cannot be read or written. What cannot be cleaned is logged, and tried again later.
-pub async fn sweep(plan: &Plan, state: &State, history: &History, held: &str) -> Result<()> {
-    for dead in history.unfinished()? {
-        let lock = if dead.backup == held { None } else { state.lock(&dead.backup)? };
-        if dead.backup != held && lock.is_none() {
+pub async fn sweep(plan: &Plan, state: &State, history: &History, held: &Backup) -> Result<()> {
+    let name = held.name.as_str();
+    for dead in history.unfinished()?.into_iter().filter(|dead| dead.backup == name || dead.server == held.server.as_str()) {
+        let lock = if dead.backup == name { None } else { state.lock(&dead.backup)? };
+        if dead.backup != name && lock.is_none() {
             continue;
         }
         let clean = clean_up(plan, state, &dead).await;
@@ -28,7 +30,7 @@ pub async fn sweep(plan: &Plan, state: &State, history: &History, held: &str) ->
         history.interrupted(dead.row, id.as_deref(), clean)?;
     }
     // Without a history too: it may have been lost with what was in it.
-    sweep_stores(plan, state, held).await;
+    sweep_stores(plan, state, name).await;
     Ok(())
 }
 

@@ -121,8 +121,14 @@ impl Server {
             password,
             tag,
             maintenance_database: plan.maintenance_database.clone(),
-            facts: Facts { version: String::new(), version_num: 0, user: String::new(), is_superuser: false,
-                reads_passwords: false, databases: Vec::new() },
+            facts: Facts {
+                version: String::new(),
+                version_num: 0,
+                user: String::new(),
+                is_superuser: false,
+                reads_passwords: false,
+                databases: Vec::new(),
+            },
             client_version: String::new(),
             reached: Reached::Address(String::new()),
         };
@@ -367,7 +373,8 @@ pub fn explain(program: &str, exit: Exit, stderr: &str) -> Error {
         ("role \"", "check user of the server in the file"),
         ("permission denied", "grant the role what it needs: pg_read_all_data (PostgreSQL 14 and later), or dump as superuser"),
         ("server version mismatch", "install the client programs of the server's major version, or set bin_dir"),
-        ("canceling statement due to lock timeout", "another session holds a lock on a table for long; run again when it is done"),
+        // pg_dump bounds its wait for locks by a statement timeout.
+        ("canceling statement due to statement timeout", "another session holds a lock on a table for long; run again when it is done"),
         ("no matching tables were found", "names with capitals or special characters must be quoted in a pattern: '\"Order\"'"),
         ("no matching schemas were found", "names with capitals or special characters must be quoted in a pattern: '\"Order\"'"),
         ("database \"", "check the name of the database; pgvigil check lists what the server has"),

@@ -304,8 +304,7 @@ fn load(facts: &Facts<'_>, files: &[&FileEntry], into: &str) -> Vec<String> {
     let name = shell(&first.name);
     // A part may refer to what is not there; all of it must go in without one error.
     let part = is_all_but_some(facts.manifest) || !facts.manifest.tables.is_empty() || !facts.manifest.schemas.is_empty();
-    let (stop, exit, mend) =
-        if part { ("", "", " || true") } else { (" -v ON_ERROR_STOP=1", " --exit-on-error", "") };
+    let (stop, exit, mend) = if part { ("", "", " || true") } else { (" -v ON_ERROR_STOP=1", " --exit-on-error", "") };
     let in_container = matches!(facts.reached, Reached::Container(_));
     // Another user behind pg() cannot open the file; what it is given it can read.
     let by_stdin = in_container || matches!(facts.reached, Reached::Address(address) if address.starts_with('/'));

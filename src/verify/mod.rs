@@ -1,3 +1,4 @@
 //! folder -> rung: what a backup is worth, found by looking at it.
 
+pub mod archive;
 pub mod read_back;

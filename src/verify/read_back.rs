@@ -1,6 +1,7 @@
 //! Every byte read back from the store: lengths, hashes, checksums of the codec, and the end of
 //! every dump.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -13,7 +14,7 @@ use crate::catalog::{FileEntry, Id, Manifest, Role};
 use crate::config::file::Format;
 use crate::error::{Kind, Result};
 use crate::pack::codec::Codec;
-use crate::pack::end::EndWatch;
+use crate::pack::end::{EndWatch, Seen};
 use crate::pack::packer::{Meter, hex};
 use crate::pack::unpacker::unpack;
 use crate::store::Store;
@@ -25,6 +26,8 @@ pub struct Findings {
     pub bytes: u64,
     /// Why the backup is bad; empty: it is sound.
     pub errors: Vec<String>,
+    /// Tables that the dump of a database makes, where its format shows them.
+    pub tables: BTreeMap<String, u64>,
 }
 
 /// Reads back every file of a backup. The meter counts bytes as stored in `packed` and unpacked
@@ -38,18 +41,30 @@ pub async fn read_back(store: &dyn Store, id: &Id, manifest: &Manifest, meter: &
         findings.errors.push("the manifest names no dump".to_owned());
     }
     for file in &manifest.files {
-        let (bytes, error) = read_file(store, id, manifest.format, file, meter).await?;
+        let (bytes, verdict) = read_file(store, id, manifest.format, file, meter).await?;
         findings.bytes += bytes;
-        findings.errors.extend(error.map(|error| format!("{}: {error}", file.name)));
+        match verdict {
+            Ok(seen) => {
+                let tables = seen.and_then(|seen| seen.tables).filter(|_| file.role == Role::Dump);
+                findings.tables.extend(file.database.clone().zip(tables));
+            }
+            Err(error) => findings.errors.push(format!("{}: {error}", file.name)),
+        }
     }
     Ok(findings)
 }
 
-/// Reads one file; returns how many bytes it has and what is wrong with it.
-async fn read_file(store: &dyn Store, id: &Id, format: Format, file: &FileEntry, meter: &Meter) -> Result<(u64, Option<String>)> {
+/// Reads one file; returns how many bytes it has, and what was seen in it or is wrong with it.
+async fn read_file(
+    store: &dyn Store,
+    id: &Id,
+    format: Format,
+    file: &FileEntry,
+    meter: &Meter,
+) -> Result<(u64, Result<Option<Seen>, String>)> {
     let reader = match store.read(id, &file.name).await {
         Ok(reader) => reader,
-        Err(error) if error.message.ends_with("no such file or directory") => return Ok((0, Some("it is missing".to_owned()))),
+        Err(error) if error.message.ends_with("no such file or directory") => return Ok((0, Err("it is missing".to_owned()))),
         Err(error) => return Err(error),
     };
     let (reader, hashed) = HashingReader::new(reader);
@@ -86,12 +101,9 @@ async fn read_file(store: &dyn Store, id: &Id, format: Format, file: &FileEntry,
         if raw_bytes != file.raw_bytes {
             return Err(format!("it unpacks to {raw_bytes} bytes; {} were packed", file.raw_bytes));
         }
-        match watch.map(EndWatch::finish) {
-            Some(Err(why)) => Err(why),
-            _ => Ok(()),
-        }
+        watch.map(EndWatch::finish).transpose()
     })();
-    Ok((bytes, verdict.err()))
+    Ok((bytes, verdict))
 }
 
 /// Whether what was read to its end is what was stored.

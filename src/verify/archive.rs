@@ -1,0 +1,73 @@
+//! An archive of `pg_dump` turned back into SQL, all of it, and its end watched like that of a
+//! plain dump. Decompressing proves little and listing nothing: the hash comes first, for only an
+//! archive that is what was stored may reach a parser.
+
+use std::path::PathBuf;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::error::{Error, Kind, Result};
+use crate::host::{Call, Host, Process, Tag};
+use crate::pack::end::{EndWatch, Seen};
+use crate::postgres::server::explain;
+use crate::store::Reader;
+
+/// Where the archive is.
+pub enum Source {
+    /// A folder that the program opens by itself.
+    Folder(PathBuf),
+    /// A file that is fed to it.
+    Stream(Reader),
+}
+
+/// How much is read of `pg_restore` at a time, in bytes.
+const READ_BYTES: usize = 256 * 1024;
+
+/// Reads an archive to its end by `pg_restore`. The inner result says what is wrong with it.
+///
+/// # Errors
+/// There is no `pg_restore`, or it could not be run: nothing is known of the archive.
+pub async fn read(host: &dyn Host, source: Source) -> Result<Result<Seen, String>> {
+    let mut args = vec!["--file=-".to_owned()];
+    if let Source::Folder(folder) = &source {
+        args.push(folder.display().to_string());
+    }
+    let stdin = matches!(source, Source::Stream(_));
+    let call = Call { program: "pg_restore", args, env: Vec::new(), password: None, tag: Tag::random(), stdin };
+    let mut process = host.start(call).await?;
+    let feeding = match (source, process.stdin.take()) {
+        (Source::Stream(mut reader), Some(mut stdin)) => Some(tokio::spawn(async move {
+            // A pg_restore that found a fault reads no further; its exit tells.
+            let _ = tokio::io::copy_buf(&mut tokio::io::BufReader::with_capacity(READ_BYTES, &mut reader), &mut stdin).await;
+            let _ = stdin.shutdown().await;
+        })),
+        _ => None,
+    };
+    let seen = judge(&mut process).await;
+    if let Some(feeding) = feeding {
+        feeding.abort();
+    }
+    seen
+}
+
+async fn judge(process: &mut Process) -> Result<Result<Seen, String>> {
+    let mut watch = EndWatch::plain();
+    let mut block = vec![0; READ_BYTES];
+    loop {
+        match process.stdout.read(&mut block).await {
+            Ok(0) => break,
+            Ok(read) => watch.feed(&block[..read]),
+            Err(error) => return Err(Error::new(Kind::System, format!("lost the output of pg_restore: {error}"))),
+        }
+    }
+    let exit = process.running.wait().await?;
+    if exit.is_success() {
+        return Ok(watch.finish().map_err(|why| format!("what pg_restore makes of it is not a whole dump: {why}")));
+    }
+    let error = explain("pg_restore", exit, &process.stderr.text());
+    match exit {
+        // Missing or not to be run: that is not the archive's fault.
+        crate::host::Exit::Code(126 | 127) | crate::host::Exit::Signal(_) => Err(error),
+        crate::host::Exit::Code(_) => Ok(Err(error.message)),
+    }
+}
