@@ -153,6 +153,9 @@ impl DumpSpec {
     }
 }
 
+/// Default of `jobs`.
+const JOBS: u32 = 2;
+
 /// Default of `stall_timeout`.
 const STALL_TIMEOUT: Duration = Duration::from_secs(3_600);
 
@@ -229,7 +232,7 @@ fn plan_server(name: &Name, server: &file::Server, examined: &mut Examined<'_>) 
     if server.container.is_some() && server.via.unwrap_or_default() == Via::Exec {
         let unused = [
             ("bin_dir", server.bin_dir.is_some()),
-            ("sslmode", server.sslmode.is_some()),
+            ("sslmode", server.sslmode.is_some_and(|mode| mode != SslMode::Prefer)),
             ("sslrootcert", server.sslrootcert.is_some()),
             ("sslcert", server.sslcert.is_some()),
             ("sslkey", server.sslkey.is_some()),
@@ -328,7 +331,7 @@ fn plan_backup(name: &Name, backup: &file::Backup, file: &File, examined: &mut E
         stall_timeout: backup.stall_timeout.map_or(STALL_TIMEOUT, |span| span.0),
         dump: DumpSpec {
             format: backup.format.unwrap_or_default(),
-            jobs: backup.jobs.unwrap_or(2),
+            jobs: backup.jobs.unwrap_or(JOBS),
             contents: backup.contents.unwrap_or_default(),
             tables: backup.tables.clone().unwrap_or_default(),
             exclude_tables: backup.exclude_tables.clone().unwrap_or_default(),
@@ -508,7 +511,7 @@ fn check_form(name: &Name, backup: &file::Backup, server: Option<&file::Server>,
             "set via = \"network\" on the server, so that the programs here write the folder, or use format = \"custom\"",
         );
     }
-    if backup.jobs.is_some() && format != Format::Directory {
+    if backup.jobs.is_some_and(|jobs| jobs != JOBS) && format != Format::Directory {
         examined.fault(&key("jobs"), "jobs without format = \"directory\"", "remove it, or set format = \"directory\"");
     }
     if backup.jobs == Some(0) {

@@ -1,4 +1,32 @@
 //! What must not be lost, or pretended, when something breaks in the middle.
+//!
+//! Every test does harm to a run and then calls the judge. `PGVIGIL_TEST_LONG=1` runs the campaigns
+//! at full size; `PGVIGIL_TEST_SEED=N` repeats the random ones.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::cast_possible_truncation,
+    reason = "tests fail by panicking, and start processes"
+)]
 
 #[path = "../common/mod.rs"]
 mod common;
+
+mod gate;
+mod inject;
+mod judge;
+mod tools;
+
+mod damage;
+mod disk;
+mod engine;
+mod killed;
+mod liars;
+mod memory;
+mod patience;
+mod signals;
+mod sweeps;
+mod syscalls;
