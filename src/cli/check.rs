@@ -14,7 +14,7 @@ use crate::config::values::Name;
 use crate::config::{Faults, Plan};
 use crate::error::{Error, Kind, exit};
 use crate::host::Tag;
-use crate::job::run::choose;
+use crate::job::make::choose;
 use crate::job::stores;
 use crate::postgres::Server;
 use crate::postgres::dump::arguments;
@@ -275,7 +275,7 @@ fn of_store(store: &plan::Store) -> Line {
         let error = stores::open(store, "").err().unwrap_or_else(|| Error::new(Kind::NotYet, "not yet"));
         return Line::bad(subject, &error);
     };
-    match crate::store::local::try_out(path) {
+    match crate::store::aside::try_out(path) {
         Ok(available) => Line::good(subject, format!("{}: writable, {} available", path.display(), output::size(available))),
         Err(error) => Line::bad(subject, &error),
     }

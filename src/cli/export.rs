@@ -21,7 +21,7 @@ use crate::error::{Error, Kind, Result, plain_io};
 use crate::host::{Tag, signals};
 use crate::job::dump::{self, Way};
 use crate::job::progress::Progress;
-use crate::job::{run, sweep};
+use crate::job::{make, sweep};
 use crate::pack::codec::Codec;
 use crate::pack::end::EndWatch;
 use crate::pack::packer::Packed;
@@ -29,7 +29,7 @@ use crate::postgres::Server;
 use crate::postgres::dump::arguments;
 use crate::postgres::programs::parse_version;
 use crate::store::FileWriter;
-use crate::store::local::{Aside, publish};
+use crate::store::aside::{Aside, publish};
 
 const READER_GONE: &str = "nobody reads the dump any more";
 
@@ -136,7 +136,7 @@ async fn dump_to(
     let server = Server::connect(plan, tag.clone()).await?;
     server.check_client()?;
     let which = Which::One(Given::Literal(args.database.clone()));
-    let found = run::choose(&which, &server.facts.databases, &plan.name)?;
+    let found = make::choose(&which, &server.facts.databases, &plan.name)?;
     let database = found.first().map(|database| database.name.as_str()).unwrap_or_default();
     let written = tokio::select! {
         written = write(&server, args, database, to_stdout, progress) => written,

@@ -3,6 +3,7 @@
 pub mod faults;
 pub mod file;
 pub mod plan;
+pub mod rules;
 pub mod survey;
 pub mod values;
 

@@ -9,6 +9,7 @@ use chrono_tz::Tz;
 
 use super::faults::Examined;
 use super::file::{self, BackupKind, Contents, File, Format, LogFormat, LogLevel, SslMode, Via};
+use super::rules;
 use super::values::{Compression, Databases, Given, Name};
 
 /// Where a debian or systemd installation keeps the daemon's state.
@@ -154,7 +155,7 @@ impl DumpSpec {
 }
 
 /// Default of `jobs`.
-const JOBS: u32 = 2;
+pub(super) const JOBS: u32 = 2;
 
 /// Default of `stall_timeout`.
 const STALL_TIMEOUT: Duration = Duration::from_secs(3_600);
@@ -173,7 +174,7 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
         .iter()
         .filter_map(|(name, backup)| Some((name.clone(), plan_backup(name, backup, file, examined)?)))
         .collect::<BTreeMap<_, _>>();
-    check_rest(file, examined);
+    rules::check_rest(file, examined);
     let log = file.log.clone().unwrap_or_default();
     Plan {
         state_dir: file.state_dir.clone().unwrap_or_else(|| PathBuf::from(STATE_DIR)),
@@ -280,7 +281,7 @@ fn plan_store(name: &Name, store: &file::Store, examined: &mut Examined<'_>) -> 
         );
     }
     if let Some(keep) = &store.keep {
-        check_keep(keep, None, &["stores", name.as_str(), "keep"], examined);
+        rules::check_keep(keep, None, &["stores", name.as_str(), "keep"], examined);
     }
     let kind = match &store.path {
         Some(path) if path.is_absolute() => StoreKind::Local(path.clone()),
@@ -305,10 +306,10 @@ fn plan_backup(name: &Name, backup: &file::Backup, file: &File, examined: &mut E
         BackupKind::Dump => choose_databases(name, backup, examined),
         BackupKind::Physical => Some(Which::All { exclude: Vec::new() }),
     };
-    check_kind(name, backup, kind, examined);
-    check_form(name, backup, server.as_ref().and_then(|server| file.servers.get(server)), examined);
+    rules::check_kind(name, backup, kind, examined);
+    rules::check_form(name, backup, server.as_ref().and_then(|server| file.servers.get(server)), examined);
     if let Some(keep) = &backup.keep {
-        check_keep(keep, Some(kind), &["backups", name.as_str(), "keep"], examined);
+        rules::check_keep(keep, Some(kind), &["backups", name.as_str(), "keep"], examined);
     }
     if let Some(on) = backup.drill.as_ref().and_then(|drill| drill.on.as_deref())
         && on != "container"
@@ -343,7 +344,7 @@ fn plan_backup(name: &Name, backup: &file::Backup, file: &File, examined: &mut E
     })
 }
 
-fn listed<'a>(names: impl Iterator<Item = &'a Name>) -> String {
+pub(super) fn listed<'a>(names: impl Iterator<Item = &'a Name>) -> String {
     let names: Vec<&str> = names.map(Name::as_str).collect();
     if names.is_empty() { "none is there yet".to_owned() } else { names.join(", ") }
 }
@@ -467,144 +468,5 @@ fn choose_databases(name: &Name, backup: &file::Backup, examined: &mut Examined<
             examined.fault(&key("databases"), "both database and databases", "keep one of them");
             None
         }
-    }
-}
-
-/// Keys of the one kind of backup that stand at the other.
-fn check_kind(name: &Name, backup: &file::Backup, kind: BackupKind, examined: &mut Examined<'_>) {
-    let dump_only = [
-        ("database", backup.database.is_some()),
-        ("databases", backup.databases.is_some()),
-        ("exclude", backup.exclude.is_some()),
-        ("format", backup.format.is_some()),
-        ("jobs", backup.jobs.is_some()),
-        ("contents", backup.contents.is_some()),
-        ("tables", backup.tables.is_some()),
-        ("exclude_tables", backup.exclude_tables.is_some()),
-        ("schemas", backup.schemas.is_some()),
-        ("globals", backup.globals.is_some()),
-        ("evidence", backup.evidence.is_some()),
-    ];
-    let physical_only = [("incremental", backup.incremental.is_some()), ("wal", backup.wal.is_some())];
-    let (foreign, hint) = match kind {
-        BackupKind::Dump => (&physical_only[..], "remove it, or set kind = \"physical\""),
-        BackupKind::Physical => (&dump_only[..], "remove it: a physical backup holds the whole cluster"),
-    };
-    for (key, _) in foreign.iter().filter(|(_, given)| *given) {
-        let message = match kind {
-            BackupKind::Dump => format!("{key} is a key of physical backups"),
-            BackupKind::Physical => format!("{key} is a key of dumps"),
-        };
-        examined.fault(&["backups", name.as_str(), key], message, hint);
-    }
-}
-
-/// Format, jobs, contents and patterns against each other and against the way to the server.
-fn check_form(name: &Name, backup: &file::Backup, server: Option<&file::Server>, examined: &mut Examined<'_>) {
-    let key = |key| ["backups", name.as_str(), key];
-    let format = backup.format.unwrap_or_default();
-    let by_exec = server.is_some_and(|server| server.container.is_some() && server.via.unwrap_or_default() == Via::Exec);
-    if format == Format::Directory && by_exec {
-        examined.fault(
-            &key("format"),
-            "format = \"directory\" cannot be dumped inside a container",
-            "set via = \"network\" on the server, so that the programs here write the folder, or use format = \"custom\"",
-        );
-    }
-    if backup.jobs.is_some_and(|jobs| jobs != JOBS) && format != Format::Directory {
-        examined.fault(&key("jobs"), "jobs without format = \"directory\"", "remove it, or set format = \"directory\"");
-    }
-    if backup.jobs == Some(0) {
-        examined.fault(&key("jobs"), "no jobs", "write 1 or more");
-    }
-    let patterns = [("tables", &backup.tables), ("exclude_tables", &backup.exclude_tables), ("schemas", &backup.schemas)];
-    for (name, list) in patterns {
-        if list.iter().flatten().any(String::is_empty) {
-            examined.fault(&key(name), format!("empty pattern in {name}"), "write a name or a pattern, such as \"public.orders\"");
-        }
-    }
-    for recipient in backup.encrypt_to.iter().flatten() {
-        if !(recipient.starts_with("age1") || recipient.starts_with("ssh-")) {
-            examined.fault(
-                &key("encrypt_to"),
-                format!("bad recipient {recipient:?}"),
-                "write an age recipient (age1...) or an SSH public key (ssh-...)",
-            );
-        }
-    }
-}
-
-fn check_keep(keep: &file::Keep, kind: Option<BackupKind>, path: &[&str], examined: &mut Examined<'_>) {
-    let tiers = [
-        ("last", keep.last.is_some()),
-        ("within", keep.within.is_some()),
-        ("daily", keep.daily.is_some()),
-        ("weekly", keep.weekly.is_some()),
-        ("monthly", keep.monthly.is_some()),
-        ("yearly", keep.yearly.is_some()),
-    ];
-    let physical = [("base_backups", keep.base_backups.is_some()), ("window", keep.window.is_some())];
-    let foreign = match kind {
-        Some(BackupKind::Dump) => &physical[..],
-        Some(BackupKind::Physical) => &tiers[..],
-        None => &[],
-    };
-    for (unit, _) in foreign.iter().filter(|(_, given)| *given) {
-        let mut path = path.to_vec();
-        path.push(unit);
-        examined.fault(
-            &path,
-            format!("{unit} is not a unit of this kind of backup"),
-            "dumps have last, within, daily, weekly, monthly, yearly; physical backups base_backups and window",
-        );
-    }
-}
-
-/// Sections that stand by themselves.
-fn check_rest(file: &File, examined: &mut Examined<'_>) {
-    if file.max_concurrent_runs == Some(0) {
-        examined.fault(&["max_concurrent_runs"], "no run would ever start", "write 1 or more");
-    }
-    for (key, path) in [("state_dir", &file.state_dir), ("spool_dir", &file.spool_dir)] {
-        if let Some(path) = path
-            && !path.is_absolute()
-        {
-            examined.fault(&[key], format!("{key} {:?} is not absolute", path.display().to_string()), "write it from the root");
-        }
-    }
-    if let Some(listen) = &file.listen {
-        match listen.parse::<std::net::SocketAddr>() {
-            Err(_) => examined.fault(&["listen"], format!("bad address {listen:?}"), "write ADDRESS:PORT, such as \"127.0.0.1:9847\""),
-            Ok(address) if !address.ip().is_loopback() && file.listen_token.is_none() => examined.fault(
-                &["listen"],
-                format!("{listen} is not a loopback address, and listen_token is not set"),
-                "add listen_token = { file = \"...\" }, or listen on 127.0.0.1",
-            ),
-            Ok(_) => {}
-        }
-    }
-    if let Some(email) = &file.email {
-        if !["smtp://", "smtps://"].iter().any(|scheme| email.relay.starts_with(scheme)) {
-            examined.fault(
-                &["email", "relay"],
-                format!("bad relay {:?}", email.relay),
-                "write smtp://HOST:587 (STARTTLS) or smtps://HOST:465",
-            );
-        }
-        for (key, address) in email.to.iter().map(|to| ("to", to)).chain([("from", &email.from)]) {
-            if !address.contains('@') {
-                examined.fault(&["email", key], format!("bad address {address:?}"), "write NAME@DOMAIN");
-            }
-        }
-        if email.to.is_empty() {
-            examined.fault(&["email", "to"], "mail goes to nobody", "write to = [\"dba@example.com\"]");
-        }
-    }
-    for name in file.pings.keys().filter(|name| !file.backups.contains_key(*name)) {
-        examined.fault(
-            &["pings", name.as_str()],
-            format!("ping {name} names no backup of this file"),
-            format!("backups: {}", listed(file.backups.keys())),
-        );
     }
 }

@@ -1,6 +1,7 @@
 //! due -> Run: what composes the stages.
 
 pub mod dump;
+pub mod make;
 pub mod progress;
 pub mod run;
 pub mod stores;

@@ -21,7 +21,7 @@ use crate::catalog::entry::Documents;
 use crate::catalog::{Id, Label};
 use crate::error::{Error, Kind, Result, plain_io};
 
-const PARTIAL: &str = ".partial-";
+pub(super) const PARTIAL: &str = ".partial-";
 
 /// Dirty pages beyond this are sent to the disk while the dump goes on, so that the last fsync has
 /// little left to wait for. In bytes.
@@ -75,7 +75,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     }
 }
 
-fn failed(doing: &str, path: &Path, error: &io::Error) -> Error {
+pub(super) fn failed(doing: &str, path: &Path, error: &io::Error) -> Error {
     let failure = Error::new(Kind::Store, format!("cannot {doing} {}: {}", path.display(), plain_io(error)));
     match error.raw_os_error() {
         Some(libc::ENOSPC) => {
@@ -89,11 +89,11 @@ fn failed(doing: &str, path: &Path, error: &io::Error) -> Error {
     }
 }
 
-fn sync_dir(dir: &Path) -> Result<()> {
+pub(super) fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| failed("make durable", dir, &error))
 }
 
-fn create_file(path: &Path) -> Result<File> {
+pub(super) fn create_file(path: &Path) -> Result<File> {
     OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -105,7 +105,7 @@ fn create_file(path: &Path) -> Result<File> {
 
 /// A rename that replaces nothing. File systems that cannot promise it still refuse to replace a
 /// folder that is not empty, and ours never are.
-fn rename_new(from: &Path, to: &Path) -> nix::Result<()> {
+pub(super) fn rename_new(from: &Path, to: &Path) -> nix::Result<()> {
     match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
         Err(nix::Error::EINVAL | nix::Error::ENOSYS) if from.is_dir() => nix::fcntl::renameat(AT_FDCWD, from, AT_FDCWD, to),
         result => result,
@@ -308,7 +308,7 @@ impl Upload for LocalUpload {
         let path = self.partial.join(name);
         blocking(move || {
             let file = create_file(&path)?;
-            Ok(Box::new(LocalFile { file: Some(file), path, written: 0, sent: 0 }) as Box<dyn FileWriter>)
+            Ok(Box::new(LocalFile::new(file, path)) as Box<dyn FileWriter>)
         })
         .await
     }
@@ -384,13 +384,19 @@ impl Drop for LocalUpload {
     }
 }
 
-struct LocalFile {
+pub(super) struct LocalFile {
     /// `None` after a failure: what was written cannot be trusted any more.
     file: Option<File>,
     path: PathBuf,
     written: u64,
     /// How much of it is on its way to the disk.
     sent: u64,
+}
+
+impl LocalFile {
+    pub(super) fn new(file: File, path: PathBuf) -> Self {
+        LocalFile { file: Some(file), path, written: 0, sent: 0 }
+    }
 }
 
 #[async_trait]
@@ -423,99 +429,6 @@ impl FileWriter for LocalFile {
             return Err(Error::new(Kind::Store, format!("{} failed before", path.display())));
         };
         blocking(move || file.sync_all().map_err(|error| failed("make durable", &path, &error))).await
-    }
-}
-
-/// Tries what a run needs of a folder: to make, to write durably, to rename and to remove. Returns
-/// how many bytes are available to this user.
-///
-/// # Errors
-/// What does not work.
-pub fn try_out(root: &Path) -> Result<u64> {
-    let fresh = !root.exists();
-    DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(|error| failed("make", root, &error))?;
-    let dir = root.join(format!("{PARTIAL}check-{}", std::process::id()));
-    let moved = dir.with_extension("moved");
-    let tried = (|| {
-        DirBuilder::new().mode(0o700).create(&dir).map_err(|error| failed("make", &dir, &error))?;
-        let path = dir.join("file");
-        let mut file = create_file(&path)?;
-        file.write_all(b"pgvigil check\n").and_then(|()| file.sync_all()).map_err(|error| failed("write", &path, &error))?;
-        rename_new(&dir, &moved).map_err(|error| failed("rename", &dir, &error.into()))?;
-        sync_dir(root)
-    })();
-    let _ = std::fs::remove_dir_all(&dir);
-    let _ = std::fs::remove_dir_all(&moved);
-    tried?;
-    let space = nix::sys::statvfs::statvfs(root).map_err(|error| failed("look at", root, &error.into()))?;
-    if fresh {
-        tracing::info!(path = %root.display(), "made the folder of the store");
-    }
-    Ok(space.blocks_available() * space.fragment_size())
-}
-
-/// What is written beside its place, to be put there when it is whole; else it goes with this.
-pub struct Aside {
-    path: PathBuf,
-    open: bool,
-}
-
-impl Aside {
-    /// A file beside `target`.
-    ///
-    /// # Errors
-    /// The folder of the target cannot be written.
-    pub fn file(target: &Path) -> Result<(Self, Box<dyn FileWriter>)> {
-        let path = beside(target);
-        let file = create_file(&path)?;
-        let writer = LocalFile { file: Some(file), path: path.clone(), written: 0, sent: 0 };
-        Ok((Aside { path, open: true }, Box::new(writer)))
-    }
-
-    /// A folder beside `target`.
-    ///
-    /// # Errors
-    /// The folder of the target cannot be written.
-    pub fn folder(target: &Path) -> Result<Self> {
-        let path = beside(target);
-        DirBuilder::new().mode(0o700).create(&path).map_err(|error| failed("make", &path, &error))?;
-        Ok(Aside { path, open: true })
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-fn beside(target: &Path) -> PathBuf {
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
-    target.with_file_name(format!(".{name}{PARTIAL}{}", std::process::id()))
-}
-
-/// Puts what is whole in its place, durably.
-///
-/// # Errors
-/// Something is there and `replace` is false, or the folder cannot be written.
-pub fn publish(mut aside: Aside, target: &Path, replace: bool) -> Result<()> {
-    let placed = match rename_new(&aside.path, target) {
-        Err(nix::Error::EEXIST | nix::Error::ENOTEMPTY) if replace && aside.path.is_dir() => {
-            // A folder cannot take the place of another one in one step.
-            std::fs::remove_dir_all(target).and_then(|()| std::fs::rename(&aside.path, target))
-        }
-        Err(nix::Error::EEXIST) if replace => std::fs::rename(&aside.path, target),
-        result => result.map_err(Into::into),
-    };
-    placed.map_err(|error| failed("create", target, &error))?;
-    aside.open = false;
-    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    sync_dir(parent)
-}
-
-impl Drop for Aside {
-    fn drop(&mut self) {
-        if self.open {
-            let _ = if self.path.is_dir() { std::fs::remove_dir_all(&self.path) } else { std::fs::remove_file(&self.path) };
-        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! packed bytes -> a folder: where backups are kept.
 
+pub mod aside;
 #[cfg(test)]
 mod contract;
 pub mod local;
