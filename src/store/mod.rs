@@ -5,7 +5,7 @@ pub mod aside;
 mod contract;
 pub mod local;
 #[cfg(test)]
-pub mod memory;
+mod memory;
 
 use std::path::{Path, PathBuf};
 
