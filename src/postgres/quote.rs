@@ -22,6 +22,36 @@ pub fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// An identifier of SQL for a page: on one line, whatever is in it.
+/// <https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS>
+pub fn identifier_on_one_line(name: &str) -> String {
+    match escaped(name) {
+        Some(escaped) => format!("U&{}", identifier(&escaped)),
+        None => identifier(name),
+    }
+}
+
+/// A string constant of SQL for a page: on one line, whatever is in it.
+pub fn literal_on_one_line(text: &str) -> String {
+    match escaped(text) {
+        Some(escaped) => format!("U&'{}'", escaped.replace('\'', "''")),
+        None => literal(text),
+    }
+}
+
+/// Control characters as the escapes of `U&`; `None` where there are none.
+fn escaped(text: &str) -> Option<String> {
+    text.chars().any(char::is_control).then(|| {
+        text.chars()
+            .map(|c| match c {
+                '\\' => "\\\\".to_owned(),
+                c if c.is_control() => format!("\\{:04x}", u32::from(c)),
+                c => c.to_string(),
+            })
+            .collect()
+    })
+}
+
 /// One word of bash on one line, bare where that is safe.
 pub fn shell(word: &str) -> String {
     let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"._/:=@%+,-".contains(&byte);
@@ -61,6 +91,9 @@ mod tests {
     #[test]
     fn hostile_names() {
         assert_eq!(conninfo(r"host=1.2.3.4 dbname=x"), "dbname='host=1.2.3.4 dbname=x'");
+        assert_eq!(identifier_on_one_line("a\"b"), r#""a""b""#);
+        assert_eq!(identifier_on_one_line("a\n\"b\\"), r#"U&"a\000a""b\\""#);
+        assert_eq!(literal_on_one_line("a\n'"), "U&'a\\000a'''");
         assert_eq!(conninfo(r"it's \ here"), r"dbname='it\'s \\ here'");
         assert_eq!(literal(r"a'b\c"), r"E'a\'b\\c'");
         assert_eq!(literal("it's"), "'it''s'");

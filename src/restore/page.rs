@@ -9,7 +9,7 @@ use crate::config::file::{Contents, Format};
 use crate::host::printable;
 use crate::pack::codec::Codec;
 use crate::postgres::programs::parse_version;
-use crate::postgres::quote::{conninfo, identifier, literal, shell};
+use crate::postgres::quote::{conninfo, identifier_on_one_line, literal_on_one_line, shell};
 use crate::postgres::server::{Database, Reached};
 
 /// What the page is made of.
@@ -34,9 +34,13 @@ pub fn page(facts: &Facts<'_>) -> String {
     missing(&mut text, facts);
     check_files(&mut text, facts);
     reach(&mut text, facts);
-    globals(&mut text, facts);
+    let mut step = 3;
+    if globals(&mut text, facts) {
+        step += 1;
+    }
     for database in facts.databases {
-        restore(&mut text, facts, database);
+        restore(&mut text, facts, database, step);
+        step += 1;
     }
     text
 }
@@ -94,7 +98,10 @@ fn missing(text: &mut String, facts: &Facts<'_>) {
     let mut lines = Vec::new();
     match (manifest.contents, manifest.narrow) {
         (Contents::Schema, _) => lines.push("rows: it holds definitions only".to_owned()),
-        (Contents::Data, _) => lines.push("definitions: it holds rows only, for tables that exist and are empty".to_owned()),
+        (Contents::Data, _) => {
+            lines.push("definitions: it holds rows only, for tables that exist and are empty".to_owned());
+            lines.push("the contents of materialized views: `REFRESH MATERIALIZED VIEW` each of them".to_owned());
+        }
         (Contents::All, _) => {}
     }
     let patterns = [("only tables", &manifest.tables), ("not tables", &manifest.exclude_tables), ("only schemas", &manifest.schemas)];
@@ -165,9 +172,10 @@ fn reach(text: &mut String, facts: &Facts<'_>) {
     text.push_str("```\n\n");
 }
 
-fn globals(text: &mut String, facts: &Facts<'_>) {
+/// False if the backup has none.
+fn globals(text: &mut String, facts: &Facts<'_>) -> bool {
     let Some(file) = facts.manifest.files.iter().find(|file| file.role == Role::Globals) else {
-        return;
+        return false;
     };
     let _ = write!(
         text,
@@ -179,6 +187,7 @@ fn globals(text: &mut String, facts: &Facts<'_>) {
         unpack(file),
         shell(&conninfo(facts.maintenance_database)),
     );
+    true
 }
 
 /// The stock tool that prints a file unpacked.
@@ -205,10 +214,10 @@ fn suffixed(name: &str, suffix: &str) -> String {
     format!("{}{suffix}", &name[..end])
 }
 
-fn restore(text: &mut String, facts: &Facts<'_>, database: &Database) {
+fn restore(text: &mut String, facts: &Facts<'_>, database: &Database, step: usize) {
     let manifest = facts.manifest;
     let target = restored_name(&database.name);
-    let _ = write!(text, "## 4. Restore `{}`\n\n", inline(&database.name));
+    let _ = write!(text, "## {step}. Restore `{}`\n\n", inline(&database.name));
     let maintenance = shell(&conninfo(facts.maintenance_database));
     let into = shell(&conninfo(&target));
     if manifest.contents == Contents::Data {
@@ -254,17 +263,17 @@ fn restore(text: &mut String, facts: &Facts<'_>, database: &Database) {
         text.push_str("```\n\n");
     }
     if !manifest.narrow {
-        let (live, restored) = (identifier(&database.name), identifier(&target));
-        let old = identifier(&suffixed(&database.name, "_old"));
-        let (live, restored, old) = (inline(&live), inline(&restored), inline(&old));
+        let (live, restored) = (identifier_on_one_line(&database.name), identifier_on_one_line(&target));
+        let old = identifier_on_one_line(&suffixed(&database.name, "_old"));
         let _ = write!(
             text,
-            "When it is right, let it take the place of the live one. The sessions of the live one end:\n\n\
+            "When it is right, let it take the place of the live one, in psql connected to `{}`. The sessions of the live one end:\n\n\
             ```sql\nALTER DATABASE {live} ALLOW_CONNECTIONS false;\n\
             SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {};\n\
             ALTER DATABASE {live} RENAME TO {old};\nALTER DATABASE {restored} RENAME TO {live};\n```\n\n\
             The former one is {old} then: `ALTER DATABASE {old} ALLOW_CONNECTIONS true` to look into it, `DROP DATABASE {old}` when nobody misses it.\n\n",
-            inline(&literal(&database.name)),
+            inline(facts.maintenance_database),
+            literal_on_one_line(&database.name),
         );
     }
 }
@@ -289,8 +298,9 @@ fn surroundings(text: &mut String, manifest: &Manifest, live: &str, into: &str) 
     let _ = write!(
         text,
         "The backup is a part of the database. What that part needs from elsewhere (types, functions, tables that its foreign keys point to) \
-        is taken from the live database, without rows (if that is gone: restore the newest whole backup first, and give its name below). Errors here are of what points back at the part; foreign keys of the part \
-        to tables without their rows fail below.\n\n\
+        is taken from the live database, without rows (if that is gone: restore the newest whole backup first, and give its name below). Errors here are of what points back at the part. \
+        Below, \"already exists\" of a schema or a sequence is harmless, and a foreign key to a table without its rows fails; \
+        no other errors are to be expected.\n\n\
         ```sh\npg pg_dump --no-password --schema-only {} -d {live} | pg psql -X -w -q -d {into} || true\n```\n\n",
         chosen.join(" "),
     );
