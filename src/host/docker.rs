@@ -116,7 +116,16 @@ impl DockerHost {
         Ok(Started { id: created.id, output: Box::pin(output), input: Box::pin(input) })
     }
 
+    /// Bounded in time: an Engine that does not hear any more must not hold up the end of a run.
     async fn signal_tagged(&self, tag: &Tag, signal: &str) -> Result<usize> {
+        let signalled = tokio::time::timeout(ANSWER_TIMEOUT, self.signal_and_count(tag, signal)).await;
+        signalled.unwrap_or_else(|_| {
+            let secs = ANSWER_TIMEOUT.as_secs();
+            Err(Error::new(Kind::Docker, format!("cannot signal inside the container: no answer within {secs} s")))
+        })
+    }
+
+    async fn signal_and_count(&self, tag: &Tag, signal: &str) -> Result<usize> {
         let script = ["sh", "-c", SIGNAL_TAGGED, "pgvigil", tag.as_str(), signal];
         let started = self.exec(script.map(str::to_owned).to_vec(), Vec::new(), false).await?;
         let mut process = self.process(started, tag.clone());
@@ -195,7 +204,11 @@ impl Host for DockerHost {
         }
         let deadline = tokio::time::Instant::now() + TERM_GRACE;
         loop {
-            let signal = if tokio::time::Instant::now() > deadline { "KILL" } else { "0" };
+            let late = deadline.elapsed();
+            if late > TERM_GRACE {
+                return Err(Error::new(Kind::Docker, "a program inside the container would not end"));
+            }
+            let signal = if late.is_zero() { "0" } else { "KILL" };
             if self.signal_tagged(tag, signal).await? == 0 {
                 return Ok(found);
             }

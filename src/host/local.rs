@@ -98,6 +98,9 @@ impl Host for LocalHost {
         }
         let deadline = tokio::time::Instant::now() + TERM_GRACE;
         while !tagged(tag).is_empty() {
+            if deadline.elapsed() > TERM_GRACE {
+                return Err(Error::new(Kind::System, "a program would not end"));
+            }
             if tokio::time::Instant::now() > deadline {
                 for pid in tagged(tag) {
                     let _ = kill(pid, Signal::SIGKILL);

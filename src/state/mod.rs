@@ -89,6 +89,7 @@ fn name_of(dir: &Path) -> Result<String> {
     let path = dir.join("id");
     if let Ok(text) = std::fs::read_to_string(&path) {
         let name = text.trim();
+        remove_unnamed(dir);
         if name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Ok(name.to_owned());
         }
@@ -101,14 +102,26 @@ fn name_of(dir: &Path) -> Result<String> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
         writeln!(file, "{name}")?;
         file.sync_all()?;
+        // Where another was first, its name counts; it may have swept ours already.
         match std::fs::hard_link(&aside, &path) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+            Err(error) if !path.exists() => Err(error),
             _ => Ok(()),
         }
     })();
     let _ = std::fs::remove_file(&aside);
     written.map_err(|error| unwritable(&path, &error))?;
     std::fs::read_to_string(&path).map(|text| text.trim().to_owned()).map_err(|error| unwritable(&path, &error))
+}
+
+/// Removes what a process left that was killed while it gave the folder its name.
+fn remove_unnamed(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let random = name.to_str().and_then(|name| name.strip_prefix("id.")).unwrap_or_default();
+        if random.len() == 16 && random.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 #[cfg(test)]
