@@ -90,6 +90,18 @@ impl DockerHost {
         })
     }
 
+    /// Whether the container is there and runs, paused or not.
+    ///
+    /// # Errors
+    /// The Engine does not answer.
+    pub async fn is_running(&self) -> Result<bool> {
+        match self.docker.inspect_container(&self.container, None).await {
+            Ok(found) => Ok(found.state.and_then(|state| state.running) == Some(true)),
+            Err(error) if status(&error) == Some(404) => Ok(false),
+            Err(error) => Err(refused(&format!("cannot look at container {:?}", self.container), &error)),
+        }
+    }
+
     async fn running_names(&self) -> String {
         let names: Vec<String> = running_containers(&self.docker).await.into_iter().map(|(name, _)| name).collect();
         if names.is_empty() { "none does".to_owned() } else { names.join(", ") }

@@ -140,6 +140,14 @@ impl Tail {
     }
 }
 
+/// The Engine says on stdout that it could not run a program. Anything else there is the program's
+/// own output, which may be rows of the user and belongs into no error.
+pub fn words_of_the_engine(stdout: &[u8]) -> Option<String> {
+    let first = [b"OCI runtime exec failed".as_slice(), b"exec failed", b"rpc error"];
+    let short = &stdout[..stdout.len().min(512)];
+    first.iter().any(|words| short.starts_with(words)).then(|| printable(&String::from_utf8_lossy(short)))
+}
+
 /// Text from outside, fit for a terminal, a log or a mail.
 pub fn printable(text: &str) -> String {
     text.trim_end().chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()

@@ -11,7 +11,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 
 use crate::error::{Error, Kind, Result, plain_io};
-use crate::host::{Call, Exit, Process, printable};
+use crate::host::{Call, Exit, Process, words_of_the_engine};
 use crate::pack::codec::Codec;
 use crate::pack::end::{EndWatch, Seen};
 use crate::pack::packer::{Meter, Packed, hex, pack, stalled};
@@ -121,7 +121,7 @@ async fn end(program: &'static str, process: &mut Process, head: &[u8], stall_ti
         return Ok(());
     }
     if matches!(exit, Exit::Code(126 | 127)) {
-        stderr.push_str(&printable(&String::from_utf8_lossy(head)));
+        stderr.push_str(&words_of_the_engine(head).unwrap_or_default());
     }
     Err(explain(program, exit, &stderr))
 }

@@ -81,7 +81,7 @@ pub async fn run(plan: &Plan, backup: &str, progress: &Progress, cancel: &Cancel
             reported(made, proven)
         }
         Err(error) => {
-            clean = end_leftovers(&server, &tag, &error).await;
+            clean = end_leftovers(plan, backup, &server, &tag).await;
             Report {
                 id: None,
                 outcome: if error.kind == Kind::Cancelled { Outcome::Cancelled } else { Outcome::Failed },
@@ -132,12 +132,13 @@ async fn passed(deadline: Option<std::time::Duration>) {
 }
 
 /// Ends what a failed run may have left on the server. False: something may be left.
-async fn end_leftovers(server: &OnceLock<Server>, tag: &Tag, error: &Error) -> bool {
-    let Some(server) = server.get() else {
-        // Told to stop while it still connected: a question of ours may wait there.
-        return !matches!(error.kind, Kind::Cancelled | Kind::Timeout);
+async fn end_leftovers(plan: &Plan, backup: &Backup, server: &OnceLock<Server>, tag: &Tag) -> bool {
+    let ended = match server.get() {
+        Some(server) => sweep::end_tagged(server, tag).await,
+        // It never answered; a question of ours may still wait inside of its container.
+        None => sweep::end_on_host(&plan.servers[&backup.server], tag).await,
     };
-    match sweep::end_tagged(server, tag).await {
+    match ended {
         Ok(()) => true,
         Err(error) => {
             tracing::warn!(%error, "cannot make sure that nothing of the run is left on the server; the next run tries again");
@@ -158,7 +159,11 @@ fn reported(made: Made, proven: Result<Proven>) -> Report {
             ),
         ),
         Ok(Proven { proof, tables }) => {
-            warnings.extend(proof.notes);
+            if proof.rung.is_good() {
+                warnings.extend(proof.notes);
+            } else {
+                problems.extend(proof.notes);
+            }
             // A valid header and no tables is a dump too.
             problems.extend(
                 tables_there

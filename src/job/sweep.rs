@@ -5,7 +5,9 @@ use crate::catalog::{Id, Label};
 use crate::config::Plan;
 use crate::config::plan::{Backup, Place, StoreKind};
 use crate::error::Result;
-use crate::host::Tag;
+use crate::host::docker::DockerHost;
+use crate::host::local::LocalHost;
+use crate::host::{Host, Tag};
 use crate::job::stores;
 use crate::postgres::Server;
 use crate::state::history::Unfinished;
@@ -52,11 +54,23 @@ async fn clean_up(plan: &Plan, state: &State, dead: &Unfinished) -> bool {
 
 /// Ends the processes and the backends that carry a mark.
 async fn end_everything(server: &crate::config::plan::Server, tag: &Tag) -> Result<()> {
-    let connected = Server::connect(server, Tag::random()).await?;
-    end_tagged(&connected, tag).await?;
-    if let Place::Container { .. } = server.place {
-        // Under via = "network" the programs ran here; a former run may have had another via.
-        crate::host::Host::end_tagged(&crate::host::local::LocalHost { bin_dir: None }, tag).await?;
+    // First, for a program that hangs may be what holds a connection.
+    end_on_host(server, tag).await?;
+    end_tagged(&Server::connect(server, Tag::random()).await?, tag).await
+}
+
+/// Ends the processes that carry a mark, here and in the server's container, without the server's
+/// help. In a container that does not run there are none.
+///
+/// # Errors
+/// The Engine does not answer, or a process would not end.
+pub async fn end_on_host(server: &crate::config::plan::Server, tag: &Tag) -> Result<()> {
+    LocalHost { bin_dir: None }.end_tagged(tag).await?;
+    if let Place::Container { container, docker, .. } = &server.place {
+        let engine = DockerHost::connect(docker.as_deref(), container).await?;
+        if engine.is_running().await? {
+            engine.end_tagged(tag).await?;
+        }
     }
     Ok(())
 }

@@ -59,7 +59,12 @@ pub async fn verify(
         };
         notes.extend(opened.err().map(|error| format!("the archive was not opened: {}", error.message)));
     }
-    let rung = if findings.errors.is_empty() { before.unwrap_or(Rung::Readable).max(Rung::Readable) } else { Rung::Bad };
+    let rung = match (findings.errors.is_empty(), notes.is_empty()) {
+        (false, _) => Rung::Bad,
+        (true, true) => before.unwrap_or(Rung::Readable).max(Rung::Readable),
+        // An archive has no end that could be seen but by opening it: nothing new is proven.
+        (true, false) => before.unwrap_or(Rung::Written),
+    };
     let proof = Proof {
         at: clock::now(),
         rung,

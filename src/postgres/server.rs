@@ -327,8 +327,7 @@ impl Server {
         if !exit.is_success() {
             let mut stderr = process.stderr.text();
             if matches!(exit, Exit::Code(126 | 127)) {
-                // The Engine says on stdout that there is no such program.
-                stderr.push_str(&host::printable(&String::from_utf8_lossy(&answer)));
+                stderr.push_str(&host::words_of_the_engine(&answer).unwrap_or_default());
             }
             return Err(explain(program, exit, &stderr));
         }
