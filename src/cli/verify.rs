@@ -134,7 +134,7 @@ async fn prove_copies(plan: &Plan, entry: &Entry, copies: &[&str], progress: &Pr
         let store = stores::open(&plan.stores[*name], state.owner())?;
         // A copy that was bad and reads well again is only readable: a drill must prove the rest.
         let before = entry.rung_in(name).filter(|rung| *rung != Rung::Bad);
-        let proof = job::verify(plan, &*store, &entry.id, &entry.manifest, before, progress).await?.proof;
+        let proof = job::verify(plan, &*store, &entry.id, &entry.manifest, before, None, progress).await?.proof;
         job::point_latest(&*store, name, &entry.id.backup).await?;
         proofs.push(((*name).to_owned(), proof));
     }

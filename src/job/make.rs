@@ -18,6 +18,7 @@ use crate::error::{Error, Kind, Result};
 use crate::host::{Tag, clock, secret};
 use crate::job::dump::{self, Way};
 use crate::job::progress::Progress;
+use crate::job::verify::Opened;
 use crate::pack::codec::Codec;
 use crate::pack::end::EndWatch;
 use crate::pack::packer::Packed;
@@ -27,6 +28,7 @@ use crate::postgres::quote::identifier;
 use crate::postgres::server::{Database, Server};
 use crate::restore::page;
 use crate::store::{Store, Upload};
+use crate::verify::archive::{self, Source};
 
 /// What was dumped.
 pub struct Made {
@@ -34,6 +36,7 @@ pub struct Made {
     pub warnings: Vec<String>,
     /// Tables of the user in each database, where all of them were asked for.
     pub tables_there: BTreeMap<String, u64>,
+    pub opened: Opened,
 }
 
 /// A backup whose files are durable, under no name yet.
@@ -122,14 +125,14 @@ impl Making<'_> {
         id: &Id,
         started_at: DateTime<Utc>,
     ) -> Result<Made> {
-        let (mut files, mut tables_there) = (Vec::new(), BTreeMap::new());
+        let (mut files, mut tables_there, mut opened) = (Vec::new(), BTreeMap::new(), Opened::default());
         let taken_at = clock::now();
         for database in databases {
             let about = |error: Error| error.context(format_args!("database {:?}", database.name));
             if !self.backup.dump.is_narrow() {
                 tables_there.insert(database.name.clone(), count_tables(server, &database.name).await.map_err(about)?);
             }
-            files.extend(self.dump(upload, server, database, id).await.map_err(about)?);
+            files.extend(self.dump(upload, server, database, id, &mut opened).await.map_err(about)?);
         }
         let globals = if self.backup.globals {
             files.push(self.globals(upload, server).await.map_err(|error| error.context("globals"))?);
@@ -150,14 +153,21 @@ impl Making<'_> {
                 manifest.client_version, manifest.server_version
             ));
         }
-        Ok(Made { manifest, warnings, tables_there })
+        Ok(Made { manifest, warnings, tables_there, opened })
     }
 
     fn codec(&self) -> Codec {
         Codec::from(self.backup.dump.compression)
     }
 
-    async fn dump(&self, upload: &mut dyn Upload, server: &Server, database: &Database, id: &Id) -> Result<Vec<FileEntry>> {
+    async fn dump(
+        &self,
+        upload: &mut dyn Upload,
+        server: &Server,
+        database: &Database,
+        id: &Id,
+        opened: &mut Opened,
+    ) -> Result<Vec<FileEntry>> {
         let spec = &self.backup.dump;
         let client_major = parse_version(&server.client_version).map_or(0, |(major, _)| major);
         let stem = dump_stem(&database.name, id.label.slot(), self.backup.timezone);
@@ -176,9 +186,7 @@ impl Making<'_> {
             dump::into_folder(server, call, &folder, self.backup.stall_timeout, &meter).await?;
             upload.seal_folder(&folder).await?;
             let files = dump::hash_folder(&folder).await?;
-            if !files.iter().any(|(name, _)| name == "toc.dat") {
-                return Err(Error::new(Kind::Dump, "pg_dump wrote no toc.dat"));
-            }
+            open(server, Source::Folder(folder), &database.name, opened).await?;
             return Ok(files.into_iter().map(|(name, packed)| entry(format!("{stem}/{name}"), packed)).collect());
         }
         let plain = spec.format == Format::Plain;
@@ -193,6 +201,10 @@ impl Making<'_> {
             meter,
         };
         let (packed, _) = dump::stream(server, call, way, writer).await?;
+        if !plain {
+            self.progress.begin("opening the archive");
+            open(server, Source::Stream(upload.read(&name).await?), &database.name, opened).await?;
+        }
         Ok(vec![entry(name, packed)])
     }
 
@@ -261,6 +273,20 @@ impl Making<'_> {
             role: Role::Notes,
         })
     }
+}
+
+/// Turns an archive back into SQL before it gets its name: no end of it can be seen in any other
+/// way, and a cut one is none.
+///
+/// # Errors
+/// It is not whole.
+async fn open(server: &Server, source: Source, database: &str, opened: &mut Opened) -> Result<()> {
+    match archive::read(&**server.host(), source).await {
+        Ok(Ok(seen)) => opened.tables.extend(seen.tables.map(|tables| (database.to_owned(), tables))),
+        Ok(Err(wrong)) => return Err(Error::new(Kind::Dump, format!("the archive that pg_dump wrote is not whole: {wrong}"))),
+        Err(error) => opened.notes.push(format!("the archive was not opened: {}", error.message)),
+    }
+    Ok(())
 }
 
 /// The databases of a backup, out of those that the server has.

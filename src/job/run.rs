@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::host::{Tag, clock};
 use crate::job::make::{Made, Making};
 use crate::job::progress::Progress;
-use crate::job::verify::Proven;
+use crate::job::verify::{Opened, Proven};
 use crate::job::{stores, sweep, verify};
 use crate::postgres::server::Server;
 use crate::state::{Outcome, State};
@@ -73,9 +73,9 @@ pub async fn run(plan: &Plan, backup: &str, progress: &Progress, cancel: &Cancel
     };
     let mut clean = true;
     let mut report = match made {
-        Ok(made) => {
+        Ok(mut made) => {
             let proven = tokio::select! {
-                proven = prove(plan, &*store, store_name, &made.manifest, progress) => proven,
+                proven = prove(plan, &*store, store_name, &made.manifest, std::mem::take(&mut made.opened), progress) => proven,
                 () = cancel.cancelled() => Err(Error::new(Kind::Cancelled, "told to stop while reading back; the backup is written")),
             };
             reported(made, proven)
@@ -148,7 +148,7 @@ async fn end_leftovers(plan: &Plan, backup: &Backup, server: &OnceLock<Server>, 
 }
 
 fn reported(made: Made, proven: Result<Proven>) -> Report {
-    let Made { manifest, mut warnings, tables_there } = made;
+    let Made { manifest, mut warnings, tables_there, .. } = made;
     let mut problems = Vec::new();
     let (rung, error) = match proven {
         Ok(Proven { proof, .. }) if proof.rung == Rung::Bad => (
@@ -195,9 +195,9 @@ fn reported(made: Made, proven: Result<Proven>) -> Report {
 }
 
 /// From `written` to `readable`.
-async fn prove(plan: &Plan, store: &dyn Store, name: &Name, manifest: &Manifest, progress: &Progress) -> Result<Proven> {
+async fn prove(plan: &Plan, store: &dyn Store, name: &Name, manifest: &Manifest, opened: Opened, progress: &Progress) -> Result<Proven> {
     let id = manifest.id();
-    let proven = verify::verify(plan, store, &id, manifest, None, progress).await?;
+    let proven = verify::verify(plan, store, &id, manifest, None, Some(opened), progress).await?;
     if let Err(error) = verify::point_latest(store, name.as_str(), &id.backup).await {
         tracing::warn!(%error, "cannot point `latest` at the newest backup");
     }

@@ -22,7 +22,7 @@ use crate::pack::packer::hex;
 use crate::postgres::programs::{self, parse_version};
 use crate::store::{Added, Store};
 use crate::verify::archive::{self, Source};
-use crate::verify::read_back::{Findings, read_back};
+use crate::verify::read_back::read_back;
 
 /// What a verification found.
 pub struct Proven {
@@ -31,8 +31,18 @@ pub struct Proven {
     pub tables: BTreeMap<String, u64>,
 }
 
+/// What became of the archives of a backup.
+#[derive(Debug, Default)]
+pub struct Opened {
+    /// Tables that each makes, by database.
+    pub tables: BTreeMap<String, u64>,
+    /// Why one could not be opened at all, which says nothing of it.
+    pub notes: Vec<String>,
+}
+
 /// Reads a backup back, turns its archives into SQL with `pg_restore`, and writes the proof. The
-/// rung that it had by a drill stays: its bytes are the same.
+/// rung that it had by a drill stays: its bytes are the same. `opened`: the archives were looked into
+/// already.
 ///
 /// # Errors
 /// The store does not answer, so that nothing can be said; or the proof cannot be written.
@@ -42,6 +52,7 @@ pub async fn verify(
     id: &Id,
     manifest: &Manifest,
     before: Option<Rung>,
+    opened: Option<Opened>,
     progress: &Progress,
 ) -> Result<Proven> {
     let started = std::time::Instant::now();
@@ -49,16 +60,17 @@ pub async fn verify(
     let (manifest_sha256, changed) = hash_manifest(store, id).await?;
     let mut findings = read_back(store, id, manifest, &meter).await?;
     findings.errors.extend(changed);
-    let mut notes = Vec::new();
-    // Only an archive whose hash is right is given to a parser.
-    if findings.errors.is_empty() && manifest.format != Format::Plain {
-        progress.begin("opening the archive");
-        let opened = match archive_host(plan, manifest).await {
-            Ok(host) => open_archives(store, id, manifest, &*host, &mut findings).await,
-            Err(error) => Err(error),
-        };
-        notes.extend(opened.err().map(|error| format!("the archive was not opened: {}", error.message)));
-    }
+    let opened = match opened {
+        Some(opened) => opened,
+        // Only an archive whose hash is right is given to a parser.
+        None if findings.errors.is_empty() && manifest.format != Format::Plain => {
+            progress.begin("opening the archive");
+            open_archives(plan, store, id, manifest, &mut findings.errors).await
+        }
+        None => Opened::default(),
+    };
+    findings.tables.extend(opened.tables);
+    let notes = opened.notes;
     let rung = match (findings.errors.is_empty(), notes.is_empty()) {
         (false, _) => Rung::Bad,
         (true, true) => before.unwrap_or(Rung::Readable).max(Rung::Readable),
@@ -148,28 +160,42 @@ async fn archive_host(plan: &Plan, manifest: &Manifest) -> Result<Arc<dyn Host>>
     Ok(Arc::new(LocalHost { bin_dir: programs::choose(&found, major)? }))
 }
 
-/// Reads every archive to its end by `pg_restore`, and adds to the findings.
-async fn open_archives(store: &dyn Store, id: &Id, manifest: &Manifest, host: &dyn Host, findings: &mut Findings) -> Result<()> {
-    let mut opened: Vec<&str> = Vec::new();
+/// Reads every archive to its end by `pg_restore`; what is wrong with one goes to the errors.
+async fn open_archives(plan: &Plan, store: &dyn Store, id: &Id, manifest: &Manifest, errors: &mut Vec<String>) -> Opened {
+    let mut opened = Opened::default();
+    let failed = |error: Error| format!("the archive was not opened: {}", error.message);
+    let host = match archive_host(plan, manifest).await {
+        Ok(host) => host,
+        Err(error) => {
+            opened.notes.push(failed(error));
+            return opened;
+        }
+    };
+    let mut names: Vec<&str> = Vec::new();
     for file in manifest.files.iter().filter(|file| file.role == Role::Dump) {
         // The files of a directory archive are one archive.
         let name = file.name.split('/').next().unwrap_or_default();
-        if opened.contains(&name) {
+        if names.contains(&name) {
             continue;
         }
-        opened.push(name);
-        let source = match manifest.format {
-            Format::Directory => {
-                let folder =
-                    store.folder(id).ok_or_else(|| Error::new(Kind::NotYet, "a directory archive that is no folder of this machine"))?;
-                Source::Folder(folder.join(name))
-            }
-            Format::Plain | Format::Custom => Source::Stream(store.read(id, name).await?),
+        names.push(name);
+        let verdict = match source(store, id, manifest.format, name).await {
+            Ok(source) => archive::read(&*host, source).await,
+            Err(error) => Err(error),
         };
-        match archive::read(host, source).await? {
-            Ok(seen) => findings.tables.extend(file.database.clone().zip(seen.tables)),
-            Err(wrong) => findings.errors.push(format!("{name}: {wrong}")),
+        match verdict {
+            Ok(Ok(seen)) => opened.tables.extend(file.database.clone().zip(seen.tables)),
+            Ok(Err(wrong)) => errors.push(format!("{name}: {wrong}")),
+            Err(error) => opened.notes.push(failed(error)),
         }
     }
-    Ok(())
+    opened
+}
+
+async fn source(store: &dyn Store, id: &Id, format: Format, name: &str) -> Result<Source> {
+    if format != Format::Directory {
+        return Ok(Source::Stream(store.read(id, name).await?));
+    }
+    let folder = store.folder(id).ok_or_else(|| Error::new(Kind::NotYet, "a directory archive that is no folder of this machine"))?;
+    Ok(Source::Folder(folder.join(name)))
 }

@@ -186,32 +186,7 @@ impl Store for LocalStore {
     }
 
     async fn read(&self, id: &Id, name: &str) -> Result<Reader> {
-        let path = self.dir(id).join(name);
-        let file = {
-            let path = path.clone();
-            blocking(move || open(&path).map_err(|error| failed("read", &path, &error))).await?
-        };
-        // What is proven is the disk, not the page cache. Only a wish: a file system may keep it.
-        let _ = nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED);
-        let _ = nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
-        let (out, blocks) = mpsc::channel::<io::Result<Bytes>>(2);
-        tokio::task::spawn_blocking(move || {
-            let mut file = file;
-            loop {
-                let mut block = vec![0; READ_BYTES];
-                let read = io::Read::read(&mut file, &mut block);
-                let last = !matches!(read, Ok(1..));
-                let block = read.map(|len| {
-                    block.truncate(len);
-                    Bytes::from(block)
-                });
-                if out.blocking_send(block).is_err() || last {
-                    return;
-                }
-            }
-        });
-        let stream = futures_util::stream::unfold(blocks, |mut blocks| async move { Some((blocks.recv().await?, blocks)) });
-        Ok(Box::new(StreamReader::new(Box::pin(stream))))
+        reader(self.dir(id).join(name)).await
     }
 
     async fn add_document(&self, id: &Id, name: &str, bytes: Bytes) -> Result<Added> {
@@ -294,6 +269,32 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC).open(path)
 }
 
+/// Reads a file ahead of whoever takes its bytes.
+async fn reader(path: PathBuf) -> Result<Reader> {
+    let file = blocking(move || open(&path).map_err(|error| failed("read", &path, &error))).await?;
+    // What is proven is the disk, not the page cache. Only a wish: a file system may keep it.
+    let _ = nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    let _ = nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
+    let (out, blocks) = mpsc::channel::<io::Result<Bytes>>(2);
+    tokio::task::spawn_blocking(move || {
+        let mut file = file;
+        loop {
+            let mut block = vec![0; READ_BYTES];
+            let read = io::Read::read(&mut file, &mut block);
+            let last = !matches!(read, Ok(1..));
+            let block = read.map(|len| {
+                block.truncate(len);
+                Bytes::from(block)
+            });
+            if out.blocking_send(block).is_err() || last {
+                return;
+            }
+        }
+    });
+    let stream = futures_util::stream::unfold(blocks, |mut blocks| async move { Some((blocks.recv().await?, blocks)) });
+    Ok(Box::new(StreamReader::new(Box::pin(stream))))
+}
+
 struct LocalUpload {
     partial: PathBuf,
     target: PathBuf,
@@ -337,6 +338,10 @@ impl Upload for LocalUpload {
             sync_dir(&folder)
         })
         .await
+    }
+
+    async fn read(&mut self, name: &str) -> Result<Reader> {
+        reader(self.partial.join(name)).await
     }
 
     async fn commit(mut self: Box<Self>, manifest: Bytes) -> Result<()> {

@@ -117,6 +117,11 @@ impl Upload for MemoryUpload {
         Ok(())
     }
 
+    async fn read(&mut self, name: &str) -> Result<Reader> {
+        let bytes = self.files.lock().unwrap().get(name).cloned();
+        Ok(Box::new(std::io::Cursor::new(bytes.ok_or_else(|| Error::new(Kind::Store, "no such file"))?)))
+    }
+
     async fn commit(self: Box<Self>, manifest: Bytes) -> Result<()> {
         self.store.call()?;
         let mut files = self.files.lock().unwrap().clone();

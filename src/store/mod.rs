@@ -103,6 +103,12 @@ pub trait Upload: Send {
     /// It is not durable: the run has failed.
     async fn seal_folder(&mut self, folder: &Path) -> Result<()>;
 
+    /// A finished file of this upload, to look at it before the commit.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be read.
+    async fn read(&mut self, name: &str) -> Result<Reader>;
+
     /// Writes the manifest and lets the backup appear under its name. When this returns it is
     /// complete and durable; when it fails it is not there.
     ///

@@ -1,5 +1,14 @@
 //! The program as interface and docs describe it, run as its users run it.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::format_collect,
+    clippy::needless_pass_by_value,
+    reason = "a test that cannot go on fails, starts what it needs, and is read more often than it runs"
+)]
+
 #[path = "../common/mod.rs"]
 mod common;
 mod support;

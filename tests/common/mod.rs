@@ -1,9 +1,6 @@
 //! What the tests stand on: real servers (started by `tests/support/with-servers`), a world of
 //! their own for each test, and the program as its users run it.
 
-// Each test binary uses its own part of it.
-#![allow(dead_code)]
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};

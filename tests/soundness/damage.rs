@@ -41,7 +41,7 @@ async fn rung(plan: &Plan, store: &LocalStore, wanted: &Wanted) -> Result<Rung, 
     let mut catalog = Catalog::default();
     catalog_of(store, "local", Some(&wanted.backup), &mut catalog).await.unwrap();
     let entry = catalog.find(wanted).map_err(|error| error.message)?;
-    let proven = verify(plan, store, &entry.id, &entry.manifest, None, &Progress::default()).await.map_err(|error| error.message)?;
+    let proven = verify(plan, store, &entry.id, &entry.manifest, None, None, &Progress::default()).await.map_err(|error| error.message)?;
     Ok(proven.proof.rung)
 }
 

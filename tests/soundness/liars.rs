@@ -58,7 +58,7 @@ fn no_lie_is_stored() {
 #[test]
 fn a_flood_of_stderr_is_bounded() {
     let database = Database::sample(Server::Pg15);
-    let flood = r#"yes 'a warning that nobody can read' | head -c 20000000 >&2; echo 'the last words' >&2; exit 1"#;
+    let flood = r"yes 'a warning that nobody can read' | head -c 20000000 >&2; echo 'the last words' >&2; exit 1";
     let ran = world(flood, "pg_dump", &database, "").pgvigil(&["run", "x"]).expect(1);
     assert!(ran.stderr.contains("the last words") && ran.stderr.len() < 20_000, "{} bytes", ran.stderr.len());
 }

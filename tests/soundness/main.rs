@@ -8,6 +8,7 @@
 )]
 
 #[path = "../common/mod.rs"]
+#[expect(dead_code, reason = "the other test binaries use the rest of it")]
 mod common;
 
 mod damage;

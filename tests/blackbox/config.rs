@@ -1,0 +1,448 @@
+//! The configuration file: its faults, its secrets, the keys that wait for a later version, its
+//! examples and its schema.
+
+use std::os::unix::fs::PermissionsExt;
+
+use crate::common::{Database, Server, World, password, ran, unique};
+use crate::support::{bin_dir, check_lines, repository};
+
+/// A place, a word of the fault, and a word of what would be right.
+const FAULTS: [(usize, &str, &str); 20] = [
+    (1, "Europe/Viena", "Europe/Vienna"),
+    (2, "relative", "from the root"),
+    (3, "no run", "1 or more"),
+    (4, "shutdown_grace", "90s"),
+    (5, "0.0.0.0", "listen_token"),
+    (8, "two places", "keep one"),
+    (9, "passwrd", "`password`"),
+    (10, "sslmode", "require"),
+    (13, "via", "container"),
+    (15, "backups", "absolute"),
+    (16, "percent", "1 to 100"),
+    (18, "server", "main"),
+    (19, "nosuch", "stores of this file"),
+    (20, "expected", "a string"),
+    (21, "schedule", "0 2 * * *"),
+    (22, "plan", "directory"),
+    (23, "lz4", "zstd"),
+    (24, "6x", "26h"),
+    (25, "dayly", "daily"),
+    (27, "relay", "smtp://"),
+];
+
+const FAULTY: &str = "\
+timezone = \"Europe/Viena\"
+state_dir = \"relative\"
+max_concurrent_runs = 0
+shutdown_grace = \"shutdown_grace\"
+listen = \"0.0.0.0:9847\"
+[servers.main]
+container = \"pg\"
+host = \"db\"
+passwrd = { env = \"X\" }
+sslmode = \"sslmode\"
+[servers.other]
+socket = \"/tmp\"
+via = \"exec\"
+[stores.local]
+path = \"backups\"
+alert_above_percent = 101
+[backups.x]
+server = \"mian\"
+stores = [\"nosuch\"]
+database = 5
+schedule = \"0 25 * * *\"
+format = \"plan\"
+compression = \"lz4\"
+deadline = \"6x\"
+keep = { dayly = 7 }
+[email]
+relay = \"mail.example.com\"
+from = \"a@b\"
+to = [\"c@d\"]
+";
+
+#[test]
+fn every_fault_is_told_in_one_go_with_its_line_and_what_would_be_right() {
+    let world = World::new();
+    std::fs::write(world.config(), FAULTY).unwrap();
+    let file = world.config().display().to_string();
+    // Every command that reads the file says the same.
+    for args in [&["check"][..], &["check", "--offline"], &["list"], &["run", "x"], &["export", "x", "-o", "-"], &["history"]] {
+        let ran = world.pgvigil(args).expect(78);
+        let said = format!("{}{}", ran.stdout, ran.stderr);
+        for (line, fault, right) in FAULTS {
+            let place = format!("{file}:{line}");
+            let at = said.find(&format!("{place}:")).or_else(|| said.find(&format!("{place} ")));
+            let told: String = said[at.unwrap_or_else(|| panic!("{args:?} tells nothing of line {line}:\n{said}"))..]
+                .split(&file)
+                .nth(1)
+                .unwrap_or_default()
+                .to_owned();
+            assert!(told.contains(fault) && told.contains(right), "{args:?}, line {line}: {fault} and {right} in\n{told}");
+        }
+        // As many as there are, and each once.
+        assert_eq!(said.matches(&format!("{file}:")).count(), FAULTS.len(), "{args:?}:\n{said}");
+    }
+    let lines = world.pgvigil(&["--json", "check"]).expect(78).json();
+    assert_eq!(lines.as_array().unwrap().len(), FAULTS.len());
+    assert!(lines.as_array().unwrap().iter().all(|line| line["ok"] == false && line["level"] == "error"), "{lines:#}");
+    let error = world.pgvigil(&["--json", "list"]).expect(78).json();
+    assert_eq!(error["error"]["kind"], "config");
+}
+
+#[test]
+fn a_file_that_is_not_there_or_not_text_ends_78_with_a_hint() {
+    let world = World::new();
+    for args in [&["check"][..], &["list"], &["run", "x"]] {
+        let ran = world.pgvigil(args).expect(78);
+        assert!(format!("{}{}", ran.stdout, ran.stderr).contains("pgvigil init"), "{ran:#?}");
+    }
+    for (bytes, line) in [(&b"timezone = \"UTC\"\nstate_dir = \"\xff\"\n"[..], 2), (b"[servers.main\n", 1), (b"\n\nx = \n", 3)] {
+        std::fs::write(world.config(), bytes).unwrap();
+        let ran = world.pgvigil(&["list"]).expect(78);
+        assert!(ran.stderr.contains(&format!("{}:{line}:", world.config().display())), "{ran:#?}");
+    }
+    std::fs::remove_file(world.config()).unwrap();
+    std::fs::create_dir(world.config()).unwrap();
+    world.pgvigil(&["list"]).expect(78);
+}
+
+#[test]
+fn a_reference_to_nothing_names_what_there_is() {
+    let world = World::new();
+    let base =
+        "[servers.main]\nhost = \"h\"\n[servers.spare]\nhost = \"h\"\n[stores.second]\npath = \"/b\"\n[backups.x]\ndatabase = \"x\"\n";
+    for (keys, named) in [
+        ("stores = [\"local\"]\n", "main, spare"),
+        ("stores = [\"local\"]\nserver = \"nosuch\"\n", "main, spare"),
+        ("server = \"main\"\n", "local, second"),
+        ("server = \"main\"\nstores = [\"nosuch\"]\n", "local, second"),
+        ("server = \"main\"\nstores = [\"local\"]\n[pings.nosuch]\nurl = \"https://hc.example.com\"\n", "backups: x"),
+        ("server = \"main\"\nstores = [\"local\"]\ndrill = { on = \"nosuch\" }\n", "main, spare"),
+    ] {
+        world.configure(&format!("{base}{keys}"));
+        let ran = world.pgvigil(&["list"]).expect(78);
+        assert!(ran.stderr.contains(named), "{keys}: {ran:#?}");
+    }
+}
+
+#[test]
+fn a_missing_secret_is_a_fault_for_check_and_a_warning_for_the_rest() {
+    let database = Database::empty(Server::Pg15);
+    let world = World::new();
+    for missing in ["{ env = \"PGVIGIL_NOT_SET\" }", "{ file = \"/nonexistent/secret\" }", "{ credential = \"nosuch\" }"] {
+        world.configure(&format!(
+            "{}[servers.spare]\nhost = \"127.0.0.1\"\npassword = {missing}\n[backups.good]\nserver = \"main\"\ndatabase = \"{}\"\n[backups.bad]\nserver = \"spare\"\ndatabase = \"x\"\n",
+            Server::Pg15.section(),
+            database.name
+        ));
+        for args in [&["check"][..], &["check", "--offline"]] {
+            let ran = world.pgvigil(args).expect(78);
+            assert!(ran.stdout.contains("servers.spare.password"), "{ran:#?}");
+        }
+        for args in [&["list"][..], &["history"], &["run", "good"]] {
+            let ran = world.pgvigil(args).expect(0);
+            assert!(ran.stderr.contains("warning") && ran.stderr.contains("servers.spare.password"), "{args:?}: {ran:#?}");
+        }
+        let ran = world.pgvigil(&["--json", "run", "bad"]).expect(1);
+        assert_eq!(ran.json()["error"]["kind"], "secret", "{ran:#?}");
+        assert!(ran.json()["error"]["message"].as_str().unwrap().contains("servers.spare.password"), "{ran:#?}");
+    }
+}
+
+#[test]
+fn a_value_from_the_environment_that_is_not_set_is_a_fault_for_check() {
+    let world = World::new();
+    world.configure("[servers.main]\nhost = \"127.0.0.1\"\n[backups.x]\ndatabase = { env = \"PGVIGIL_NOT_SET\" }\n");
+    let ran = world.pgvigil(&["check", "--offline"]).expect(78);
+    assert!(ran.stdout.contains("backups.x.database"), "{ran:#?}");
+    world.pgvigil(&["list"]).expect(0);
+}
+
+#[test]
+fn a_secret_comes_from_the_file_the_environment_or_a_credential() {
+    let database = Database::empty(Server::Pg15);
+    let world = World::new();
+    let dir = world.path("credentials");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("pg"), password()).unwrap();
+    let file = world.path("password");
+    // As `echo` writes it.
+    std::fs::write(&file, format!("{}\n", password())).unwrap();
+    let section = Server::Pg15.section();
+    let literal = toml::Value::String(password()).to_string();
+    for given in
+        [&format!("{{ file = \"{}\" }}", file.display()), "{ credential = \"pg\" }", "{ env = \"PGVIGIL_TEST_PASSWORD\" }", &literal]
+    {
+        let section = section.replace("{ env = \"PGVIGIL_TEST_PASSWORD\" }", given);
+        world.configure(&format!("{section}[backups.x]\ndatabase = {{ env = \"THE_DATABASE\" }}\nglobals = false\n"));
+        let mut command = world.command(&["--json", "run", "x"]);
+        let ran = ran(command.env("CREDENTIALS_DIRECTORY", &dir).env("THE_DATABASE", &database.name)).expect(0);
+        let id = ran.json()["id"].as_str().unwrap().to_owned();
+        assert_eq!(world.manifest(&id)["databases"][0], database.name.as_str(), "{given}");
+    }
+}
+
+#[test]
+fn a_literal_secret_that_others_can_read_is_warned_about_and_shown_nowhere() {
+    let secret = "l1teral-s3cret-\u{e9}";
+    let role = unique("literal");
+    let database = Database::empty(Server::Pg15);
+    database.sql(&format!("create role {role} superuser login password '{secret}'"));
+    let world = World::new();
+    let log =
+        "tr '\\0' ' ' < /proc/$$/cmdline >> \"$world/arguments\"; echo >> \"$world/arguments\"; exec \"$real\"/$(basename \"$0\") \"$@\"";
+    let bin = bin_dir(&world, 15, &[("psql", log), ("pg_dump", log), ("pg_dumpall", log), ("pg_restore", log)]);
+    let section = Server::Pg15.section().replace("{ env = \"PGVIGIL_TEST_PASSWORD\" }", &format!("\"{secret}\""));
+    world.configure(&format!(
+        "{section}user = \"{role}\"\nbin_dir = \"{}\"\n[backups.x]\ndatabase = \"{}\"\nformat = \"custom\"\n",
+        bin.display(),
+        database.name
+    ));
+    let mode = |mode| std::fs::set_permissions(world.config(), PermissionsExt::from_mode(mode)).unwrap();
+    mode(0o600);
+    let quiet = world.pgvigil(&["check"]).expect(3);
+    assert!(!quiet.stdout.contains("chmod"), "{quiet:#?}");
+    mode(0o644);
+    let warned = world.pgvigil(&["check"]).expect(3);
+    assert!(warned.stdout.contains("servers.main.password") && warned.stdout.contains("chmod 0600"), "{warned:#?}");
+    let mut said = String::new();
+    for args in [
+        &["--log-level", "trace", "check"][..],
+        &["--log-level", "trace", "--json", "run", "x"],
+        &["--log-level", "trace", "list"],
+        &["--log-level", "trace", "show", "x/latest"],
+        &["--log-level", "trace", "verify", "x/latest"],
+        &["--log-level", "trace", "history"],
+        &["--log-level", "trace", "cat", "x/latest", "RESTORE.md"],
+    ] {
+        let ran = world.pgvigil(args);
+        said += &format!("{args:?}\n{}{}", ran.stdout, ran.stderr);
+    }
+    // The password is refused: libpq's own words go into the error.
+    database.sql(&format!("alter role {role} password 'another'"));
+    let ran = world.pgvigil(&["--log-level", "trace", "--json", "run", "x"]).expect(1);
+    said += &format!("{}{}", ran.stdout, ran.stderr);
+    said += &std::fs::read_to_string(world.path("arguments")).unwrap();
+    database.sql(&format!("drop role {role}"));
+    assert!(said.contains("pg_dump") && said.contains("--dbname"), "{said}");
+    assert!(!said.contains(secret), "{said}");
+}
+
+#[test]
+fn a_fault_beside_a_secret_does_not_show_it() {
+    let world = World::new();
+    for line in [
+        "password = 918273645",
+        "password = [\"918273645\"]",
+        "password = { env = \"X\", file = \"Y\", credential = \"Z\" }\nuser = \"918273645",
+        "password = \"918273645",
+        "passwrd = \"918273645\"",
+        "password = 918273645.5",
+        "password = { envv = \"918273645\" }",
+    ] {
+        world.configure(&format!("[servers.main]\nhost = \"h\"\n{line}\n"));
+        let ran = world.pgvigil(&["list"]).expect(78);
+        assert!(!ran.stderr.contains("918273645"), "{line}: {ran:#?}");
+        let ran = world.pgvigil(&["--json", "check"]).expect(78);
+        assert!(!ran.stdout.contains("918273645"), "{line}: {ran:#?}");
+    }
+}
+
+/// What stands in the file and does nothing yet, at values that are no defaults.
+const PASSED_OVER: [(&str, &str); 9] = [
+    ("", "listen = \"127.0.0.1:9847\""),
+    ("", "trusted_signers = [\"x\"]"),
+    ("backups.x", "schedule = \"0 2 * * *\""),
+    ("backups.x", "keep = { last = 3 }"),
+    ("backups.x", "max_age = \"26h\""),
+    ("backups.x", "drill = { schedule = \"0 4 * * 0\", on = \"container\", budget = \"1h\" }"),
+    ("email", "relay = \"smtp://127.0.0.1\"\nfrom = \"a@b\"\nto = [\"a@b\"]"),
+    ("webhooks.chat", "url = \"http://127.0.0.1/\""),
+    ("pings.x", "url = \"http://127.0.0.1/\""),
+];
+
+/// Likewise, of less weight: a person who set them would wait for their effect in vain.
+const PASSED_OVER_TOO: [(&str, &str); 11] = [
+    ("", "max_concurrent_runs = 2"),
+    ("", "shutdown_grace = \"5m\""),
+    ("", "listen_token = \"x\""),
+    ("backups.x", "jitter = \"10m\""),
+    ("backups.x", "catch_up = false"),
+    ("backups.x", "retries = 5"),
+    ("backups.x", "want = \"matched\""),
+    ("backups.x", "identity = { file = \"/dev/null\" }"),
+    ("stores.local", "alert_above_percent = 90"),
+    ("stores.local", "check_every = \"10m\""),
+    ("stores.local", "keep = { last = 3 }"),
+];
+
+/// The file with keys in a section, or at the top.
+fn with_keys(world: &World, section: &str, keys: &str) {
+    let database = if keys.contains("physical") { "" } else { "database = \"x\"\n" };
+    let known = ["backups.x", "stores.local"];
+    let of = |name: &str| if name == section { format!("{keys}\n") } else { String::new() };
+    let rest = if section.is_empty() || known.contains(&section) { String::new() } else { format!("[{section}]\n{keys}\n") };
+    let text = format!(
+        "{}state_dir = \"{}\"\n[servers.main]\nhost = \"127.0.0.1\"\n[stores.local]\npath = \"{}\"\n{}[backups.x]\n{database}{}{rest}",
+        of(""),
+        world.path("state").display(),
+        world.store().display(),
+        of("stores.local"),
+        of("backups.x")
+    );
+    std::fs::write(world.config(), text).unwrap();
+}
+
+#[test]
+fn keys_that_a_later_version_obeys_are_told_in_one_line() {
+    let world = World::new();
+    let mut without_a_word = Vec::new();
+    for (section, keys) in PASSED_OVER.into_iter().chain(PASSED_OVER_TOO) {
+        with_keys(&world, section, keys);
+        let ran = world.pgvigil(&["--json", "check", "--offline"]);
+        let key = keys.split(' ').next().unwrap();
+        let key = if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
+        let lines: Vec<String> = check_lines(&ran).into_iter().filter(|line| line.contains("not yet")).collect();
+        // A section is told by its name: `email`, not each of its keys.
+        let named = |line: &String| {
+            line.contains(&key) || ["email", "webhooks", "pings"].iter().any(|name| key.starts_with(name) && line.contains(name))
+        };
+        if !lines.iter().any(named) {
+            without_a_word.push(key.clone());
+        }
+    }
+    assert!(without_a_word.is_empty(), "passed over without a word: {without_a_word:?}");
+    // All of them together: still one line.
+    let all = |wanted: &str| {
+        let keys = PASSED_OVER.iter().filter(|(section, _)| *section == wanted).map(|(_, keys)| *keys);
+        keys.collect::<Vec<_>>().join("\n")
+    };
+    let text = format!(
+        "{}\n[servers.main]\nhost = \"127.0.0.1\"\n[stores.local]\npath = \"{}\"\n[backups.x]\ndatabase = \"x\"\n{}\n[email]\n{}\n",
+        all(""),
+        world.store().display(),
+        all("backups.x"),
+        all("email")
+    );
+    std::fs::write(world.config(), text).unwrap();
+    let ran = world.pgvigil(&["--json", "check", "--offline"]).expect(3);
+    let lines: Vec<String> = check_lines(&ran).into_iter().filter(|line| line.contains("not yet")).collect();
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    assert!(lines[0].contains("backups.x.schedule (line "), "{lines:#?}");
+}
+
+#[test]
+fn keys_that_a_backup_cannot_do_without_refuse_its_run() {
+    let world = World::new();
+    for (section, keys) in [
+        ("backups.x", "encrypt_to = [\"age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p\"]"),
+        ("backups.x", "checks = { some = \"select true\" }"),
+        ("backups.x", "evidence = \"content\""),
+        ("backups.x", "kind = \"physical\""),
+        ("stores.far", "s3 = { bucket = \"b\" }\n[backups.y]\ndatabase = \"y\"\nstores = [\"local\"]"),
+        ("stores.far", "ssh = { host = \"h\", path = \"/p\" }\n[backups.y]\ndatabase = \"y\"\nstores = [\"local\"]"),
+        ("", "signing_key = \"x\""),
+    ] {
+        with_keys(&world, section, keys);
+        if section == "stores.far" {
+            let text = std::fs::read_to_string(world.config()).unwrap().replace("[backups.x]\n", "[backups.x]\nstores = [\"far\"]\n");
+            std::fs::write(world.config(), text).unwrap();
+        }
+        let ran = world.pgvigil(&["--json", "run", "x"]).expect(1);
+        let error = &ran.json()["error"];
+        assert_eq!(error["kind"], "not_yet", "{keys}: {ran:#?}");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("not yet") && message.lines().count() == 1, "{keys}: {ran:#?}");
+        assert!(!world.store().join("x").exists(), "{keys}: something was stored");
+        let ran = world.pgvigil(&["--json", "check", "--offline"]).expect(1);
+        assert!(check_lines(&ran).iter().any(|line| line.contains("not yet") && line.contains("error")), "{keys}: {ran:#?}");
+    }
+}
+
+#[test]
+fn a_default_that_is_spelled_out_is_not_refused() {
+    let database = Database::empty(Server::Pg15);
+    let world = World::new();
+    world.configure(&format!(
+        "alert_above_percent = 80\ncheck_every = \"5m\"\n{}sslmode = \"prefer\"\nmaintenance_database = \"postgres\"\n[backups.x]\ndatabase = \"{}\"\n{}",
+        Server::Pg15.section(),
+        database.name,
+        "kind = \"dump\"\nevidence = \"rows\"\nformat = \"plain\"\ncontents = \"all\"\nglobals = true\nstall_timeout = \"1h\"\nretries = 2\ncatch_up = true\nwant = \"readable\"\ntables = []\nexclude_tables = []\nschemas = []\n"
+    ));
+    let id = world.backup("x");
+    assert_eq!(world.manifest(&id)["narrow"], false);
+    let ran = world.pgvigil(&["--json", "check", "--offline"]).expect(3);
+    assert!(!check_lines(&ran).iter().any(|line| line.contains("not yet")), "{ran:#?}");
+}
+
+#[test]
+fn a_file_with_every_key_is_without_fault() {
+    // The values that are defaults included, wherever they stand.
+    let text = include_str!("everything.toml");
+    if let Err(faults) = pgvigil::config::parse(text, std::path::Path::new("tests/blackbox/everything.toml")) {
+        panic!("{faults}");
+    }
+}
+
+#[test]
+fn directory_by_exec_is_a_fault_that_says_what_works() {
+    let world = World::new();
+    world.configure("[servers.main]\ncontainer = \"pg\"\n[backups.x]\ndatabase = \"x\"\nformat = \"directory\"\n");
+    let ran = world.pgvigil(&["run", "x"]).expect(78);
+    assert!(ran.stderr.contains(".toml:9:") && ran.stderr.contains("via = \"network\""), "{ran:#?}");
+    let ran = world.pgvigil(&["export", "x", "--format", "directory", "--output", "x"]);
+    assert_ne!(ran.code, Some(0));
+}
+
+#[test]
+fn every_example_loads() {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(repository("config")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.extension().is_none_or(|end| end != "toml") {
+            continue;
+        }
+        let world = World::new();
+        let secrets = world.path("secrets");
+        std::fs::create_dir(&secrets).unwrap();
+        // Its secrets are those of somebody else's machine.
+        let mut text = String::new();
+        let mut variables = Vec::new();
+        for line in std::fs::read_to_string(&path).unwrap().lines() {
+            let value = |key: &str| line.split(&format!("{{ {key} = \"")).nth(1).and_then(|rest| rest.split('"').next());
+            variables.extend(value("env").map(str::to_owned));
+            if let Some(credential) = value("credential") {
+                std::fs::write(secrets.join(credential), "x").unwrap();
+            }
+            match value("file") {
+                Some(file) => text += &line.replace(file, "/dev/null"),
+                None => text += line,
+            }
+            text += "\n";
+        }
+        std::fs::write(world.config(), text).unwrap();
+        let mut command = world.command(&["--json", "check", "--offline"]);
+        command.env("CREDENTIALS_DIRECTORY", &secrets).envs(variables.iter().map(|name| (name, "x")));
+        let ran = ran(&mut command);
+        assert!(matches!(ran.code, Some(0 | 3)), "config/{name}: {ran:#?}");
+        names.push(name);
+    }
+    for name in ["minimal.toml", "container.toml", "host.toml", "full.toml"] {
+        assert!(names.iter().any(|there| there == name), "config/{name} is not there: {names:?}");
+    }
+}
+
+#[test]
+fn the_schema_in_docs_is_the_program_s_own() {
+    let world = World::new();
+    // It needs no file.
+    let ours = world.pgvigil(&["schema"]).expect(0).stdout;
+    let schema: serde_json::Value = serde_json::from_str(&ours).unwrap();
+    assert_eq!(schema["title"], "pgvigil.toml");
+    let path = repository("docs/pgvigil.schema.json");
+    let theirs = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(theirs == ours, "{} is out of date; make it anew by\n  cargo run -- schema > docs/pgvigil.schema.json", path.display());
+}
