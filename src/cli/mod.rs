@@ -44,6 +44,9 @@ pub fn main() -> ExitCode {
         }
     };
     let json = args.json;
+    // Past `ulimit -f` a write fails with EFBIG, which is told; the signal would end us without a
+    // word. A handler, unlike SIG_IGN, is not inherited by what we start.
+    let _ = signal_hook::flag::register(nix::libc::SIGXFSZ, std::sync::Arc::default());
     // Dumps, state and their folders are for the eyes of their owner, whatever the shell's umask.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     match dispatch(args) {

@@ -155,7 +155,16 @@ pub async fn into_folder(server: &Server, call: Call, folder: &Path, stall_timeo
             }
         }
     }
-    end(program, &mut process, &[], stall_timeout).await
+    end(program, &mut process, &[], stall_timeout).await.map_err(|error| {
+        // It writes by itself, and does not say where.
+        let disk = ["No space left on device", "File too large", "Input/output error", "Read-only file system", "Disk quota exceeded"];
+        if !disk.iter().any(|words| error.message.contains(words)) {
+            return error;
+        }
+        Error { hint: None, ..error }
+            .context(format_args!("cannot write {}", folder.display()))
+            .hint("look at the file system of the store: its space, its limits and the kernel's log; nothing that was stored is lost")
+    })
 }
 
 fn folder_bytes(folder: &Path) -> u64 {
@@ -168,6 +177,7 @@ fn folder_bytes(folder: &Path) -> u64 {
 /// # Errors
 /// A file cannot be read.
 pub async fn hash_folder(folder: &Path) -> Result<Vec<(String, Packed)>> {
+    let path = folder.display().to_string();
     let folder = folder.to_owned();
     let hashed = tokio::task::spawn_blocking(move || {
         let mut found = Vec::new();
@@ -193,5 +203,8 @@ pub async fn hash_folder(folder: &Path) -> Result<Vec<(String, Packed)>> {
         Ok(found)
     });
     let hashed = hashed.await.map_err(|error| Error::new(Kind::Store, format!("a read was broken off: {error}")))?;
-    hashed.map_err(|error: std::io::Error| Error::new(Kind::Store, format!("cannot read what pg_dump wrote: {}", plain_io(&error))))
+    hashed.map_err(|error: std::io::Error| {
+        Error::new(Kind::Store, format!("cannot read what pg_dump wrote into {path}: {}", plain_io(&error)))
+            .hint("look into the kernel's log: the disk or the way to it may be failing; then run again")
+    })
 }

@@ -109,7 +109,7 @@ impl Making<'_> {
 
     /// The second of the start, or the next that is free.
     async fn free_label(&self, now: DateTime<Utc>) -> Result<Label> {
-        let taken = self.store.labels(self.backup.name.as_str()).await?;
+        let taken = self.store.taken(self.backup.name.as_str()).await?;
         let mut label = Label::of(now);
         while taken.contains(&label) {
             label = label.next();

@@ -14,14 +14,17 @@ use crate::state::history::Unfinished;
 use crate::state::{History, State};
 
 /// Looks for runs that have not ended although nobody holds their lock, and cleans up after them:
-/// those of the backup whose lock the caller has, and of others on the same server. A server that
-/// is down must not hold up the backups of another.
+/// those of the backup whose lock the caller has, of others on the same server, and of those that
+/// the file no longer knows. A server that is down must not hold up the backups of another.
 ///
 /// # Errors
 /// The history cannot be read or written. What cannot be cleaned is logged, and tried again later.
 pub async fn sweep(plan: &Plan, state: &State, history: &History, held: &Backup) -> Result<()> {
     let name = held.name.as_str();
-    for dead in history.unfinished()?.into_iter().filter(|dead| dead.backup == name || dead.server == held.server.as_str()) {
+    for dead in history.unfinished()?.into_iter().filter(|dead| {
+        let known = plan.servers.contains_key(dead.server.as_str()) && plan.backups.contains_key(dead.backup.as_str());
+        dead.backup == name || dead.server == held.server.as_str() || !known
+    }) {
         let lock = if dead.backup == name { None } else { state.lock(&dead.backup)? };
         if dead.backup != name && lock.is_none() {
             continue;

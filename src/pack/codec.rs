@@ -2,7 +2,7 @@
 //! frame of a zstd file (RFC 8878). Files of many members or frames are what every stock gunzip
 //! and zstd reads, and each block can be packed, and unpacked, on a core of its own.
 
-use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use zstd::zstd_safe;
@@ -95,18 +95,40 @@ fn failed(what: &str, error: &dyn std::fmt::Display) -> Error {
     Error::new(Kind::System, format!("cannot pack a block with {what}: {error}"))
 }
 
-fn gzip(level: u8, block: &[u8]) -> Result<Bytes> {
-    thread_local! {
-        static COMPRESSOR: RefCell<Option<(u8, libdeflater::Compressor)>> = const { RefCell::new(None) };
+/// Working memory of a codec, handed from block to block. There are never more than blocks are
+/// packed at a time; kept by thread there would be one for each thread of the pool.
+struct Pool<T>(Mutex<Vec<(u8, T)>>);
+
+impl<T> Pool<T> {
+    const fn new() -> Self {
+        Pool(Mutex::new(Vec::new()))
     }
-    COMPRESSOR.with_borrow_mut(|kept| {
-        if kept.as_ref().is_none_or(|(made_for, _)| *made_for != level) {
-            let lvl = libdeflater::CompressionLvl::new(i32::from(level)).map_err(|_| failed("gzip", &"bad level"))?;
-            *kept = Some((level, libdeflater::Compressor::new(lvl)));
-        }
-        let Some((_, compressor)) = kept else {
-            return Err(failed("gzip", &"no compressor"));
+
+    /// Works with one that was made for the level.
+    fn with<R>(&self, level: u8, make: impl FnOnce() -> Result<T>, work: impl FnOnce(&mut T) -> Result<R>) -> Result<R> {
+        let kept = {
+            let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            // One of another level has served its run.
+            idle.retain(|(made_for, _)| *made_for == level);
+            idle.pop()
         };
+        let mut one = match kept {
+            Some((_, one)) => one,
+            None => make()?,
+        };
+        let result = work(&mut one);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((level, one));
+        result
+    }
+}
+
+fn gzip(level: u8, block: &[u8]) -> Result<Bytes> {
+    static POOL: Pool<libdeflater::Compressor> = Pool::new();
+    let make = || {
+        let lvl = libdeflater::CompressionLvl::new(i32::from(level)).map_err(|_| failed("gzip", &"bad level"))?;
+        Ok(libdeflater::Compressor::new(lvl))
+    };
+    POOL.with(level, make, |compressor| {
         let bound = compressor.deflate_compress_bound(block.len());
         let mut member = vec![0; GZIP_HEAD_BYTES + bound + GZIP_TAIL_BYTES];
         let body = compressor
@@ -143,9 +165,7 @@ pub fn gzip_member_bytes(head: &[u8]) -> Option<usize> {
 /// # Errors
 /// It is damaged.
 pub fn gunzip_member(member: &[u8]) -> Result<Bytes> {
-    thread_local! {
-        static DECOMPRESSOR: RefCell<libdeflater::Decompressor> = RefCell::new(libdeflater::Decompressor::new());
-    }
+    static POOL: Pool<libdeflater::Decompressor> = Pool::new();
     let damaged = |why: &dyn std::fmt::Display| Error::new(Kind::Damaged, format!("not sound gzip: {why}"));
     let raw_len = member
         .last_chunk::<4>()
@@ -154,8 +174,9 @@ pub fn gunzip_member(member: &[u8]) -> Result<Bytes> {
         .ok_or_else(|| damaged(&"bad length of a block"))?;
     let mut raw = vec![0; raw_len];
     let body = &member[GZIP_HEAD_BYTES..member.len() - GZIP_TAIL_BYTES];
-    let len =
-        DECOMPRESSOR.with_borrow_mut(|decompressor| decompressor.deflate_decompress(body, &mut raw)).map_err(|error| damaged(&error))?;
+    let unpack =
+        |decompressor: &mut libdeflater::Decompressor| decompressor.deflate_decompress(body, &mut raw).map_err(|error| damaged(&error));
+    let len = POOL.with(0, || Ok(libdeflater::Decompressor::new()), unpack)?;
     let crc = libdeflater::crc32(&raw).to_le_bytes();
     if len != raw_len || member[member.len() - 8..member.len() - 4] != crc {
         return Err(damaged(&"a block's checksum does not match"));
@@ -164,21 +185,15 @@ pub fn gunzip_member(member: &[u8]) -> Result<Bytes> {
 }
 
 fn zstd(level: u8, block: &[u8]) -> Result<Bytes> {
-    thread_local! {
-        static COMPRESSOR: RefCell<Option<(u8, zstd::bulk::Compressor<'static>)>> = const { RefCell::new(None) };
-    }
-    COMPRESSOR.with_borrow_mut(|kept| {
-        if kept.as_ref().is_none_or(|(made_for, _)| *made_for != level) {
-            let mut compressor = zstd::bulk::Compressor::new(i32::from(level)).map_err(|error| failed("zstd", &error))?;
-            // Without it a flipped bit unpacks to wrong rows, without an error.
-            compressor.set_parameter(zstd_safe::CParameter::ChecksumFlag(true)).map_err(|error| failed("zstd", &error))?;
-            *kept = Some((level, compressor));
-        }
-        let Some((_, compressor)) = kept else {
-            return Err(failed("zstd", &"no compressor"));
-        };
-        compressor.compress(block).map(Bytes::from).map_err(|error| failed("zstd", &error))
-    })
+    static POOL: Pool<zstd::bulk::Compressor<'static>> = Pool::new();
+    let refused = |error: std::io::Error| failed("zstd", &error);
+    let make = || {
+        let mut compressor = zstd::bulk::Compressor::new(i32::from(level)).map_err(refused)?;
+        // Without it a flipped bit unpacks to wrong rows, without an error.
+        compressor.set_parameter(zstd_safe::CParameter::ChecksumFlag(true)).map_err(refused)?;
+        Ok(compressor)
+    };
+    POOL.with(level, make, |compressor| compressor.compress(block).map(Bytes::from).map_err(refused))
 }
 
 /// How much of a file must be at hand to know the length of a frame of ours.
@@ -200,17 +215,10 @@ pub fn zstd_frame_bytes(bytes: &[u8]) -> Option<(usize, usize)> {
 /// # Errors
 /// It is damaged.
 pub fn unzstd_frame(frame: &[u8], raw_len: usize) -> Result<Bytes> {
-    thread_local! {
-        static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
-    }
+    static POOL: Pool<zstd::bulk::Decompressor<'static>> = Pool::new();
     let damaged = |error: &dyn std::fmt::Display| Error::new(Kind::Damaged, format!("not sound zstd: {error}"));
-    DECOMPRESSOR.with_borrow_mut(|kept| {
-        if kept.is_none() {
-            *kept = Some(zstd::bulk::Decompressor::new().map_err(|error| damaged(&error))?);
-        }
-        let Some(decompressor) = kept else {
-            return Err(damaged(&"no decompressor"));
-        };
+    let make = || zstd::bulk::Decompressor::new().map_err(|error| damaged(&error));
+    POOL.with(0, make, |decompressor| {
         let raw = decompressor.decompress(frame, raw_len).map_err(|error| damaged(&error))?;
         if raw.len() != raw_len {
             return Err(damaged(&"a block is too short"));

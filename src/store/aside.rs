@@ -18,6 +18,7 @@ use crate::error::Result;
 pub fn try_out(root: &Path) -> Result<u64> {
     let fresh = !root.exists();
     DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(|error| failed("make", root, &error))?;
+    remove_of_dead(root, &format!("{PARTIAL}check-"));
     let dir = root.join(format!("{PARTIAL}check-{}", std::process::id()));
     let moved = dir.with_extension("moved");
     let tried = (|| {
@@ -73,6 +74,7 @@ impl Aside {
 
 fn beside(target: &Path) -> PathBuf {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
+    remove_of_dead(parent(target), &format!(".{name}{PARTIAL}"));
     target.with_file_name(format!(".{name}{PARTIAL}{}", std::process::id()))
 }
 
@@ -91,8 +93,24 @@ pub fn publish(mut aside: Aside, target: &Path, replace: bool) -> Result<()> {
     };
     placed.map_err(|error| failed("create", target, &error))?;
     aside.open = false;
-    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    sync_dir(parent)
+    sync_dir(parent(target))
+}
+
+fn parent(target: &Path) -> &Path {
+    target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Removes what processes left that were killed: names of `prefix` and the number of a process
+/// that is no more.
+fn remove_of_dead(dir: &Path, prefix: &str) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let rest = name.to_str().and_then(|name| name.strip_prefix(prefix)).unwrap_or_default();
+        let pid = rest.strip_suffix(".moved").unwrap_or(rest);
+        if pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists() {
+            let _ = if entry.path().is_dir() { std::fs::remove_dir_all(entry.path()) } else { std::fs::remove_file(entry.path()) };
+        }
+    }
 }
 
 impl Drop for Aside {

@@ -85,7 +85,10 @@ pub(super) fn failed(doing: &str, path: &Path, error: &io::Error) -> Error {
         Some(libc::EROFS) => failure.hint("the file system is read-only: mount it writable, and look into the kernel's log why it is not"),
         Some(libc::EACCES | libc::EPERM) => failure.hint("let the user that pgvigil runs as own the folder: chown, mode 0700"),
         Some(libc::EFBIG) => failure.hint("a limit on file sizes is set (ulimit -f)"),
-        _ => failure,
+        Some(libc::EIO) => failure.hint("look into the kernel's log: the disk or the way to it may be failing; then run again"),
+        Some(libc::EMFILE | libc::ENFILE) => failure.hint("raise the limit of open files (ulimit -n)"),
+        Some(libc::EEXIST) => failure.hint("somebody else made it in this very moment; run again"),
+        _ => failure.hint("look at the folder, its rights and its mount; then run again"),
     }
 }
 
@@ -161,6 +164,15 @@ impl Store for LocalStore {
         .await
     }
 
+    async fn taken(&self, backup: &str) -> Result<Vec<Label>> {
+        let dir = self.backup_dir(backup);
+        blocking(move || {
+            let label = |name: &String| name.strip_prefix(PARTIAL).unwrap_or(name).split('-').next()?.parse().ok();
+            Ok(names(&dir)?.iter().filter_map(label).collect())
+        })
+        .await
+    }
+
     async fn documents(&self, id: &Id) -> Result<Documents> {
         let dir = self.dir(id);
         blocking(move || {
@@ -229,6 +241,8 @@ impl Store for LocalStore {
                 let meta = std::fs::symlink_metadata(&path);
                 let removed = match meta {
                     Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(&path),
+                    // Of `latest`; what it points to is not ours to touch.
+                    Ok(meta) if meta.is_symlink() => std::fs::remove_file(&path),
                     Ok(meta) if meta.is_file() && open(&path).is_ok_and(|file| file.try_lock().is_ok()) => std::fs::remove_file(&path),
                     _ => continue,
                 };
@@ -255,7 +269,10 @@ impl Store for LocalStore {
             };
             let _ = std::fs::remove_file(&partial);
             let linked = std::os::unix::fs::symlink(wanted, &partial).and_then(|()| std::fs::rename(&partial, &latest));
-            linked.map_err(|error| failed("link", &latest, &error))
+            linked.map_err(|error| {
+                let _ = std::fs::remove_file(&partial);
+                failed("link", &latest, &error)
+            })
         })
         .await
     }

@@ -59,6 +59,10 @@ impl Store for MemoryStore {
         Ok(self.0.lock().unwrap().folders.keys().filter(|id| id.backup == backup).map(|id| id.label).collect())
     }
 
+    async fn taken(&self, backup: &str) -> Result<Vec<Label>> {
+        self.labels(backup).await
+    }
+
     async fn documents(&self, id: &Id) -> Result<Documents> {
         let inside = self.0.lock().unwrap();
         let files = inside.folders.get(id).cloned().unwrap_or_default();

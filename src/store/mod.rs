@@ -38,6 +38,13 @@ pub trait Store: Send + Sync {
     /// The store cannot be read.
     async fn labels(&self, backup: &str) -> Result<Vec<Label>>;
 
+    /// The labels that are not free for a new backup: those that are there, and those under way,
+    /// whoever makes them.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    async fn taken(&self, backup: &str) -> Result<Vec<Label>>;
+
     /// The JSON documents of one backup: manifest, proofs and pins.
     ///
     /// # Errors

@@ -91,7 +91,12 @@ async fn read_file(
     let sound = match unpacked.await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) if error.kind == Kind::Damaged => Err(error.message),
-        Ok(Err(error)) => return Err(error),
+        Ok(Err(error)) => {
+            let path = store.folder(id).map_or_else(|| id.to_string(), |folder| folder.display().to_string());
+            return Err(error
+                .context(format_args!("{path}/{}", file.name))
+                .hint("look into the kernel's log: the disk or the way to it may be failing; then verify again"));
+        }
         Err(error) => Err(format!("the reader failed: {error}")),
     };
     let bytes = hashed.bytes();
