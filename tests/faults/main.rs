@@ -5,7 +5,6 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::panic,
     clippy::disallowed_methods,
     clippy::cast_possible_truncation,
@@ -13,6 +12,7 @@
 )]
 
 #[path = "../common/mod.rs"]
+#[expect(dead_code, reason = "the other test binaries use the rest of it")]
 mod common;
 
 mod gate;
