@@ -159,6 +159,8 @@ fn in_child(command: &mut Command, passfile: Option<&OwnedFd>) {
         if nix::unistd::getppid() != parent {
             return Err(io::Error::from(Errno::ESRCH));
         }
+        // Past a limit on file sizes it says so, instead of dying without a word.
+        ignore(nix::libc::SIGXFSZ);
         if let Some(fd) = keep {
             // SAFETY: the descriptor is open in the parent until spawn returns.
             let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
@@ -169,6 +171,15 @@ fn in_child(command: &mut Command, passfile: Option<&OwnedFd>) {
     // SAFETY: prctl, getppid and fcntl are async-signal-safe, and nothing is allocated.
     unsafe {
         command.pre_exec(setup);
+    }
+}
+
+/// Ignores a signal from here on, also behind exec.
+#[expect(unsafe_code, reason = "a disposition is set by a call that could also set handlers")]
+fn ignore(signal: i32) {
+    // SAFETY: SIG_IGN runs no code, and the call is async-signal-safe.
+    unsafe {
+        nix::libc::signal(signal, nix::libc::SIG_IGN);
     }
 }
 

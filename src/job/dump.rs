@@ -161,9 +161,12 @@ pub async fn into_folder(server: &Server, call: Call, folder: &Path, stall_timeo
         if !disk.iter().any(|words| error.message.contains(words)) {
             return error;
         }
-        Error { hint: None, ..error }
-            .context(format_args!("cannot write {}", folder.display()))
-            .hint("look at the file system of the store: its space, its limits and the kernel's log; nothing that was stored is lost")
+        let hint = if error.message.contains("No space left") {
+            "the disk is full: free space, or move the store to a larger one; nothing that was stored is lost"
+        } else {
+            "look at the file system of the store: its limits, its mount and the kernel's log; nothing that was stored is lost"
+        };
+        Error { hint: None, ..error }.context(format_args!("cannot write {}", folder.display())).hint(hint)
     })
 }
 
