@@ -73,6 +73,7 @@ impl Codec {
     pub fn workers(self) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         match self {
+            Codec::Zstd(16..) => 1,
             Codec::Zstd(13..) => cores.min(2),
             _ => cores.min(4),
         }

@@ -18,7 +18,7 @@ use crate::error::Result;
 pub fn try_out(root: &Path) -> Result<u64> {
     let fresh = !root.exists();
     DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(|error| failed("make", root, &error))?;
-    remove_of_dead(root, &format!("{PARTIAL}check-"));
+    remove_checks_of_dead(root);
     let dir = root.join(format!("{PARTIAL}check-{}", std::process::id()));
     let moved = dir.with_extension("moved");
     let tried = (|| {
@@ -98,6 +98,11 @@ pub fn publish(mut aside: Aside, target: &Path, replace: bool) -> Result<()> {
 
 fn parent(target: &Path) -> &Path {
     target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Removes what a killed `check` left in a store.
+pub(super) fn remove_checks_of_dead(root: &Path) {
+    remove_of_dead(root, &format!("{PARTIAL}check-"));
 }
 
 /// Removes what processes left that were killed: names of `prefix` and the number of a process

@@ -231,7 +231,9 @@ impl Store for LocalStore {
     async fn sweep(&self, backup: &str) -> Result<usize> {
         let dir = self.backup_dir(backup);
         let ours = format!("-{}", self.owner);
+        let root = self.root.clone();
         blocking(move || {
+            super::aside::remove_checks_of_dead(&root);
             let mut swept = 0;
             for name in names(&dir)? {
                 if !(name.starts_with(PARTIAL) && name.ends_with(&ours)) {
