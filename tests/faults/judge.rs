@@ -92,8 +92,10 @@ pub struct Case {
     pub gate: Option<Gate>,
     /// What else may lie in the folder of the backup.
     pub others: Vec<String>,
-    /// Where its server is, as in the file.
+    /// Where its server is, and what else the file says of the backup.
     pub server: String,
+    pub backup: String,
+    hurried: bool,
     mark: String,
     /// Files of the backups that were there before the fault, with their hashes.
     kept: BTreeMap<PathBuf, String>,
@@ -153,20 +155,22 @@ impl Case {
 
     /// Writes the file and makes the first backup.
     pub fn build(world: World, target: Target, gate: Option<Gate>, server: &str, backup: &str) -> Self {
-        let mut case = Self::bare(world, target, gate, server);
+        let mut case = Self::bare(world, target, gate, server, backup);
         case.configure(server, backup);
         case.run().expect(0);
         case.settle();
         case
     }
 
-    fn bare(world: World, target: Target, gate: Option<Gate>, server: &str) -> Self {
+    fn bare(world: World, target: Target, gate: Option<Gate>, server: &str, backup: &str) -> Self {
         Case {
             world,
             target,
             gate,
             others: Vec::new(),
             server: server.to_owned(),
+            backup: backup.to_owned(),
+            hurried: false,
             mark: unique("mark"),
             kept: BTreeMap::new(),
             labels: Vec::new(),
@@ -179,7 +183,7 @@ impl Case {
         let (world, server) = (World::new(), database.server);
         let target = Target::Shared(database);
         let (section, _) = section(&world, &target, server, false);
-        Self::bare(world, target, None, &section)
+        Self::bare(world, target, None, &section, "")
     }
 
     /// Every session of a run goes to the database of the case, so that the judge knows them.
@@ -189,6 +193,12 @@ impl Case {
             "[servers.main]\npassword = {{ env = \"PGVIGIL_TEST_PASSWORD\" }}\nmaintenance_database = \"{name}\"\n{server}\n\
             [backups.{BACKUP}]\ndatabase = \"{name}\"\n{backup}\n"
         ));
+    }
+
+    /// Bounds on the time of the faulty run only: the runs of the judge may take what they need.
+    pub fn hurry(&mut self, bound: &str) {
+        self.configure(&self.server, &format!("{}\n{bound}", self.backup));
+        self.hurried = true;
     }
 
     pub fn gate(&self) -> &Gate {
@@ -432,6 +442,9 @@ pub fn assert_sound(case: &mut Case, end: End) {
 /// The same, for campaigns that go on: everything that does not hold, a line each.
 pub fn judge(case: &mut Case, end: End) -> Vec<String> {
     let mut faults = Vec::new();
+    if std::mem::take(&mut case.hurried) {
+        case.configure(&case.server, &case.backup);
+    }
     let rows = case.history();
     let stored: Vec<String> = case.labels().into_iter().filter(|label| !case.labels.contains(label)).collect();
     let clean = matches!(end, End::Failed | End::FailedStored | End::Cancelled | End::Done);

@@ -36,9 +36,9 @@ fn signal_inside(case: &Case, signal: &str) {
 
 fn dies(server: Server, backup: &str) {
     let mut case = Case::gated(server, backup);
-    for deed in ["KILL", "TERM", "backend"] {
+    for deed in if backup.is_empty() { &["KILL", "TERM", "backend"][..] } else { &["KILL"] } {
         let live = case.begin_to(MIDDLE);
-        match (deed, server) {
+        match (*deed, server) {
             ("backend", _) => terminate_backends(&case),
             (signal, Server::Exec) => signal_inside(&case, signal),
             (signal, _) => kill(case.dumping(), format!("SIG{signal}").parse::<Signal>().unwrap()).unwrap(),
@@ -94,7 +94,8 @@ fn a_worker_of_a_parallel_dump() {
 fn container_dies(server: Server) {
     let deeds = [(&["kill"][..], "start"), (&["stop", "-t", "1"], "start"), (&["restart", "-t", "1"], ""), (&["pause"], "unpause")];
     together(deeds, |(deed, undo)| {
-        let mut case = Case::own(Container::start(""), server, true, "stall_timeout = \"2s\"");
+        let mut case = Case::own(Container::start(""), server, true, "");
+        case.hurry("stall_timeout = \"3s\"");
         let live = case.begin_to(MIDDLE);
         let container = case.target.own();
         container.tell(deed);

@@ -72,7 +72,7 @@ fn lies(format: &str) {
         let port = var("PGVIGIL_TEST_PG15_PORT");
         format!("host = \"127.0.0.1\"\nport = {port}\nbin_dir = \"{}\"\n", bin.display())
     };
-    let backup = format!("format = \"{format}\"\nstall_timeout = \"3s\"\n");
+    let backup = format!("format = \"{format}\"\n");
     let world = World::new();
     let honest = programs(&world.path(""), &[]);
     let mut case = Case::build(world, Target::Shared(database()), None, &keys(&honest), &backup);
@@ -85,7 +85,7 @@ fn lies(format: &str) {
             lie.program, lie.script
         );
         let lying = programs(&case.world.path(""), &[(lie.program, &script)]);
-        case.configure(&keys(&lying), &backup);
+        case.configure(&keys(&lying), &format!("{backup}stall_timeout = \"3s\"\n"));
         let ran = case.run();
         case.configure(&keys(&honest), &backup);
         if ran.code != Some(1) || !ran.stderr.contains(lie.says) {

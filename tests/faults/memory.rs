@@ -6,10 +6,10 @@ use crate::tools::{PATIENCE, long};
 
 const BOUND_KIB: u64 = 100 * 1024;
 
-/// Two tables of text that packs well and so is quickly made, 300 MB as a dump (2 GB in the long
+/// Two tables of text that packs well and so is quickly made, 130 MB as a dump (1.8 GB in the long
 /// run), and one row of 200 MB.
 fn fill(database: &Database) {
-    let rows = if long() { 56_000 } else { 3_000 };
+    let rows = if long() { 56_000 } else { 4_000 };
     database.sql(&format!(
         "create table wide as select i, repeat(md5(i::text), 1000) as text from generate_series(1, {rows}) i;
         create table one as select repeat(md5('row'), 6250000) as text"

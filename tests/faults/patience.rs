@@ -7,8 +7,9 @@ use crate::judge::{Case, End, assert_sound};
 use crate::killed::MIDDLE;
 use crate::tools::{together, until};
 
-fn too_long(server: Server, backup: &str) {
+fn too_long(server: Server, backup: &str, bound: &str) {
     let mut case = Case::gated(server, backup);
+    case.hurry(bound);
     let live = case.begin_to(MIDDLE);
     let ran = live.end().expect(1);
     assert!(ran.json()["error"]["kind"] == "timeout" && ran.stderr.contains("HINT:"), "{server:?} {backup}: {ran:#?}");
@@ -21,23 +22,23 @@ fn too_long(server: Server, backup: &str) {
 #[test]
 fn a_dump_that_stops_here() {
     together(["plain", "custom", "directory"], |format| {
-        too_long(Server::Pg15, &format!("stall_timeout = \"2s\"\nformat = \"{format}\""));
+        too_long(Server::Pg15, &format!("format = \"{format}\""), "stall_timeout = \"3s\"");
     });
 }
 
 #[test]
 fn a_dump_that_stops_in_the_container() {
-    too_long(Server::Exec, "stall_timeout = \"2s\"");
+    too_long(Server::Exec, "", "stall_timeout = \"3s\"");
 }
 
 #[test]
 fn a_dump_that_stops_over_the_network() {
-    too_long(Server::Network, "stall_timeout = \"2s\"");
+    too_long(Server::Network, "", "stall_timeout = \"3s\"");
 }
 
 #[test]
 fn a_run_past_its_deadline() {
-    together([Server::Pg15, Server::Exec], |server| too_long(server, "deadline = \"5s\""));
+    together([Server::Pg15, Server::Exec], |server| too_long(server, "", "deadline = \"8s\""));
 }
 
 /// The dump waits behind somebody's lock, and others would behind the dump: it is ended on the
@@ -45,7 +46,8 @@ fn a_run_past_its_deadline() {
 #[test]
 fn a_lock_in_the_way() {
     together([(Server::Pg15, ""), (Server::Pg15, "format = \"directory\""), (Server::Exec, "")], |(server, backup)| {
-        let mut case = Case::new(server, &format!("stall_timeout = \"2s\"\n{backup}"));
+        let mut case = Case::new(server, backup);
+        case.hurry("stall_timeout = \"3s\"");
         let mut psql = server.tool("psql");
         psql.args(["-X", "-q", "-d", case.target.name()]).stdin(Stdio::piped()).stdout(Stdio::null());
         let mut holder = psql.spawn().unwrap();
