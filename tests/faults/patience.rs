@@ -53,10 +53,12 @@ fn a_lock_in_the_way() {
         let mut holder = psql.spawn().unwrap();
         let mut into = holder.stdin.take().unwrap();
         std::io::Write::write_all(&mut into, b"begin; lock table orders in access exclusive mode;\n").unwrap();
-        let held = "select count(*) from pg_locks where mode = 'AccessExclusiveLock' and relation = 'orders'::regclass and granted";
+        let held = "select count(*) from pg_locks where database = (select oid from pg_database where datname = current_database()) \
+            and mode = 'AccessExclusiveLock' and relation = 'orders'::regclass and granted";
         until("the lock is held", || (case.target.sql(held) == "1").then_some(()));
         let live = case.begin();
-        let waits = "select count(*) from pg_locks where relation = 'orders'::regclass and not granted";
+        let waits = "select count(*) from pg_locks where database = (select oid from pg_database where datname = current_database()) \
+            and relation = 'orders'::regclass and not granted";
         until("the dump waits for the lock", || (case.target.sql(waits) != "0").then_some(()));
         let ran = live.end().expect(1);
         assert!(ran.json()["error"]["kind"] == "timeout", "{server:?} {backup}: {ran:#?}");
