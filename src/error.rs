@@ -79,6 +79,24 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// Whether the same run may succeed a little later.
+    pub fn may_pass(self) -> bool {
+        match self {
+            Kind::Busy
+            | Kind::Postgres
+            | Kind::Docker
+            | Kind::Dump
+            | Kind::Store
+            | Kind::Damaged
+            | Kind::Timeout
+            | Kind::System
+            | Kind::Cancelled => true,
+            Kind::Usage | Kind::Config | Kind::Secret | Kind::NotFound | Kind::NotYet => false,
+        }
+    }
+}
+
 /// A failure: what failed and why, and what to do next.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Error {

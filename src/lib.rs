@@ -4,15 +4,19 @@
 //! out, [`postgres`] turns a server into bytes, [`pack`] into packed bytes and a hash, [`store`]
 //! keeps them, [`catalog`] knows them, [`verify`] proves them, [`restore`] gives them back.
 
+pub mod alert;
 pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod error;
 pub mod host;
 pub mod job;
 pub mod pack;
 pub mod postgres;
 pub mod restore;
+pub mod retain;
+pub mod schedule;
 pub mod state;
 pub mod store;
 pub mod verify;

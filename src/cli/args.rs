@@ -119,15 +119,17 @@ pub enum Command {
     /// Print the JSON Schema of the configuration file
     #[command(after_help = "Example:\n  pgvigil schema > pgvigil.schema.json")]
     Schema,
-    /// Run the schedule in the foreground (not yet)
-    Daemon {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-        rest: Vec<String>,
-    },
-    /// Show the coming slots of every schedule (not yet)
+    /// Run the schedule in the foreground until SIGTERM or SIGINT
+    #[command(
+        after_help = "SIGHUP or an edit of the file reloads it. SIGTERM lets a running dump go on for shutdown_grace; a second one ends it at once.\n\nExamples:\n  pgvigil daemon\n  pgvigil --config ./pgvigil.toml --log-level debug daemon\n\nExit codes: 0 told to stop, 75 another daemon holds the lock, 78 the file is faulty or a secret is missing."
+    )]
+    Daemon,
+    /// Show the coming slots of every schedule
+    #[command(after_help = "Examples:\n  pgvigil next\n  pgvigil next --days 30")]
     Next {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-        rest: Vec<String>,
+        /// How far to look
+        #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..=3660))]
+        days: u16,
     },
     /// Restore a backup (not yet; RESTORE.md in every backup says how)
     #[command(
@@ -137,36 +139,48 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
         rest: Vec<String>,
     },
-    /// Delete what retention does not keep (not yet)
+    /// Delete what retention does not keep, each with its reason
+    #[command(after_help = "Examples:\n  pgvigil prune --dry-run\n  pgvigil prune euem_db")]
     Prune {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-        rest: Vec<String>,
+        /// Only of this backup
+        backup: Option<String>,
+        /// Only show what would be deleted
+        #[arg(long)]
+        dry_run: bool,
     },
-    /// Take dumps of another tool into the catalog (not yet)
+    /// Take dumps that another tool left into the store and the catalog; the originals stay
+    #[command(
+        after_help = "A name must end in the database and the local time of the dump: backup_DB_YYYYmmdd_HHMMSS.sql.gz, .sql, .sql.zst or .dump.\n\nExamples:\n  pgvigil adopt euem_db /backups/backup_euem_db_20240115_020000.sql.gz\n  pgvigil adopt euem_db /backups/backup_euem_db_*.sql.gz"
+    )]
     Adopt {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-        rest: Vec<String>,
+        /// The backup that they belong to: its zone, its store, its retention
+        backup: String,
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
     },
     /// Make the catalog again from the manifests in a store (not yet)
     Rebuild {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
         rest: Vec<String>,
     },
-    /// Show the state of every backup and store (not yet)
-    Status {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-        rest: Vec<String>,
-    },
-    /// Try the channels of alerts (not yet)
-    Alert {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-        rest: Vec<String>,
-    },
+    /// Show how every backup and store stands, and the open alerts
+    #[command(after_help = "Example:\n  pgvigil status\n\nExit codes: 0 healthy, 3 not.")]
+    Status,
+    /// Try the channels of alerts
+    #[command(subcommand)]
+    Alert(AlertCommand),
     /// Archive and fetch WAL (not yet)
     Wal {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
         rest: Vec<String>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AlertCommand {
+    /// Send one message through every channel and say what happened on each
+    #[command(after_help = "Example:\n  pgvigil alert test\n\nExit codes: 0 every channel took it, 1 one did not.")]
+    Test,
 }
 
 #[derive(Debug, clap::Args)]

@@ -10,7 +10,7 @@ use crate::catalog::{Catalog, Entry, Rung};
 use crate::config::Plan;
 use crate::error::{Error, Kind, Result, exit};
 use crate::job::stores;
-use crate::state::{History, Outcome, State};
+use crate::state::{History, State};
 
 #[derive(Serialize)]
 struct Row<'a> {
@@ -116,8 +116,7 @@ pub fn history(session: &Session, backup: Option<&str>) -> Done {
     let mut runs = if plan.state_dir.join("history.db").exists() { History::open(&plan.state_dir)?.runs(backup)? } else { Vec::new() };
     // A killed run could not note its end; the next one will.
     for run in runs.iter_mut().filter(|run| run.outcome.is_none() && !State::is_locked(&plan.state_dir, &run.backup)) {
-        run.outcome = Some(Outcome::Interrupted.as_str().to_owned());
-        run.error = Some("killed, or the machine went down; the next run removes what it left".to_owned());
+        run.interrupt();
     }
     if let Some(backup) = backup
         && runs.is_empty()

@@ -1,16 +1,22 @@
 //! What people type and see.
 
+mod adopt;
+mod alert;
 pub mod args;
 mod cat;
 mod check;
+mod daemon;
 mod export;
 mod init;
 mod list;
+mod next;
 mod output;
 mod pin;
+mod prune;
 mod run;
 mod session;
 mod show;
+mod status;
 mod verify;
 
 use std::process::ExitCode;
@@ -18,7 +24,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use crate::error::{Error, Kind, Result, exit};
-use args::{Args, Command};
+use args::{AlertCommand, Args, Command};
 use session::Session;
 
 /// What a command ends in: its exit code, after its output.
@@ -81,14 +87,14 @@ fn dispatch(args: Args) -> Done {
             output::text(&String::from_utf8_lossy(&script))
         }
         Command::Schema => output::text(&crate::config::file::json_schema()),
-        Command::Daemon { .. } => not_yet("daemon"),
-        Command::Next { .. } => not_yet("next"),
+        Command::Daemon => daemon::daemon(&session),
+        Command::Next { days } => next::next(&session, days),
         Command::Restore { .. } => Err(not_yet_error("restore").hint("RESTORE.md in every backup says how to restore it with stock tools")),
-        Command::Prune { .. } => not_yet("prune"),
-        Command::Adopt { .. } => not_yet("adopt"),
+        Command::Prune { backup, dry_run } => prune::prune(&session, backup.as_deref(), dry_run),
+        Command::Adopt { backup, files } => adopt::adopt(&session, &backup, &files),
         Command::Rebuild { .. } => not_yet("rebuild"),
-        Command::Status { .. } => not_yet("status"),
-        Command::Alert { .. } => not_yet("alert"),
+        Command::Status => status::status(&session),
+        Command::Alert(AlertCommand::Test) => alert::test(&session),
         Command::Wal { .. } => not_yet("wal"),
     }
 }
@@ -98,5 +104,5 @@ fn not_yet_error(command: &str) -> Error {
 }
 
 fn not_yet(command: &str) -> Done {
-    Err(not_yet_error(command).hint("check, init, run, list, show, cat, history, export, verify, pin and unpin work in this version"))
+    Err(not_yet_error(command).hint("pgvigil --help names what works in this version"))
 }

@@ -7,14 +7,14 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::Done;
 use super::output::{self, JsonError};
 use super::session::{Session, Uses, runtime};
+use super::{Done, alert};
 use crate::catalog::Rung;
 use crate::error::{Error, Kind, exit};
 use crate::host::signals;
 use crate::job::progress::Progress;
-use crate::job::run::{self, Report};
+use crate::job::run::{self, Order, Report};
 use crate::state::Outcome;
 
 /// What `run`, `verify` and `restore` say in JSON.
@@ -47,21 +47,21 @@ fn make(session: &Session, backup: &str) -> Result<Report, Error> {
     let plan = session.load()?.map_err(|faults| super::session::faults_error(&faults))?;
     let server = run::find(&plan, backup)?.server.clone();
     let opened = session.open(Uses::Server(server.as_str()))?;
-    let passed_over =
-        opened.plan.not_yet.iter().filter(|key| key.blocks.is_none() && ["email", "webhooks", "pings"].contains(&key.key.as_str()));
+    let passed_over = opened.plan.not_yet.iter().filter(|key| key.blocks.is_none() && ["webhooks", "pings"].contains(&key.key.as_str()));
     for key in passed_over {
-        output::warn(&format!("{}: not yet: nobody is told of a failure by this version", key.key), None);
+        output::warn(&format!("{}: not yet: nobody is told by this way", key.key), None);
     }
     let cancel = signals::cancelled_by_signals()?;
     let progress = Arc::new(Progress::default());
     let runtime = runtime()?;
     let report = runtime.block_on(async {
         let bar = show(Arc::clone(&progress));
-        let report = run::run(&opened.plan, backup, &progress, &cancel).await;
+        let report = run::run(&opened.plan, backup, Order::ByHand, &progress, &cancel).await;
         if let Some((bar, task)) = bar {
             task.abort();
             bar.finish_and_clear();
         }
+        alert::tell(&opened.plan, backup).await;
         report
     });
     // Nothing that matters runs any more; a read that hangs on a dead disk is not waited for.
@@ -70,7 +70,8 @@ fn make(session: &Session, backup: &str) -> Result<Report, Error> {
 }
 
 fn tell(session: &Session, report: &Report) -> Done {
-    for warning in &report.warnings {
+    let warnings: Vec<String> = report.warnings.iter().chain(&report.problems).cloned().collect();
+    for warning in &warnings {
         output::warn(warning, None);
     }
     if let Some(error) = &report.error {
@@ -83,7 +84,7 @@ fn tell(session: &Session, report: &Report) -> Done {
             outcome: report.outcome,
             rung: report.rung,
             error: report.error.as_ref().map(JsonError::from),
-            warnings: &report.warnings,
+            warnings: &warnings,
             seconds: report.seconds,
         })?;
     } else if let (Some(id), Some(rung)) = (id, report.rung) {

@@ -54,7 +54,17 @@ impl Session {
 
     /// Starts the log as the file and the command line say.
     pub fn start_log(&self, plan: Option<&Plan>) {
-        let level = match self.log_level.unwrap_or(LogLevel::Warn) {
+        let format = plan.map(|plan| plan.log_format).unwrap_or_default();
+        self.log(format, self.log_level.unwrap_or(LogLevel::Warn), false);
+    }
+
+    /// Starts the log of a daemon: at the level of the file, with times unless journald adds them.
+    pub fn start_daemon_log(&self, plan: &Plan) {
+        self.log(plan.log_format, self.log_level.unwrap_or(plan.log_level), std::env::var_os("JOURNAL_STREAM").is_none());
+    }
+
+    fn log(&self, format: LogFormat, level: LogLevel, times: bool) {
+        let level = match level {
             LogLevel::Error => LevelFilter::ERROR,
             LogLevel::Warn => LevelFilter::WARN,
             LogLevel::Info => LevelFilter::INFO,
@@ -66,8 +76,9 @@ impl Session {
             .with_writer(std::io::stderr)
             .with_target(false)
             .with_ansi(std::io::stderr().is_terminal());
-        let _ = match plan.map(|plan| plan.log_format).unwrap_or_default() {
+        let _ = match format {
             LogFormat::Json => builder.json().try_init(),
+            LogFormat::Auto | LogFormat::Text if times => builder.try_init(),
             LogFormat::Auto | LogFormat::Text => builder.without_time().try_init(),
         };
     }
@@ -80,6 +91,37 @@ impl Session {
         let opened = self.open_as_caller(uses)?;
         owner::become_owner_of(&opened.plan.state_dir)?;
         Ok(opened)
+    }
+
+    /// What the daemon begins with: every secret must be there.
+    ///
+    /// # Errors
+    /// The file is faulty, a secret is missing, or the rights cannot be changed.
+    pub fn open_daemon(&self) -> Result<Plan> {
+        let plan = self.load_whole()?;
+        self.start_daemon_log(&plan);
+        owner::become_owner_of(&plan.state_dir)?;
+        Ok(plan)
+    }
+
+    /// Reads the file with all of its secrets.
+    ///
+    /// # Errors
+    /// The file is faulty, or a secret is missing.
+    pub fn load_whole(&self) -> Result<Plan> {
+        let mut plan = self.load()?.map_err(|faults| faults_error(&faults))?;
+        let missing = settle(&mut plan);
+        match missing.split_first() {
+            None => Ok(plan),
+            Some((first, rest)) => {
+                let rest: String = rest.iter().map(|error| format!("\n{}", error.message)).collect();
+                let error = Error::new(Kind::Config, format!("{}{rest}", first.message));
+                Err(match &first.hint {
+                    Some(hint) => error.hint(hint.clone()),
+                    None => error,
+                })
+            }
+        }
     }
 
     /// The same, but with the caller's own rights.
@@ -158,6 +200,9 @@ fn settle(plan: &mut Plan) -> Vec<Error> {
         if let Which::One(given) = &mut backup.which {
             settle(given);
         }
+    }
+    if let Some(email) = &mut plan.email {
+        email.username.iter_mut().chain(email.password.iter_mut()).for_each(settle);
     }
     missing
 }

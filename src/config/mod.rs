@@ -1,5 +1,7 @@
 //! file -> Plan: every fault at once.
 
+pub mod choose;
+pub mod email;
 pub mod faults;
 pub mod file;
 pub mod plan;

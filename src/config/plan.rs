@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use chrono_tz::Tz;
 
+use super::choose::{choose_databases, choose_server, choose_stores, listed};
+use super::email::{self, Email};
 use super::faults::Examined;
-use super::file::{self, BackupKind, Contents, File, Format, LogFormat, LogLevel, SslMode, Via};
+use super::file::{self, BackupKind, Contents, File, Format, LogFormat, LogLevel, SslMode, Via, Want};
 use super::rules;
-use super::values::{Compression, Databases, Given, Name};
+use super::values::{Compression, Count, Given, Name, Schedule};
 
 /// Where a debian or systemd installation keeps the daemon's state.
 pub const STATE_DIR: &str = "/var/lib/pgvigil";
@@ -18,6 +20,11 @@ pub const STATE_DIR: &str = "/var/lib/pgvigil";
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub state_dir: PathBuf,
+    /// Over all backups.
+    pub max_concurrent_runs: u32,
+    /// How long a running dump may go on after SIGTERM.
+    pub shutdown_grace: Duration,
+    pub email: Option<Email>,
     pub log_level: LogLevel,
     pub log_format: LogFormat,
     pub servers: BTreeMap<Name, Server>,
@@ -104,6 +111,11 @@ pub enum Place {
 pub struct Store {
     pub name: Name,
     pub kind: StoreKind,
+    /// Of the file system that holds the folder.
+    pub alert_above_percent: u8,
+    pub check_every: Duration,
+    /// In the place of the backup's.
+    pub keep: Option<Keep>,
 }
 
 #[derive(Debug, Clone)]
@@ -119,12 +131,67 @@ pub struct Backup {
     pub server: Name,
     pub which: Which,
     pub timezone: Tz,
+    /// `None`: only by hand.
+    pub schedule: Option<Schedule>,
+    /// Up to so long after its slot a run begins, so that many do not begin at once.
+    pub jitter: Option<Duration>,
+    pub catch_up: bool,
+    /// After a failure that may pass.
+    pub retries: u32,
+    pub keep: Keep,
+    /// `None`: two slots in a row that passed without a good backup.
+    pub max_age: Option<Duration>,
+    pub want: Want,
     pub deadline: Option<Duration>,
     pub stall_timeout: Duration,
     pub dump: DumpSpec,
     pub globals: bool,
     /// The first is the primary.
     pub stores: Vec<Name>,
+}
+
+/// What retention keeps. A unit that is not named keeps nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keep {
+    pub last: Count,
+    pub within: Option<Duration>,
+    pub daily: Count,
+    pub weekly: Count,
+    pub monthly: Count,
+    pub yearly: Count,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Keep {
+            last: Count::Number(3),
+            within: None,
+            daily: Count::Number(7),
+            weekly: Count::Number(4),
+            monthly: Count::Number(12),
+            yearly: Count::Forever,
+        }
+    }
+}
+
+impl Keep {
+    /// No unit is named.
+    pub fn nothing() -> Self {
+        let none = Count::Number(0);
+        Keep { last: none, within: None, daily: none, weekly: none, monthly: none, yearly: none }
+    }
+
+    fn of(keep: &file::Keep) -> Self {
+        let count = |count: Option<Count>| count.unwrap_or(Count::Number(0));
+        Keep {
+            last: count(keep.last),
+            within: keep.within.map(|span| span.0),
+            daily: count(keep.daily),
+            weekly: count(keep.weekly),
+            monthly: count(keep.monthly),
+            yearly: count(keep.yearly),
+        }
+    }
 }
 
 /// Which databases a backup holds.
@@ -160,6 +227,18 @@ pub(super) const JOBS: u32 = 2;
 /// Default of `stall_timeout`.
 const STALL_TIMEOUT: Duration = Duration::from_secs(3_600);
 
+/// Default of `shutdown_grace`.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(60);
+
+/// Default of `alert_above_percent`.
+const ALERT_ABOVE_PERCENT: u8 = 80;
+
+/// Default of `check_every`.
+const CHECK_EVERY: Duration = Duration::from_secs(300);
+
+/// Default of `retries`.
+const RETRIES: u32 = 2;
+
 /// Makes the plan of a file. Faults are noted at their keys; the plan is only good without any.
 pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
     let servers = file
@@ -175,9 +254,13 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
         .filter_map(|(name, backup)| Some((name.clone(), plan_backup(name, backup, file, examined)?)))
         .collect::<BTreeMap<_, _>>();
     rules::check_rest(file, examined);
+    let email = file.email.as_ref().and_then(|email| email::plan_email(email, examined));
     let log = file.log.clone().unwrap_or_default();
     Plan {
         state_dir: file.state_dir.clone().unwrap_or_else(|| PathBuf::from(STATE_DIR)),
+        max_concurrent_runs: file.max_concurrent_runs.unwrap_or(1),
+        shutdown_grace: file.shutdown_grace.map_or(SHUTDOWN_GRACE, |span| span.0),
+        email,
         log_level: log.level.unwrap_or_default(),
         log_format: log.format.unwrap_or_default(),
         servers,
@@ -295,7 +378,13 @@ fn plan_store(name: &Name, store: &file::Store, examined: &mut Examined<'_>) -> 
         }
         None => StoreKind::Remote,
     };
-    Some(Store { name: name.clone(), kind })
+    Some(Store {
+        name: name.clone(),
+        kind,
+        alert_above_percent: store.alert_above_percent.unwrap_or(ALERT_ABOVE_PERCENT),
+        check_every: store.check_every.map_or(CHECK_EVERY, |span| span.0),
+        keep: store.keep.as_ref().map(Keep::of),
+    })
 }
 
 fn plan_backup(name: &Name, backup: &file::Backup, file: &File, examined: &mut Examined<'_>) -> Option<Backup> {
@@ -328,6 +417,13 @@ fn plan_backup(name: &Name, backup: &file::Backup, file: &File, examined: &mut E
         server: server?,
         which: which?,
         timezone,
+        schedule: backup.schedule.clone(),
+        jitter: backup.jitter.map(|span| span.0),
+        catch_up: backup.catch_up.unwrap_or(true),
+        retries: backup.retries.unwrap_or(RETRIES),
+        keep: backup.keep.as_ref().map(Keep::of).unwrap_or_default(),
+        max_age: backup.max_age.map(|span| span.0),
+        want: backup.want.unwrap_or_default(),
         deadline: backup.deadline.map(|span| span.0),
         stall_timeout: backup.stall_timeout.map_or(STALL_TIMEOUT, |span| span.0),
         dump: DumpSpec {
@@ -342,131 +438,4 @@ fn plan_backup(name: &Name, backup: &file::Backup, file: &File, examined: &mut E
         globals: backup.globals.unwrap_or(true),
         stores: stores?,
     })
-}
-
-pub(super) fn listed<'a>(names: impl Iterator<Item = &'a Name>) -> String {
-    let names: Vec<&str> = names.map(Name::as_str).collect();
-    if names.is_empty() { "none is there yet".to_owned() } else { names.join(", ") }
-}
-
-fn choose_server(name: &Name, backup: &file::Backup, file: &File, examined: &mut Examined<'_>) -> Option<Name> {
-    let section = ["backups", name.as_str()];
-    match &backup.server {
-        Some(server) if file.servers.contains_key(server) => Some(server.clone()),
-        Some(server) => {
-            examined.fault(
-                &["backups", name.as_str(), "server"],
-                format!("backup {name} names the unknown server {:?}", server.as_str()),
-                format!("servers of this file: {}", listed(file.servers.keys())),
-            );
-            None
-        }
-        None if file.servers.len() == 1 => file.servers.keys().next().cloned(),
-        None if file.servers.is_empty() => {
-            examined.lack(
-                &section,
-                format!("backup {name} has no server: the file has no [servers.NAME] section"),
-                "add [servers.main] with container = \"NAME\" or host = \"ADDRESS\"",
-            );
-            None
-        }
-        None => {
-            examined.lack(
-                &section,
-                format!("backup {name} does not say which server it is of"),
-                format!("add server = \"NAME\", one of: {}", listed(file.servers.keys())),
-            );
-            None
-        }
-    }
-}
-
-fn choose_stores(name: &Name, backup: &file::Backup, file: &File, examined: &mut Examined<'_>) -> Option<Vec<Name>> {
-    let section = ["backups", name.as_str()];
-    let key = ["backups", name.as_str(), "stores"];
-    let Some(stores) = &backup.stores else {
-        return match file.stores.len() {
-            1 => Some(file.stores.keys().cloned().collect()),
-            0 => {
-                examined.lack(
-                    &section,
-                    format!("backup {name} has no store: the file has no [stores.NAME] section"),
-                    "add [stores.local] with path = \"/srv/postgres/backups\"",
-                );
-                None
-            }
-            _ => {
-                examined.lack(
-                    &section,
-                    format!("backup {name} does not say which stores it goes to"),
-                    format!("add stores = [\"NAME\"], out of: {}", listed(file.stores.keys())),
-                );
-                None
-            }
-        };
-    };
-    if stores.is_empty() {
-        examined.fault(&key, format!("backup {name} goes to no store"), "name one, or remove the key");
-    }
-    for (n, store) in stores.iter().enumerate() {
-        if !file.stores.contains_key(store) {
-            examined.fault(
-                &key,
-                format!("backup {name} names the unknown store {:?}", store.as_str()),
-                format!("stores of this file: {}", listed(file.stores.keys())),
-            );
-        }
-        if stores[..n].contains(store) {
-            examined.fault(&key, format!("backup {name} names the store {store} twice"), "name it once");
-        }
-    }
-    Some(stores.clone())
-}
-
-fn choose_databases(name: &Name, backup: &file::Backup, examined: &mut Examined<'_>) -> Option<Which> {
-    let section = ["backups", name.as_str()];
-    let key = |key| ["backups", name.as_str(), key];
-    let exclude = backup.exclude.clone();
-    if exclude.is_some() && backup.databases != Some(Databases::All) {
-        examined.fault(&key("exclude"), "exclude without databases = \"all\"", "remove it, or set databases = \"all\"");
-    }
-    for pattern in exclude.iter().flatten() {
-        if let Err(error) = globset::Glob::new(pattern) {
-            examined.fault(
-                &key("exclude"),
-                format!("bad pattern {pattern:?}: {}", error.kind()),
-                "write a shell glob, such as \"scratch_*\"",
-            );
-        }
-    }
-    match (&backup.database, &backup.databases) {
-        (Some(Given::Literal(database)), None) if database.is_empty() => {
-            examined.fault(&key("database"), "empty name of a database", "write its name");
-            None
-        }
-        (Some(database), None) => Some(Which::One(database.clone())),
-        (None, Some(Databases::All)) => Some(Which::All { exclude: exclude.unwrap_or_default() }),
-        (None, Some(Databases::Named(names))) => {
-            let mut sorted = names.clone();
-            sorted.sort();
-            if names.is_empty() || names.iter().any(String::is_empty) {
-                examined.fault(&key("databases"), "empty list or name of databases", "write their names, or \"all\"");
-            } else if sorted.windows(2).any(|pair| pair[0] == pair[1]) {
-                examined.fault(&key("databases"), "a database is named twice", "name it once");
-            }
-            Some(Which::Named(names.clone()))
-        }
-        (None, None) => {
-            examined.lack(
-                &section,
-                format!("backup {name} names no database"),
-                "add database = \"NAME\", databases = [\"a\", \"b\"] or databases = \"all\"",
-            );
-            None
-        }
-        (Some(_), Some(_)) => {
-            examined.fault(&key("databases"), "both database and databases", "keep one of them");
-            None
-        }
-    }
 }

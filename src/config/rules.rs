@@ -1,9 +1,10 @@
 //! What fits together in a file and what does not: keys against each other, against the kind of
 //! backup and against the way to the server.
 
+use super::choose::listed;
 use super::faults::Examined;
 use super::file::{self, BackupKind, File, Format, Via};
-use super::plan::{JOBS, listed};
+use super::plan::JOBS;
 use super::values::Name;
 
 /// Keys of the one kind of backup that stand at the other.
@@ -117,23 +118,6 @@ pub fn check_rest(file: &File, examined: &mut Examined<'_>) {
                 "add listen_token = { file = \"...\" }, or listen on 127.0.0.1",
             ),
             Ok(_) => {}
-        }
-    }
-    if let Some(email) = &file.email {
-        if !["smtp://", "smtps://"].iter().any(|scheme| email.relay.starts_with(scheme)) {
-            examined.fault(
-                &["email", "relay"],
-                format!("bad relay {:?}", email.relay),
-                "write smtp://HOST:587 (STARTTLS) or smtps://HOST:465",
-            );
-        }
-        for (key, address) in email.to.iter().map(|to| ("to", to)).chain([("from", &email.from)]) {
-            if !address.contains('@') {
-                examined.fault(&["email", key], format!("bad address {address:?}"), "write NAME@DOMAIN");
-            }
-        }
-        if email.to.is_empty() {
-            examined.fault(&["email", "to"], "mail goes to nobody", "write to = [\"dba@example.com\"]");
         }
     }
     for name in file.pings.keys().filter(|name| !file.backups.contains_key(*name)) {

@@ -4,7 +4,7 @@
 use super::faults::Examined;
 use super::file::{BackupKind, EvidenceMode, File, Want};
 use super::plan::{Blocked, NotYet, Sourced, Warning};
-use super::values::{Given, Span};
+use super::values::Given;
 
 /// Every value of the file that may come from elsewhere, with its key.
 pub fn givens(file: &File) -> Vec<Sourced> {
@@ -48,32 +48,16 @@ pub fn not_yet(file: &File, examined: &Examined<'_>) -> Vec<NotYet> {
             found.push(NotYet { key: path.join("."), line: examined.line_at(path), blocks });
         }
     };
-    let other = |value: Option<Span>, default_secs: u64| value.is_some_and(|span| span.0.as_secs() != default_secs);
-    note(&["max_concurrent_runs"], file.max_concurrent_runs.is_some_and(|runs| runs != 1), None);
-    note(&["shutdown_grace"], other(file.shutdown_grace, 60), None);
     note(&["listen"], file.listen.is_some(), None);
     note(&["listen_token"], file.listen_token.is_some(), None);
-    note(&["email"], file.email.is_some(), None);
     note(&["webhooks"], !file.webhooks.is_empty(), None);
     note(&["pings"], !file.pings.is_empty(), None);
     note(&["trusted_signers"], file.trusted_signers.is_some(), None);
     note(&["signing_key"], file.signing_key.is_some(), Some(Blocked::Every));
-    for (name, store) in &file.stores {
-        let key = |key| ["stores", name.as_str(), key];
-        note(&key("alert_above_percent"), store.alert_above_percent.is_some_and(|percent| percent != 80), None);
-        note(&key("check_every"), other(store.check_every, 300), None);
-        note(&key("keep"), store.keep.is_some(), None);
-    }
     for (name, backup) in &file.backups {
         let key = |key| ["backups", name.as_str(), key];
         let stops = Some(Blocked::One(name.clone()));
-        note(&key("schedule"), backup.schedule.is_some(), None);
-        note(&key("jitter"), backup.jitter.is_some(), None);
-        note(&key("catch_up"), backup.catch_up == Some(false), None);
-        note(&key("retries"), backup.retries.is_some_and(|retries| retries != 2), None);
-        note(&key("keep"), backup.keep.is_some(), None);
-        note(&key("max_age"), backup.max_age.is_some(), None);
-        note(&key("want"), backup.want.is_some_and(|want| want != Want::Readable), None);
+        note(&key("want"), backup.want.is_some_and(|want| want > Want::Readable), None);
         note(&key("drill"), backup.drill.is_some(), None);
         note(&key("identity"), backup.identity.is_some(), None);
         note(&key("kind"), backup.kind == Some(BackupKind::Physical), stops.clone());

@@ -145,9 +145,25 @@ impl FromStr for Schedule {
         if !(text.starts_with('@') || (5..=6).contains(&fields)) {
             return Err(wrong(&format_args!("{fields} fields")));
         }
-        let cron = croner::parser::CronParser::new().parse(text).map_err(|error| wrong(&error))?;
+        let cron = parse_cron(text).map_err(|error| wrong(&error))?;
+        // Only a schedule that fires is one; croner looks thousands of years ahead to find out.
+        if cron.iter_after(chrono::DateTime::UNIX_EPOCH.naive_utc()).next().is_none() {
+            return Err(wrong(&"it never fires"));
+        }
         Ok(Schedule { text: text.to_owned(), cron })
     }
+}
+
+/// Parses as Vixie's cron does: a day field that begins with `*` restricts nothing by itself, so the
+/// other one must hold too.
+fn parse_cron(text: &str) -> Result<croner::Cron, croner::errors::CronError> {
+    if text == "@midnight" {
+        return croner::parser::CronParser::new().parse("@daily");
+    }
+    let fields: Vec<&str> = text.split_whitespace().collect();
+    let begins =
+        |from_end: usize| fields.len().checked_sub(from_end).and_then(|n| fields.get(n)).is_some_and(|field| field.starts_with('*'));
+    croner::parser::CronParser::builder().dom_and_dow(!text.starts_with('@') && (begins(3) || begins(1))).build().parse(text)
 }
 
 string_value!(Schedule, { "type": "string", "examples": ["0 2 * * *", "@daily"] });
@@ -440,10 +456,11 @@ mod tests {
 
     #[test]
     fn schedules() {
-        for text in ["0 2 * * *", "*/5 * * * * *", "@daily", "@hourly", "0 4 * * 0", "0 4 * * 7", "15 3 1 * MON"] {
+        for text in ["0 2 * * *", "*/5 * * * * *", "@daily", "@hourly", "0 4 * * 0", "0 4 * * 7", "15 3 1 * MON", "@midnight", "0 0 29 2 *"]
+        {
             assert!(text.parse::<Schedule>().is_ok(), "{text}");
         }
-        for text in ["", "daily", "0 2 * *", "0 25 * * *", "61 2 * * *", "@nightly", "* * * * * * *"] {
+        for text in ["", "daily", "0 2 * *", "0 25 * * *", "61 2 * * *", "@nightly", "* * * * * * *", "0 0 30 2 *", "0 , * * *"] {
             assert!(text.parse::<Schedule>().is_err(), "{text}");
         }
     }

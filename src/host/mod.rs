@@ -1,6 +1,7 @@
 //! The edge to the outside: processes here and in containers, secrets, signals, the clock.
 
 pub mod clock;
+pub mod disk;
 pub mod docker;
 pub mod local;
 pub mod owner;

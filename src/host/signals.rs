@@ -31,6 +31,33 @@ pub fn cancelled_by_signals() -> Result<CancellationToken> {
     Ok(token)
 }
 
+/// What a daemon is told by a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// SIGTERM or SIGINT.
+    Stop,
+    /// SIGHUP.
+    Reload,
+}
+
+/// The signals to a daemon, as they come.
+///
+/// # Errors
+/// The handlers cannot be set.
+pub fn of_daemon() -> Result<tokio::sync::mpsc::UnboundedReceiver<Told>> {
+    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|error| Error::system("cannot listen for signals", &error))?;
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            for signal in signals.forever() {
+                let _ = sender.send(if signal == SIGHUP { Told::Reload } else { Told::Stop });
+            }
+        })
+        .map_err(|error| Error::system("cannot start a thread", &error))?;
+    Ok(receiver)
+}
+
 /// Whether this process was started with a signal ignored.
 fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -12,10 +12,11 @@ use crate::catalog::manifest::{DatabaseEvidence, Evidence, Globals, RESTORE_PAGE
 use crate::catalog::{FileEntry, Id, Label, Manifest, Role};
 use crate::config::Plan;
 use crate::config::file::Format;
-use crate::config::plan::{Backup, Which};
+use crate::config::plan::{Backup, StoreKind, Which};
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::{Tag, clock, secret};
+use crate::job::assess;
 use crate::job::dump::{self, Way};
 use crate::job::progress::Progress;
 use crate::job::verify::Opened;
@@ -61,6 +62,8 @@ impl Ready {
 pub struct Making<'a> {
     pub plan: &'a Plan,
     pub backup: &'a Backup,
+    /// The one that the schedule asks for.
+    pub slot: Option<DateTime<Utc>>,
     pub store: &'a dyn Store,
     /// Set as soon as the server is reached, so that a cancelled run can be ended there.
     pub server: &'a OnceLock<Server>,
@@ -76,13 +79,12 @@ impl Making<'_> {
     /// Anything on the way; nothing is left in the store.
     pub async fn make(&self) -> Result<Ready> {
         let started_at = clock::now();
+        self.expect().await?;
         self.progress.begin("connecting");
         let server = Server::connect(&self.plan.servers[&self.backup.server], self.tag.clone()).await?;
         let server = self.server.get_or_init(|| server);
         server.check_client()?;
         let databases = choose(&self.backup.which, &server.facts.databases, &self.backup.name)?;
-        self.expect().await;
-
         let label = self.free_label(started_at).await?;
         (self.note_slot)(label.slot())?;
         let id = Id { backup: self.backup.name.to_string(), label };
@@ -96,20 +98,47 @@ impl Making<'_> {
         }
     }
 
-    /// What the last run was, as a measure for the progress.
-    async fn expect(&self) {
+    /// What the last run was, as a measure for the progress, and for the room that this one needs.
+    ///
+    /// # Errors
+    /// It would not fit on the disk.
+    async fn expect(&self) -> Result<()> {
         let mut catalog = crate::catalog::Catalog::default();
         let name = self.backup.name.as_str();
-        if crate::store::catalog_of(self.store, self.backup.stores[0].as_str(), Some(name), &mut catalog).await.is_ok()
-            && let Some(last) = catalog.entries.first()
-        {
-            self.progress.expect(last.manifest.raw_bytes());
+        let store = &self.backup.stores[0];
+        if crate::store::catalog_of(self.store, store.as_str(), Some(name), &mut catalog).await.is_err() {
+            return Ok(());
         }
+        let Some(last) = catalog.entries.first() else { return Ok(()) };
+        self.progress.expect(last.manifest.raw_bytes());
+        if let StoreKind::Local(path) = &self.plan.stores[store].kind
+            && let Ok(usage) = assess::usage(path.clone()).await
+            && usage.available < last.manifest.bytes()
+        {
+            return Err(Error::new(
+                Kind::Store,
+                format!(
+                    "it would not fit: the last backup has {} bytes, and store {store} has {} available",
+                    last.manifest.bytes(),
+                    usage.available
+                ),
+            )
+            .hint("free space, or move the store to a larger disk; pgvigil prune --dry-run shows what retention would delete"));
+        }
+        Ok(())
     }
 
-    /// The second of the start, or the next that is free.
+    /// The label of the slot, or by hand the second of the start or the next that is free.
     async fn free_label(&self, now: DateTime<Utc>) -> Result<Label> {
         let taken = self.store.taken(self.backup.name.as_str()).await?;
+        if let Some(slot) = self.slot {
+            let label = Label::of(slot);
+            if taken.contains(&label) {
+                let there = format!("{}/{label} is there already: a slot is never run again under its label", self.backup.name);
+                return Err(Error::new(Kind::Usage, there).hint("nothing to do; the next slot comes"));
+            }
+            return Ok(label);
+        }
         let mut label = Label::of(now);
         while taken.contains(&label) {
             label = label.next();

@@ -1,8 +1,10 @@
 //! due -> Run: what composes the stages.
 
+pub mod assess;
 pub mod dump;
 pub mod make;
 pub mod progress;
+pub mod prune;
 pub mod run;
 pub mod stores;
 pub mod sweep;

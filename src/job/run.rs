@@ -2,9 +2,10 @@
 
 use std::sync::OnceLock;
 
+use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::{Id, Manifest, Rung};
+use crate::catalog::{Id, Label, Manifest, Rung};
 use crate::config::Plan;
 use crate::config::plan::Backup;
 use crate::config::values::Name;
@@ -13,9 +14,9 @@ use crate::host::{Tag, clock};
 use crate::job::make::{Made, Making};
 use crate::job::progress::Progress;
 use crate::job::verify::{Opened, Proven};
-use crate::job::{stores, sweep, verify};
+use crate::job::{prune, stores, sweep, verify};
 use crate::postgres::server::Server;
-use crate::state::{Outcome, State};
+use crate::state::{History, Outcome, State};
 use crate::store::Store;
 
 /// How a run ended.
@@ -26,11 +27,47 @@ pub struct Report {
     pub outcome: Outcome,
     pub rung: Option<Rung>,
     pub error: Option<Error>,
-    /// What is worth knowing; `problems` among them need a look.
+    /// What is worth knowing.
     pub warnings: Vec<String>,
+    /// What needs a look.
+    pub problems: Vec<String>,
     pub seconds: f64,
     pub bytes: u64,
     pub raw_bytes: u64,
+}
+
+impl Report {
+    /// Of a run that stored nothing.
+    fn nothing(outcome: Outcome, error: Option<Error>) -> Self {
+        Report { id: None, outcome, rung: None, error, warnings: Vec::new(), problems: Vec::new(), seconds: 0.0, bytes: 0, raw_bytes: 0 }
+    }
+
+    /// Why it did not end well, as the history keeps it.
+    pub fn why(&self) -> Option<String> {
+        match &self.error {
+            Some(error) => Some(error.message.clone()),
+            None if self.problems.is_empty() => None,
+            None => Some(self.problems.join("\n")),
+        }
+    }
+}
+
+/// Who asks for a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// A person, now.
+    ByHand,
+    /// The schedule, for this slot.
+    Slot(DateTime<Utc>),
+}
+
+impl Order {
+    fn slot(self) -> Option<DateTime<Utc>> {
+        match self {
+            Order::ByHand => None,
+            Order::Slot(slot) => Some(slot),
+        }
+    }
 }
 
 /// Makes one backup now. All that can go wrong with the backup itself is in the report.
@@ -38,7 +75,7 @@ pub struct Report {
 /// # Errors
 /// The run did not begin: there is no such backup, another run of it holds the lock (`Busy`), the
 /// plan asks for what this version cannot do, or `state_dir` cannot be written.
-pub async fn run(plan: &Plan, backup: &str, progress: &Progress, cancel: &CancellationToken) -> Result<Report> {
+pub async fn run(plan: &Plan, backup: &str, order: Order, progress: &Progress, cancel: &CancellationToken) -> Result<Report> {
     let backup = find(plan, backup)?;
     refuse_not_yet(plan, &backup.name)?;
     let state = State::open(&plan.state_dir)?;
@@ -46,20 +83,35 @@ pub async fn run(plan: &Plan, backup: &str, progress: &Progress, cancel: &Cancel
     let Some(_lock) = state.lock(backup.name.as_str())? else {
         let busy =
             Error::new(Kind::Busy, format!("another run of {} is under way", backup.name)).hint("wait for it; pgvigil history shows it");
-        let row = history.begin(backup.name.as_str(), backup.server.as_str(), clock::now(), &Tag::random())?;
-        history.end(row, clock::now(), Outcome::Skipped, Some(&busy.message), None, true)?;
+        history.skipped(backup.name.as_str(), backup.server.as_str(), clock::now(), order.slot(), &busy.message)?;
         return Err(busy);
     };
     sweep::sweep(plan, &state, &history, backup).await?;
 
-    let started = std::time::Instant::now();
-    let tag = Tag::random();
-    let row = history.begin(backup.name.as_str(), backup.server.as_str(), clock::now(), &tag)?;
     let store_name = &backup.stores[0];
     let store = stores::open(&plan.stores[store_name], state.owner())?;
+    if let Some(slot) = order.slot()
+        && store.labels(backup.name.as_str()).await?.contains(&Label::of(slot))
+    {
+        // The record of it was lost, not the backup.
+        let there = "it is in the store already: a slot is never run again under its label";
+        history.skipped(backup.name.as_str(), backup.server.as_str(), clock::now(), Some(slot), there)?;
+        return Ok(Report::nothing(Outcome::Skipped, None));
+    }
+    let started = std::time::Instant::now();
+    let tag = Tag::random();
+    let row = history.begin(backup.name.as_str(), backup.server.as_str(), clock::now(), &tag, order.slot())?;
     let server = OnceLock::new();
-    let making =
-        Making { plan, backup, store: &*store, server: &server, progress, tag: &tag, note_slot: &|slot| history.set_slot(row, slot) };
+    let making = Making {
+        plan,
+        backup,
+        slot: order.slot(),
+        store: &*store,
+        server: &server,
+        progress,
+        tag: &tag,
+        note_slot: &|slot| history.set_slot(row, slot),
+    };
     let ready = tokio::select! {
         ready = making.make() => ready,
         () = cancel.cancelled() => Err(Error::new(Kind::Cancelled, "told to stop")),
@@ -82,22 +134,23 @@ pub async fn run(plan: &Plan, backup: &str, progress: &Progress, cancel: &Cancel
         }
         Err(error) => {
             clean = end_leftovers(plan, backup, &server, &tag).await;
-            Report {
-                id: None,
-                outcome: if error.kind == Kind::Cancelled { Outcome::Cancelled } else { Outcome::Failed },
-                rung: None,
-                error: Some(error),
-                warnings: Vec::new(),
-                seconds: 0.0,
-                bytes: 0,
-                raw_bytes: 0,
-            }
+            let outcome = if error.kind == Kind::Cancelled { Outcome::Cancelled } else { Outcome::Failed };
+            Report::nothing(outcome, Some(error))
         }
     };
+    if report.rung.is_some_and(Rung::is_good) && matches!(report.outcome, Outcome::Ok | Outcome::Problems) {
+        progress.begin("pruning");
+        if let Err(error) = prune(plan, &state, &history, backup).await {
+            report.problems.push(format!("retention: {}", error.message));
+            report.outcome = Outcome::Problems;
+        }
+    }
     report.seconds = verify::round(started.elapsed().as_secs_f64());
-    let error = report.error.as_ref().map(|error| error.message.as_str());
     let id = report.id.as_ref().map(ToString::to_string);
-    history.end(row, clock::now(), report.outcome, error, id.as_deref(), clean)?;
+    history.end(row, clock::now(), report.outcome, report.why().as_deref(), id.as_deref(), clean)?;
+    if report.id.is_none() && report.error.as_ref().is_some_and(|error| error.kind.may_pass()) {
+        history.may_pass(row)?;
+    }
     Ok(report)
 }
 
@@ -181,17 +234,23 @@ fn reported(made: Made, proven: Result<Proven>) -> Report {
         None if problems.is_empty() => Outcome::Ok,
         None => Outcome::Problems,
     };
-    warnings.extend(problems);
     Report {
         id: Some(manifest.id()),
         outcome,
         rung: Some(rung),
         error,
         warnings,
+        problems,
         seconds: 0.0,
         bytes: manifest.bytes(),
         raw_bytes: manifest.raw_bytes(),
     }
+}
+
+/// Deletes what retention does not keep, now that there is a new good backup.
+async fn prune(plan: &Plan, state: &State, history: &History, backup: &Backup) -> Result<()> {
+    let judged = prune::look(plan, state.owner(), history, backup, clock::now()).await?;
+    prune::apply(plan, state.owner(), backup, &judged).await.map(drop)
 }
 
 /// From `written` to `readable`.

@@ -39,6 +39,33 @@ pub async fn sweep(plan: &Plan, state: &State, history: &History, held: &Backup)
     Ok(())
 }
 
+/// Notes which runs were interrupted, without touching what they left: their end is known at once,
+/// however long it takes to clean up after them.
+///
+/// # Errors
+/// The history cannot be read or written.
+pub async fn note_interrupted(plan: &Plan, state: &State, history: &History) -> Result<()> {
+    for dead in history.unfinished()? {
+        // Held for a moment only: nobody may begin a run in between.
+        if let Some(_lock) = state.lock(&dead.backup)? {
+            let id = stored(plan, state, history, &dead).await;
+            history.interrupted(dead.row, id.as_deref(), false)?;
+        }
+    }
+    Ok(())
+}
+
+/// Cleans up after dead runs of a backup, if no run of it is under way.
+///
+/// # Errors
+/// The history cannot be read or written.
+pub async fn sweep_idle(plan: &Plan, state: &State, history: &History, backup: &Backup) -> Result<()> {
+    match state.lock(backup.name.as_str())? {
+        Some(_lock) => sweep(plan, state, history, backup).await,
+        None => Ok(()),
+    }
+}
+
 async fn clean_up(plan: &Plan, state: &State, dead: &Unfinished) -> bool {
     let stores = sweep_stores(plan, state, &dead.backup).await;
     let processes = match (&dead.tag, plan.servers.get(dead.server.as_str())) {

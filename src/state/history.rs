@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
 use crate::host::Tag;
+use crate::schedule::due::{Attempted, Record};
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -49,6 +50,14 @@ pub struct Run {
     pub outcome: Option<String>,
     pub error: Option<String>,
     pub id: Option<String>,
+}
+
+impl Run {
+    /// A killed run could not note its end.
+    pub fn interrupt(&mut self) {
+        self.outcome = Some(Outcome::Interrupted.as_str().to_owned());
+        self.error = Some("killed, or the machine went down; the next run removes what it left".to_owned());
+    }
 }
 
 /// A run that has begun and not ended, as far as the history knows.
@@ -106,22 +115,123 @@ impl History {
                 id text,
                 tag text
             );
-            create index if not exists runs_by_backup on runs (backup, started_at);",
-        )
+            create index if not exists runs_by_backup on runs (backup, started_at);
+            create table if not exists schedules (
+                backup text primary key,
+                schedule text not null,
+                since text not null
+            );",
+        )?;
+        // Files of earlier versions lack what schedules need.
+        for column in ["scheduled integer not null default 0", "may_pass integer not null default 0"] {
+            let name = column.split(' ').next().unwrap_or_default();
+            let there = self
+                .db()
+                .query_row("select count(*) from pragma_table_info('runs') where name = ?1", [name], |row| row.get::<_, i64>(0))?;
+            if there == 0 {
+                self.db().execute_batch(&format!("alter table runs add column {column}"))?;
+            }
+        }
+        self.db().execute_batch("create index if not exists runs_by_slot on runs (backup, slot) where scheduled = 1;")
     }
 
-    /// Notes that a run begins, with the mark by which its leftovers can be found.
+    /// Notes that a run begins, with the mark by which its leftovers can be found, and the slot that
+    /// it is for if the schedule asks for it.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn begin(&self, backup: &str, server: &str, started_at: DateTime<Utc>, tag: &Tag) -> Result<i64> {
+    pub fn begin(&self, backup: &str, server: &str, started_at: DateTime<Utc>, tag: &Tag, slot: Option<DateTime<Utc>>) -> Result<i64> {
         let db = self.db();
         db.execute(
-            "insert into runs (backup, server, started_at, tag) values (?1, ?2, ?3, ?4)",
-            params![backup, server, text(started_at), tag.as_str()],
+            "insert into runs (backup, server, started_at, tag, slot, scheduled) values (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![backup, server, text(started_at), tag.as_str(), slot.map(text), slot.is_some()],
         )
         .map_err(|error| failed(&error))?;
         Ok(db.last_insert_rowid())
+    }
+
+    /// Notes a run that did not begin.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn skipped(&self, backup: &str, server: &str, at: DateTime<Utc>, slot: Option<DateTime<Utc>>, why: &str) -> Result<()> {
+        self.db()
+            .execute(
+                "insert into runs (backup, server, started_at, finished_at, outcome, error, slot, scheduled) values (?1, ?2, ?3, ?3, 'skipped', ?4, ?5, ?6)",
+                params![backup, server, text(at), why, slot.map(text), slot.is_some()],
+            )
+            .map(drop)
+            .map_err(|error| failed(&error))
+    }
+
+    /// Notes that a failed run is worth another try.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn may_pass(&self, row: i64) -> Result<()> {
+        self.db().execute("update runs set may_pass = 1 where row = ?1", [row]).map(drop).map_err(|error| failed(&error))
+    }
+
+    /// What is on record of a schedule. One that is seen for the first time, or that reads otherwise
+    /// than before, has no missed slots.
+    ///
+    /// # Errors
+    /// The file cannot be read or written.
+    pub fn record(&self, backup: &str, schedule: &str, now: DateTime<Utc>) -> Result<Record> {
+        let ask = || -> rusqlite::Result<Record> {
+            let db = self.db();
+            db.execute(
+                "insert into schedules (backup, schedule, since) values (?1, ?2, ?3)
+                on conflict (backup) do update set schedule = ?2, since = ?3 where schedule <> ?2 or since > ?3",
+                params![backup, schedule, text(now)],
+            )?;
+            let since: String = db.query_row("select since from schedules where backup = ?1", [backup], |row| row.get(0))?;
+            let mut statement = db.prepare_cached(
+                "select slot, sum(outcome is not 'skipped'),
+                    max(case when may_pass or outcome = 'interrupted' then coalesce(finished_at, started_at) end),
+                    max(coalesce(outcome in ('ok', 'problems', 'skipped') or id is not null, false))
+                from runs where backup = ?1 and scheduled = 1 and slot = (
+                    select max(slot) from runs where backup = ?1 and scheduled = 1 and slot <= ?2)
+                group by slot",
+            )?;
+            let last = statement
+                .query_row(params![backup, text(now)], |row| {
+                    let settled: bool = row.get(3)?;
+                    let may_pass = row.get::<_, Option<String>>(2)?.filter(|_| !settled);
+                    Ok((row.get::<_, String>(0)?, row.get(1)?, may_pass))
+                })
+                .optional()?
+                .and_then(|(slot, attempts, may_pass)| {
+                    Some(Attempted { slot: slot.parse().ok()?, attempts, may_pass: may_pass.and_then(|time| time.parse().ok()) })
+                });
+            Ok(Record { since: since.parse().unwrap_or(now), last })
+        };
+        ask().map_err(|error| failed(&error))
+    }
+
+    /// The latest slot on record that is still to come: the clock has jumped back.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn future_slot(&self, backup: &str, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>> {
+        self.db()
+            .query_row("select max(slot) from runs where backup = ?1 and scheduled = 1 and slot > ?2", params![backup, text(now)], |row| {
+                row.get::<_, Option<String>>(0)
+            })
+            .map(|slot| slot.and_then(|slot| slot.parse().ok()))
+            .map_err(|error| failed(&error))
+    }
+
+    /// Since when a schedule is known; `None`: no daemon has seen it.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn since(&self, backup: &str) -> Result<Option<DateTime<Utc>>> {
+        self.db()
+            .query_row("select since from schedules where backup = ?1", [backup], |row| row.get::<_, String>(0))
+            .optional()
+            .map(|since| since.and_then(|since| since.parse().ok()))
+            .map_err(|error| failed(&error))
     }
 
     /// Notes the slot of a run under way.
@@ -143,6 +253,20 @@ impl History {
                 params![row, text(at), outcome.as_str(), error, id, clean],
             )
             .map(drop)
+            .map_err(|error| failed(&error))
+    }
+
+    /// Whether a run has ever stored a backup.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn has_stored(&self, backup: &str) -> Result<bool> {
+        self.db()
+            .query_row(
+                "select exists (select 1 from runs where backup = ?1 and id is not null and outcome in ('ok', 'problems'))",
+                [backup],
+                |row| row.get(0),
+            )
             .map_err(|error| failed(&error))
     }
 
@@ -205,12 +329,51 @@ impl History {
     /// # Errors
     /// The file cannot be read.
     pub fn runs(&self, backup: Option<&str>) -> Result<Vec<Run>> {
+        self.select("?1 is null or backup = ?1", backup)
+    }
+
+    /// The last run of a backup that says how things stand: one under way, one that a person stopped
+    /// and one that did not begin do not. `running`: somebody holds the lock of the backup; else a
+    /// run without an end was interrupted.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn last_verdict(&self, backup: &str, running: bool) -> Result<Option<Run>> {
+        let telling = "backup = ?1 and row = (select max(row) from runs where backup = ?1
+            and (outcome is null or outcome in ('ok', 'problems', 'failed', 'interrupted') or outcome = 'cancelled' and scheduled = 1))";
+        let ended = telling.replace("outcome is null or", "");
+        let mut last = self.select(if running { &ended } else { telling }, Some(backup))?.pop();
+        if let Some(run) = last.as_mut().filter(|run| run.outcome.is_none()) {
+            run.interrupt();
+        }
+        Ok(last)
+    }
+
+    /// The last run of a backup that has ended, however.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn last_ended(&self, backup: &str) -> Result<Option<Run>> {
+        Ok(self.select("backup = ?1 and row = (select max(row) from runs where backup = ?1 and outcome is not null)", Some(backup))?.pop())
+    }
+
+    /// How long the last good run of a backup took.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn last_duration(&self, backup: &str) -> Result<Option<Duration>> {
+        let last = "backup = ?1 and row = (select max(row) from runs where backup = ?1 and outcome in ('ok', 'problems'))";
+        let run = self.select(last, Some(backup))?.pop();
+        Ok(run.and_then(|run| (run.finished_at? - run.started_at).to_std().ok()))
+    }
+
+    fn select(&self, condition: &str, backup: Option<&str>) -> Result<Vec<Run>> {
         let read = || -> rusqlite::Result<Vec<Run>> {
             let db = self.db();
-            let mut statement = db.prepare(
+            let mut statement = db.prepare_cached(&format!(
                 "select backup, slot, started_at, finished_at, outcome, error, id from runs
-                where ?1 is null or backup = ?1 order by started_at desc, row desc",
-            )?;
+                where {condition} order by started_at desc, row desc"
+            ))?;
             let time = |text: Option<String>| text.and_then(|text| text.parse().ok());
             let rows = statement.query_map([backup], |row| {
                 Ok(Run {
@@ -234,12 +397,45 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_record_of_a_schedule() {
+        let dir = tempfile::tempdir().unwrap();
+        let history = History::open(dir.path()).unwrap();
+        let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+        let (seen, slot, now) = (at("2024-01-14T00:00:00Z"), at("2024-01-15T01:00:00Z"), at("2024-01-15T02:00:00Z"));
+        assert_eq!(history.since("x").unwrap(), None);
+        assert_eq!(history.record("x", "0 1 * * *", seen).unwrap(), Record { since: seen, last: None });
+        let begin = |slot| history.begin("x", "main", now, &Tag::random(), Some(slot)).unwrap();
+        let row = begin(slot);
+        let last = |attempts, may_pass| Some(Attempted { slot, attempts, may_pass });
+        assert_eq!(history.record("x", "0 1 * * *", now).unwrap(), Record { since: seen, last: last(1, None) });
+        history.end(row, now, Outcome::Failed, Some("no"), None, true).unwrap();
+        assert_eq!(history.record("x", "0 1 * * *", now).unwrap().last, last(1, None), "it will not pass");
+        history.may_pass(row).unwrap();
+        assert_eq!(history.record("x", "0 1 * * *", now).unwrap().last, last(1, Some(now)));
+        let second = begin(slot);
+        history.interrupted(second, None, true).unwrap();
+        assert_eq!(history.record("x", "0 1 * * *", now).unwrap().last, last(2, Some(now)));
+        assert_eq!(history.last_verdict("x", false).unwrap().unwrap().outcome.as_deref(), Some("interrupted"));
+        let third = begin(slot);
+        history.end(third, now, Outcome::Ok, None, Some("x/20240115T010000Z"), true).unwrap();
+        assert_eq!(history.record("x", "0 1 * * *", now).unwrap().last, last(3, None));
+        assert_eq!(history.last_verdict("x", false).unwrap().unwrap().outcome.as_deref(), Some("ok"));
+        // Begun while the clock was a year ahead.
+        begin(at("2025-01-15T01:00:00Z"));
+        assert_eq!(history.record("x", "0 1 * * *", now).unwrap().last, last(3, None));
+        assert_eq!(history.future_slot("x", now).unwrap(), Some(at("2025-01-15T01:00:00Z")));
+        // Another schedule begins anew.
+        assert_eq!(history.record("x", "0 3 * * *", now).unwrap().since, now);
+        assert_eq!(history.since("x").unwrap(), Some(now));
+    }
+
+    #[test]
     fn a_run_from_its_beginning_to_its_end() {
         let dir = tempfile::tempdir().unwrap();
         let history = History::open(dir.path()).unwrap();
         let at = "2024-01-15T01:00:00Z".parse().unwrap();
         let tag = Tag::random();
-        let first = history.begin("x", "main", at, &tag).unwrap();
+        let first = history.begin("x", "main", at, &tag, None).unwrap();
         history.set_slot(first, at).unwrap();
         assert_eq!(
             history.unfinished().unwrap(),
@@ -248,7 +444,7 @@ mod tests {
         history.end(first, at, Outcome::Ok, None, Some("x/20240115T010000Z"), true).unwrap();
         assert!(history.unfinished().unwrap().is_empty());
 
-        let second = history.begin("x", "main", at, &tag).unwrap();
+        let second = history.begin("x", "main", at, &tag, None).unwrap();
         history.interrupted(second, None, false).unwrap();
         assert_eq!(history.unfinished().unwrap().len(), 1, "what it left is still there");
         history.interrupted(second, None, true).unwrap();

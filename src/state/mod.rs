@@ -1,6 +1,8 @@
-//! What this installation remembers beside the stores: its name, its locks, its history. The loss
+//! What this installation remembers beside the stores: its name, its locks, its history,
+//! its alerts. The loss
 //! of it loses no backup.
 
+pub mod alerts;
 pub mod history;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
@@ -10,7 +12,11 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result, plain_io};
 
+pub use alerts::Alerts;
 pub use history::{History, Outcome, Run};
+
+/// The lock of the daemon among those of the backups.
+const DAEMON: &str = "DAEMON";
 
 /// The folder of the state.
 #[derive(Debug, Clone)]
@@ -70,6 +76,26 @@ impl State {
         let inode = format!(":{}", std::os::unix::fs::MetadataExt::ino(&meta));
         let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
         locks.lines().any(|line| line.contains("FLOCK") && line.split_whitespace().any(|field| field.ends_with(&inode)))
+    }
+
+    /// Takes the lock of the daemon. `None`: another one runs on this folder.
+    ///
+    /// # Errors
+    /// The file of the lock cannot be opened.
+    pub fn lock_daemon(&self) -> Result<Option<Lock>> {
+        // No backup can have this name.
+        self.lock(DAEMON)
+    }
+
+    /// Whether a daemon runs on this folder.
+    pub fn has_daemon(dir: &Path) -> bool {
+        Self::is_locked(dir, DAEMON)
+    }
+
+    /// # Errors
+    /// The database of the alerts cannot be opened.
+    pub fn alerts(&self) -> Result<Alerts> {
+        Alerts::open(&self.dir)
     }
 
     /// # Errors

@@ -256,6 +256,19 @@ impl Store for LocalStore {
         .await
     }
 
+    async fn remove(&self, id: &Id) -> Result<()> {
+        let (dir, parent) = (self.dir(id), self.backup_dir(&id.backup));
+        // Under the name of unfinished work it is no backup in one step, manifest and all, and is
+        // swept should we die on the way.
+        let partial = parent.join(self.partial(&id.label.to_string()));
+        blocking(move || {
+            rename_new(&dir, &partial).map_err(|error| failed("remove", &dir, &error.into()))?;
+            sync_dir(&parent)?;
+            std::fs::remove_dir_all(&partial).map_err(|error| failed("remove", &partial, &error))
+        })
+        .await
+    }
+
     async fn point_latest(&self, backup: &str, label: Option<Label>) -> Result<()> {
         let dir = self.backup_dir(backup);
         let partial = dir.join(self.partial("latest"));

@@ -91,6 +91,11 @@ impl Store for MemoryStore {
         Ok(0)
     }
 
+    async fn remove(&self, id: &Id) -> Result<()> {
+        self.call()?;
+        self.0.lock().unwrap().folders.remove(id).map(drop).ok_or_else(|| Error::new(Kind::Store, "no such backup"))
+    }
+
     async fn point_latest(&self, _: &str, _: Option<Label>) -> Result<()> {
         self.call()
     }

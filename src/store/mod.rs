@@ -70,6 +70,12 @@ pub trait Store: Send + Sync {
     /// The store cannot be written.
     async fn sweep(&self, backup: &str) -> Result<usize>;
 
+    /// Removes a backup: first it is none any more, then its files go. No run of it may be under way.
+    ///
+    /// # Errors
+    /// The store cannot be written; what is left of it then is no backup, and is swept later.
+    async fn remove(&self, id: &Id) -> Result<()>;
+
     /// Points `latest` at a label, where the store has links; `None` takes it away.
     ///
     /// # Errors

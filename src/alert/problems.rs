@@ -1,0 +1,254 @@
+//! What is wrong: a pure function of what is on record, what is in the stores, and now. Nothing has
+//! to be remembered between two looks, so no crash can make it forgotten.
+
+use chrono::{DateTime, Utc};
+
+use crate::catalog::{Catalog, Entry, Rung};
+use crate::config::file::Want;
+use crate::config::plan::{Backup, Store};
+use crate::error::Error;
+use crate::host::disk::Usage;
+use crate::host::printable;
+use crate::schedule::due::stale_at;
+use crate::state::{Outcome, Run};
+
+/// One thing that is wrong, as it is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Such as `backup/euem_db/failed`.
+    pub key: String,
+    pub since: DateTime<Utc>,
+    /// One line.
+    pub summary: String,
+    /// The last lines of what a program said; may be empty.
+    pub details: String,
+    /// What a person on call wants to know beside it.
+    pub facts: Vec<(&'static str, String)>,
+    /// Where to look further.
+    pub commands: Vec<String>,
+}
+
+/// What is known of a backup.
+pub struct BackupFacts<'a> {
+    pub backup: &'a Backup,
+    pub catalog: &'a Catalog,
+    /// The last run that says how things stand.
+    pub last: Option<&'a Run>,
+    /// Since when its schedule is known.
+    pub since: Option<DateTime<Utc>>,
+    pub running: bool,
+    /// The slot that failed will be tried again.
+    pub retrying: bool,
+    /// A slot on record that is still to come.
+    pub future_slot: Option<DateTime<Utc>>,
+}
+
+impl BackupFacts<'_> {
+    /// The newest good backup that is not from the future.
+    pub fn newest_good(&self, now: DateTime<Utc>) -> Option<&Entry> {
+        self.past(now).find(|entry| entry.rung().is_good())
+    }
+
+    fn past(&self, now: DateTime<Utc>) -> impl Iterator<Item = &Entry> {
+        let name = self.backup.name.as_str();
+        self.catalog.entries.iter().filter(move |entry| entry.id.backup == name && entry.manifest.taken_at <= now)
+    }
+
+    fn problem(&self, kind: &str, since: DateTime<Utc>, summary: String, now: DateTime<Utc>) -> Problem {
+        let name = &self.backup.name;
+        let newest = match self.newest_good(now) {
+            Some(entry) => format!(
+                "{} ({}), taken {}, {} ago",
+                entry.id,
+                entry.rung(),
+                time(entry.manifest.taken_at, self.backup.timezone),
+                age((now - entry.manifest.taken_at).num_seconds())
+            ),
+            None => "none: there is no good backup".to_owned(),
+        };
+        Problem {
+            key: format!("backup/{name}/{kind}"),
+            since,
+            summary,
+            details: String::new(),
+            facts: vec![("Backup", name.to_string()), ("Server", self.backup.server.to_string()), ("Newest good backup", newest)],
+            commands: vec![format!("pgvigil history {name}"), format!("pgvigil list {name}")],
+        }
+    }
+}
+
+/// What is wrong with a backup.
+pub fn of_backup(facts: &BackupFacts<'_>, now: DateTime<Utc>) -> Vec<Problem> {
+    [failed(facts, now), stale(facts, now), unproven(facts, now), future(facts, now)].into_iter().flatten().collect()
+}
+
+/// Its last run failed, was broken off, or ended with something that needs a look.
+fn failed(facts: &BackupFacts<'_>, now: DateTime<Utc>) -> Option<Problem> {
+    let run = facts.last?;
+    let outcome = run.outcome.as_deref()?;
+    let name = &facts.backup.name;
+    let (kind, what) = match outcome {
+        _ if outcome == Outcome::Interrupted.as_str() => ("failed", "was interrupted"),
+        _ if outcome == Outcome::Ok.as_str() || facts.retrying => return None,
+        _ if outcome == Outcome::Problems.as_str() => ("problems", "was stored with problems"),
+        _ if outcome == Outcome::Cancelled.as_str() => ("failed", "was cancelled"),
+        _ => ("failed", "failed"),
+    };
+    let error = printable(run.error.as_deref().unwrap_or_default());
+    let (first, rest) = error.split_once('\n').unwrap_or((&error, ""));
+    let mut problem = facts.problem(kind, run.finished_at.unwrap_or(run.started_at), format!("backup {name} {what}: {first}"), now);
+    problem.details = rest.to_owned();
+    if let Some(slot) = run.slot {
+        problem.facts.push(("Slot", time(slot, facts.backup.timezone)));
+    }
+    if outcome != Outcome::Problems.as_str() {
+        problem.commands.push(format!("pgvigil run {name}"));
+    }
+    Some(problem)
+}
+
+/// Its newest good backup is too old, even if nothing ran.
+fn stale(facts: &BackupFacts<'_>, now: DateTime<Utc>) -> Option<Problem> {
+    let name = &facts.backup.name;
+    let newest = facts.newest_good(now).map(|entry| entry.manifest.taken_at);
+    let since = stale_at(facts.backup, newest.or(facts.since)?)?;
+    // A run under way may be the cure; by its deadline it is over.
+    if now <= since || facts.running && facts.backup.max_age.is_none() {
+        return None;
+    }
+    let summary = match newest {
+        Some(taken_at) => format!("backup {name} is too old: the newest good one is {} old", age((now - taken_at).num_seconds())),
+        None => format!("backup {name} has no good backup yet"),
+    };
+    Some(facts.problem("stale", since, summary, now))
+}
+
+/// Its newest backup has not reached the rung that is wanted, or one has lost its rung.
+fn unproven(facts: &BackupFacts<'_>, now: DateTime<Utc>) -> Option<Problem> {
+    let name = &facts.backup.name;
+    let want = wanted(facts.backup.want);
+    let unreadable = facts.catalog.unreadable.iter().find(|(id, _)| id.backup == name.as_str());
+    if let Some((id, error)) = unreadable {
+        return Some(facts.problem(
+            "unproven",
+            id.label.slot().min(now),
+            format!("backup {id} cannot be read: {}", printable(&error.message)),
+            now,
+        ));
+    }
+    let lost = facts.past(now).find_map(|entry| {
+        let proof = entry.copies.values().find(|proofs| proofs.last().is_some_and(|last| last.rung == Rung::Bad))?.last()?;
+        Some((entry, proof))
+    });
+    if let Some((entry, proof)) = lost {
+        let mut problem = facts.problem(
+            "unproven",
+            proof.at.min(now),
+            format!("backup {} is bad: what is stored is not what was written", entry.id),
+            now,
+        );
+        problem.details = printable(&proof.errors.join("\n"));
+        problem.commands.push(format!("pgvigil verify {}", entry.id));
+        return Some(problem);
+    }
+    let newest = facts.past(now).next()?;
+    // Between its commit and its proof.
+    if newest.rung() >= want || facts.running {
+        return None;
+    }
+    let summary = format!("backup {} is only {}, and {} is wanted", newest.id, newest.rung(), want);
+    let mut problem = facts.problem("unproven", newest.manifest.finished_at.min(now), summary, now);
+    problem.commands.push(format!("pgvigil verify {}", newest.id));
+    Some(problem)
+}
+
+/// Something of it is dated in the future: a clock was wrong, or is.
+fn future(facts: &BackupFacts<'_>, now: DateTime<Utc>) -> Option<Problem> {
+    let name = facts.backup.name.as_str();
+    let entry = facts.catalog.entries.iter().find(|entry| entry.id.backup == name && entry.manifest.taken_at > now);
+    let what = match (entry, facts.future_slot) {
+        (Some(entry), _) => format!("backup {} is dated in the future", entry.id),
+        (None, Some(slot)) => {
+            format!("a run of backup {name} is on record for {}, which is in the future", time(slot, facts.backup.timezone))
+        }
+        (None, None) => return None,
+    };
+    let mut problem = facts.problem("future", now, format!("{what}: a clock was wrong, or is"), now);
+    problem.facts.push(("This machine's clock", now.format("%Y-%m-%d %H:%M:%S UTC").to_string()));
+    problem.facts.push(("Meanwhile", "the schedule goes on; what is dated in the future is neither counted nor deleted".to_owned()));
+    Some(problem)
+}
+
+/// The rung that is wanted. Rungs above `readable` are earned by drills.
+pub fn wanted(want: Want) -> Rung {
+    match want {
+        Want::Written => Rung::Written,
+        Want::Readable => Rung::Readable,
+        Want::Restored => Rung::Restored,
+        Want::Matched => Rung::Matched,
+    }
+}
+
+/// How far below its threshold a file system must fall before it counts as mended, in percent, so
+/// that it is not told again with every file.
+const MENDED_BELOW: u8 = 2;
+
+/// What is wrong with a store's disk. `open`: an alert of it is open.
+pub fn of_store(store: &Store, usage: Result<&Usage, &Error>, open: bool, now: DateTime<Utc>) -> Option<Problem> {
+    let name = &store.name;
+    let limit = store.alert_above_percent;
+    let problem = |summary: String, facts| Problem {
+        key: format!("store/{name}/disk"),
+        since: now,
+        summary,
+        details: String::new(),
+        facts,
+        commands: vec!["pgvigil status".to_owned(), "pgvigil prune --dry-run".to_owned(), "df -h".to_owned()],
+    };
+    match usage {
+        Ok(usage) => {
+            let percent = usage.percent();
+            let is_full = percent > limit || open && percent > limit.saturating_sub(MENDED_BELOW.min(limit / 2));
+            is_full.then(|| {
+                let mut facts = vec![("Store", name.to_string()), ("Used", format!("{percent} % ({limit} % is the threshold)"))];
+                facts.push(("Available", format!("{} bytes", usage.available)));
+                if let Some((mount, kind)) = &usage.mount {
+                    facts.push(("File system", format!("{kind} on {}", mount.display())));
+                }
+                problem(format!("store {name} is {percent} % full"), facts)
+            })
+        }
+        Err(error) => Some(problem(
+            format!("the disk of store {name} cannot be looked at: {}", printable(&error.message)),
+            vec![("Store", name.to_string())],
+        )),
+    }
+}
+
+/// A store that cannot be read.
+pub fn unreadable_store(name: &str, error: &Error, now: DateTime<Utc>) -> Problem {
+    Problem {
+        key: format!("store/{name}/unreadable"),
+        since: now,
+        summary: format!("store {name} cannot be read: {}", printable(error.message.lines().next().unwrap_or_default())),
+        details: String::new(),
+        facts: vec![("Store", name.to_owned())],
+        commands: vec!["pgvigil check".to_owned()],
+    }
+}
+
+/// A moment in a zone, with its offset.
+pub fn time(time: DateTime<Utc>, zone: chrono_tz::Tz) -> String {
+    time.with_timezone(&zone).format("%Y-%m-%d %H:%M:%S %:z").to_string()
+}
+
+/// An age for people: its two largest units.
+pub fn age(secs: i64) -> String {
+    let secs = secs.max(0);
+    match secs {
+        0..60 => format!("{secs} s"),
+        60..3_600 => format!("{} min", secs / 60),
+        3_600..86_400 => format!("{} h {} min", secs / 3_600, secs % 3_600 / 60),
+        _ => format!("{} d {} h", secs / 86_400, secs % 86_400 / 3_600),
+    }
+}

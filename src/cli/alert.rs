@@ -1,0 +1,101 @@
+//! `alert test`, and what commands tell of by themselves.
+
+use std::time::Duration;
+
+use anstyle::AnsiColor;
+use serde::Serialize;
+
+use super::Done;
+use super::output;
+use super::session::{Session, Uses, runtime};
+use crate::alert::delivery;
+use crate::alert::email::Mailer;
+use crate::alert::letter;
+use crate::config::Plan;
+use crate::error::{Error, Kind, Result, exit};
+use crate::host::clock;
+use crate::job::assess::{Assessment, machine};
+use crate::state::State;
+
+/// How long a command without a daemon tries to send its alerts.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Serialize)]
+struct Tried {
+    channel: &'static str,
+    to: String,
+    ok: bool,
+    message: String,
+    hint: Option<String>,
+}
+
+pub fn test(session: &Session) -> Done {
+    let opened = session.open(Uses::None)?;
+    let Some(email) = &opened.plan.email else {
+        return Err(
+            Error::new(Kind::Config, "there is no channel: the file has no [email] section").hint("add [email] with relay, from and to")
+        );
+    };
+    let letter = letter::of_test(&machine(), clock::now());
+    let tried: Vec<Tried> = runtime()?.block_on(async {
+        let mailer = Mailer::new(email);
+        let mut tried = Vec::new();
+        for (nth, to) in email.to.iter().map(ToString::to_string).enumerate() {
+            let number = format!("pgvigil.test.{}.{nth}", clock::now().timestamp_millis());
+            let sent = match &mailer {
+                Ok(mailer) => mailer.send(&to, &letter, &number, clock::now()).await,
+                Err(error) => Err(error.clone()),
+            };
+            tried.push(match sent {
+                Ok(()) => Tried { channel: "email", to, ok: true, message: format!("taken by {}:{}", email.host, email.port), hint: None },
+                Err(error) => Tried { channel: "email", to, ok: false, message: error.message, hint: error.hint },
+            });
+        }
+        tried
+    });
+    if session.json {
+        output::json(&tried)?;
+    } else {
+        let mut text = String::new();
+        for one in &tried {
+            let (color, mark) = if one.ok { (AnsiColor::Green, "ok") } else { (AnsiColor::Red, "FAILED") };
+            let mark = output::styled(color.on_default(), &format!("{mark:<8}"));
+            text.push_str(&format!("{mark} {} {}: {}\n", one.channel, one.to, one.message));
+            if let Some(hint) = &one.hint {
+                text.push_str(&format!("         HINT: {hint}\n"));
+            }
+        }
+        output::text(&text)?;
+    }
+    Ok(if tried.iter().all(|one| one.ok) { exit::OK } else { exit::FAILED })
+}
+
+/// Tells of what a command did to a backup. Where a daemon runs it sends what stands in the outbox.
+pub async fn tell(plan: &Plan, backup: &str) {
+    let told = async {
+        let state = State::open(&plan.state_dir)?;
+        let (history, alerts) = (state.history()?, state.alerts()?);
+        let mut assessment = Assessment::default();
+        if let Some(backup) = plan.backups.get(backup) {
+            assessment.look_at_backup(plan, &history, backup, clock::now()).await?;
+        }
+        assessment.settle(plan, &alerts, clock::now())?;
+        if State::has_daemon(&plan.state_dir) || plan.email.is_none() {
+            return Ok(());
+        }
+        let waiting = || Error::new(Kind::System, "mail stays in the outbox; the next command or daemon sends it");
+        match tokio::time::timeout(PATIENCE, delivery::deliver(plan, &alerts)).await {
+            Ok(delivered) if delivered.as_ref().is_ok_and(|delivered| delivered.left == 0) => Ok(()),
+            Ok(delivered) => {
+                delivered?;
+                let why = alerts.pending()?.into_iter().find_map(|pending| pending.last_error);
+                Err(why.map_or_else(waiting, |why| waiting().context(why)))
+            }
+            Err(_) => Err(waiting().context(format_args!("the relay took longer than {} s", PATIENCE.as_secs()))),
+        }
+    };
+    let told: Result<()> = told.await;
+    if let Err(error) = told {
+        output::warn(&error.message, error.hint.as_deref());
+    }
+}

@@ -1,0 +1,101 @@
+//! `prune [BACKUP]`
+
+use anstyle::AnsiColor;
+use serde::Serialize;
+
+use super::Done;
+use super::output::{self, JsonError};
+use super::session::{Session, Uses, runtime};
+use crate::config::plan::Backup;
+use crate::error::{Error, Kind, Result, exit};
+use crate::host::clock;
+use crate::job::prune::{self, Judged};
+use crate::job::run::find;
+use crate::state::State;
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    kept: Vec<Row>,
+    deleted: Vec<Row>,
+    dry_run: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<JsonError<'a>>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    id: String,
+    reasons: Vec<String>,
+}
+
+pub fn prune(session: &Session, backup: Option<&str>, dry_run: bool) -> Done {
+    let opened = session.open(Uses::None)?;
+    let plan = &opened.plan;
+    let backups: Vec<&Backup> = match backup {
+        Some(name) => vec![find(plan, name)?],
+        None => plan.backups.values().collect(),
+    };
+    let state = State::open(&plan.state_dir)?;
+    let history = state.history()?;
+    let mut judged = Vec::new();
+    let mut failed: Option<Error> = None;
+    runtime()?.block_on(async {
+        for backup in backups {
+            let work = async {
+                if dry_run {
+                    return prune::look(plan, state.owner(), &history, backup, clock::now()).await;
+                }
+                let Some(_lock) = state.lock(backup.name.as_str())? else {
+                    return Err(Error::new(Kind::Busy, format!("a run of {} is under way", backup.name))
+                        .hint("it prunes by itself when it has ended"));
+                };
+                let judged = prune::look(plan, state.owner(), &history, backup, clock::now()).await?;
+                prune::apply(plan, state.owner(), backup, &judged).await?;
+                Ok(judged)
+            };
+            match work.await {
+                Ok(more) => judged.extend(more),
+                // What cannot be pruned holds up no other.
+                Err(error) => {
+                    output::tell(&error);
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        Result::Ok(())
+    })?;
+    answer(session, &judged, dry_run, failed.as_ref())?;
+    Ok(failed.map_or(exit::OK, |error| error.kind.exit_code()))
+}
+
+fn answer(session: &Session, judged: &[Judged], dry_run: bool, error: Option<&Error>) -> Done {
+    let rows = |keep: bool| {
+        let verdicts = judged.iter().flat_map(|judged| &judged.verdicts).filter(|verdict| verdict.keep == keep);
+        verdicts
+            .map(|verdict| Row { id: verdict.id.to_string(), reasons: verdict.reasons.iter().map(ToString::to_string).collect() })
+            .collect()
+    };
+    if session.json {
+        return output::json(&Answer { kept: rows(true), deleted: rows(false), dry_run, error: error.map(JsonError::from) });
+    }
+    if judged.iter().all(|judged| judged.verdicts.is_empty()) {
+        return output::text(if error.is_none() { "no backups, nothing to prune\n" } else { "" });
+    }
+    let mut table = output::table(&["ID", "STORE", "", "WHY"]);
+    for judged in judged {
+        for verdict in &judged.verdicts {
+            let reasons: Vec<String> = verdict.reasons.iter().map(ToString::to_string).collect();
+            let (color, word) = match (verdict.keep, dry_run) {
+                (true, _) => (AnsiColor::Green, "kept"),
+                (false, true) => (AnsiColor::Yellow, "would be deleted"),
+                (false, false) => (AnsiColor::Red, "deleted"),
+            };
+            let word = output::styled(color.on_default(), word);
+            table.add_row(vec![verdict.id.to_string(), judged.store.to_string(), word, reasons.join(", ")]);
+        }
+    }
+    let kept: Vec<Row> = rows(true);
+    let deleted: Vec<Row> = rows(false);
+    let did = if dry_run { "would be deleted" } else { "deleted" };
+    output::text(&format!("{}\n{} kept, {} {did}\n", table.trim_fmt(), kept.len(), deleted.len()))
+}

@@ -1,0 +1,154 @@
+//! `[email]`: where mail goes, and how it may travel there.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lettre::message::Mailbox;
+use url::{Host, Url};
+
+use super::faults::Examined;
+use super::file::{self, Tls};
+use super::values::Given;
+
+/// Default of `remind_every`.
+const REMIND_EVERY: Duration = Duration::from_secs(24 * 3_600);
+
+#[derive(Debug, Clone)]
+pub struct Email {
+    pub host: String,
+    pub port: u16,
+    pub security: Security,
+    /// Of a private certificate authority.
+    pub ca_file: Option<PathBuf>,
+    pub username: Option<Given>,
+    pub password: Option<Given>,
+    pub from: Mailbox,
+    pub to: Vec<Mailbox>,
+    /// How often an open problem is told again.
+    pub remind_every: Duration,
+}
+
+/// How the way to the relay is kept from other eyes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Security {
+    /// TLS before the first word (RFC 8314).
+    Tls,
+    /// STARTTLS, or no mail (RFC 3207).
+    Starttls,
+    /// STARTTLS where the relay offers it, with whatever certificate it has; never with a password.
+    Opportunistic,
+    /// In the clear; never with a password.
+    None,
+}
+
+/// Makes the plan of the section; its faults are noted.
+pub fn plan_email(email: &file::Email, examined: &mut Examined<'_>) -> Option<Email> {
+    let relay = read_relay(&email.relay);
+    if relay.is_none() {
+        let hint = "write smtp://HOST:587 (STARTTLS) or smtps://HOST:465; username and password have keys of their own";
+        examined.fault(&["email", "relay"], format!("bad relay {:?}", without_userinfo(&email.relay)), hint);
+    }
+    if email.to.is_empty() {
+        examined.fault(&["email", "to"], "mail goes to nobody", "write to = [\"dba@example.com\"]");
+    }
+    let mut mailbox = |key: &str, text: &String| {
+        let parsed = text.parse::<Mailbox>().ok();
+        if parsed.is_none() {
+            examined.fault(&["email", key], format!("bad address {text:?}"), "write NAME@DOMAIN");
+        }
+        parsed
+    };
+    let from = mailbox("from", &email.from);
+    let to: Vec<Mailbox> = email.to.iter().filter_map(|to| mailbox("to", to)).collect();
+    if email.password.is_some() && email.username.is_none() {
+        examined.fault(&["email", "password"], "password without username", "add username = \"NAME\"");
+    }
+    let relay = relay?;
+    let secret = email.password.is_some();
+    let security = match (relay.tls, email.tls.unwrap_or(if relay.loopback { Tls::Opportunistic } else { Tls::Required })) {
+        (true, Tls::None) => {
+            examined.fault(&["email", "tls"], "smtps:// without TLS", "write smtp://HOST:25, or remove tls");
+            return None;
+        }
+        (true, _) => Security::Tls,
+        (false, Tls::None) if secret => {
+            let hint = "a password is never sent in the clear: remove password, or set tls = \"required\"";
+            examined.fault(&["email", "tls"], "password with tls = \"none\"", hint);
+            return None;
+        }
+        (false, Tls::None) => Security::None,
+        // Where a password goes along, an unencrypted way is no way.
+        (false, Tls::Opportunistic) if !secret => Security::Opportunistic,
+        (false, _) => Security::Starttls,
+    };
+    Some(Email {
+        host: relay.host,
+        port: relay.port,
+        security,
+        ca_file: email.ca_file.clone(),
+        username: email.username.clone(),
+        password: email.password.clone(),
+        from: from?,
+        to,
+        remind_every: email.remind_every.map_or(REMIND_EVERY, |span| span.0),
+    })
+}
+
+struct Relay {
+    host: String,
+    port: u16,
+    /// From the start.
+    tls: bool,
+    loopback: bool,
+}
+
+fn read_relay(text: &str) -> Option<Relay> {
+    let url = Url::parse(text).ok()?;
+    let tls = match url.scheme() {
+        "smtp" => false,
+        "smtps" => true,
+        _ => return None,
+    };
+    let bare = url.username().is_empty() && url.password().is_none() && matches!(url.path(), "" | "/");
+    if !bare || url.query().is_some() || url.fragment().is_some() {
+        return None;
+    }
+    // A scheme that browsers do not know keeps an address as a name.
+    let host = url.host_str()?.trim_matches(['[', ']']).to_owned();
+    let loopback = match Host::parse(url.host_str()?) {
+        Ok(Host::Ipv4(address)) => IpAddr::from(address).is_loopback(),
+        Ok(Host::Ipv6(address)) => IpAddr::from(address).is_loopback(),
+        Ok(Host::Domain(name)) => name == "localhost",
+        Err(_) => return None,
+    };
+    let port = url.port().unwrap_or(if tls { 465 } else { 587 });
+    Some(Relay { host, port, tls, loopback })
+}
+
+/// Somebody may have written the password there.
+fn without_userinfo(text: &str) -> String {
+    match (text.split_once("://"), text.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://***@{host}"),
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relays() {
+        let read = |text| read_relay(text).map(|relay| (relay.host, relay.port, relay.tls, relay.loopback));
+        assert_eq!(read("smtp://mail.example.com"), Some(("mail.example.com".into(), 587, false, false)));
+        assert_eq!(read("smtps://mail.example.com/"), Some(("mail.example.com".into(), 465, true, false)));
+        assert_eq!(read("smtp://127.0.0.1:2525"), Some(("127.0.0.1".into(), 2525, false, true)));
+        assert_eq!(read("smtp://[::1]:25"), Some(("::1".into(), 25, false, true)));
+        assert_eq!(read("smtp://localhost"), Some(("localhost".into(), 587, false, true)));
+        for text in ["", "mail.example.com", "http://x", "smtp://", "smtp://u:p@x", "smtp://x/y", "smtp://x:99999", "smtp://x?tls=no"] {
+            assert_eq!(read(text), None, "{text}");
+        }
+        assert_eq!(without_userinfo("smtp://u:p@x"), "smtp://***@x");
+    }
+}

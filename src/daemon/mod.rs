@@ -1,0 +1,381 @@
+//! The life of the daemon: it wakes once a second, begins what is due, looks at how things stand,
+//! and tells. What is due and what is wrong is decided elsewhere, by pure functions.
+
+mod file;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::alert::delivery;
+use crate::config::Plan;
+use crate::config::values::Name;
+use crate::error::{Error, Kind, Result};
+use crate::host::signals::{self, Told};
+use crate::host::{Tag, clock};
+use crate::job::assess::{Assessment, spelled};
+use crate::job::progress::Progress;
+use crate::job::run::{self, Order, Report};
+use crate::job::sweep;
+use crate::schedule::due::{Due, due};
+use crate::schedule::slots;
+use crate::schedule::ticker::Ticker;
+use crate::state::{Alerts, History, Outcome, State};
+
+/// Looking at how things stand may take this share of the time: one in so many.
+const ASSESS_SHARE: u32 = 5_000;
+
+/// At least so often, and at most so often, is it looked.
+const ASSESS_EVERY: std::ops::RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(900);
+
+/// How often the outbox is looked into for what a command left there, or what is due again.
+const OUTBOX_EVERY: Duration = Duration::from_secs(5);
+
+/// How long the last messages may take at the end.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// Reads the file again, with its secrets.
+pub type Load<'a> = &'a dyn Fn() -> Result<Plan>;
+
+/// Runs until it is told to stop.
+///
+/// # Errors
+/// It cannot begin: another daemon holds the lock (`Busy`), or `state_dir` cannot be written.
+pub async fn run(config: &Path, plan: Plan, load: Load<'_>) -> Result<()> {
+    let state = State::open(&plan.state_dir)?;
+    let Some(_lock) = state.lock_daemon()? else {
+        return Err(Error::new(Kind::Busy, format!("another daemon runs on {}", plan.state_dir.display()))
+            .hint("one daemon serves all backups of a file; give a second one a state_dir of its own"));
+    };
+    let mut signals = signals::of_daemon()?;
+    let mut file = file::Watch::new(config);
+    let mut daemon = Daemon::new(plan, state)?;
+    daemon.begin().await?;
+    let ticker = Ticker::start().await?;
+    loop {
+        tokio::select! {
+            () = ticker.tick() => {
+                if file.has_changed() {
+                    daemon.reload(load);
+                }
+            }
+            Some(done) = daemon.work.join_next() => daemon.ended(done),
+            Some(done) = daemon.looking.join_next() => daemon.looked(done),
+            Some(_) = daemon.telling.join_next() => {}
+            Some(told) = signals.recv() => match told {
+                Told::Reload => daemon.reload(load),
+                Told::Stop => break,
+            },
+        }
+        daemon.step(clock::now());
+    }
+    ticker.stop().await;
+    daemon.drain(&mut signals).await;
+    Ok(())
+}
+
+/// What runs for a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    Run {
+        slot: DateTime<Utc>,
+    },
+    /// Cleaning up after a former life.
+    Sweep,
+}
+
+type Done = (Name, Work, Result<Option<Report>>);
+
+struct Daemon {
+    plan: Arc<Plan>,
+    state: State,
+    history: Arc<History>,
+    alerts: Arc<Alerts>,
+    /// Ends every run when it is cancelled.
+    cancel: CancellationToken,
+    work: JoinSet<Done>,
+    busy: BTreeMap<Name, Work>,
+    /// Before that moment nothing is due, unless the clock jumps.
+    next_due: DateTime<Utc>,
+    last_step: DateTime<Utc>,
+    looking: JoinSet<Duration>,
+    look_at: Instant,
+    /// When each store's disk was looked at.
+    disks: BTreeMap<Name, Instant>,
+    telling: JoinSet<()>,
+    tell_at: Instant,
+}
+
+impl Daemon {
+    fn new(plan: Plan, state: State) -> Result<Self> {
+        let now = clock::now();
+        Ok(Daemon {
+            history: Arc::new(state.history()?),
+            alerts: Arc::new(state.alerts()?),
+            state,
+            plan: Arc::new(plan),
+            cancel: CancellationToken::new(),
+            work: JoinSet::new(),
+            busy: BTreeMap::new(),
+            next_due: now,
+            last_step: now,
+            looking: JoinSet::new(),
+            look_at: Instant::now(),
+            disks: BTreeMap::new(),
+            telling: JoinSet::new(),
+            tell_at: Instant::now(),
+        })
+    }
+
+    /// What a former life left is told at once, and swept beside the work.
+    async fn begin(&mut self) -> Result<()> {
+        let plan = Arc::clone(&self.plan);
+        self.alerts.set_loaded(Ok(()), clock::now())?;
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            state_dir = %plan.state_dir.display(),
+            backups = plan.backups.len(),
+            "the daemon begins"
+        );
+        if !plan.has_channel {
+            tracing::warn!("nobody hears of a failure: there is no [email], [webhooks] or [pings] section");
+        }
+        sweep::note_interrupted(&plan, &self.state, &self.history).await?;
+        // Before anything runs: a success must not hide that the run before it was interrupted.
+        let mut assessment = Assessment::default();
+        for backup in plan.backups.values() {
+            assessment.look_at_backup(&plan, &self.history, backup, clock::now()).await?;
+        }
+        assessment.settle(&plan, &self.alerts, clock::now())?;
+        for backup in plan.backups.values() {
+            let (plan, state, history, backup) = (Arc::clone(&plan), self.state.clone(), Arc::clone(&self.history), backup.clone());
+            self.busy.insert(backup.name.clone(), Work::Sweep);
+            self.work.spawn(async move {
+                let swept = sweep::sweep_idle(&plan, &state, &history, &backup).await;
+                (backup.name, Work::Sweep, swept.map(|()| None))
+            });
+        }
+        Ok(())
+    }
+
+    /// Whatever has become due by now.
+    fn step(&mut self, now: DateTime<Utc>) {
+        if now < self.last_step || now >= self.next_due {
+            self.next_due = self.begin_due(now).unwrap_or_else(|error| {
+                tracing::error!(%error, "cannot tell what is due; tried again");
+                now + TimeDelta::seconds(30)
+            });
+        }
+        self.last_step = now;
+        if self.looking.is_empty() && Instant::now() >= self.look_at {
+            self.look(now);
+        }
+        if self.telling.is_empty() && Instant::now() >= self.tell_at {
+            self.tell();
+        }
+    }
+
+    /// Begins what is due as far as there is a place, and returns when it must be asked again.
+    fn begin_due(&mut self, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
+        let plan = Arc::clone(&self.plan);
+        let mut waiting = Vec::new();
+        let mut next = now + TimeDelta::hours(1);
+        for backup in plan.backups.values().filter(|backup| !self.busy.contains_key(&backup.name)) {
+            let Some(schedule) = &backup.schedule else { continue };
+            let record = self.history.record(backup.name.as_str(), &spelled(backup, &schedule.text), now)?;
+            match due(backup, &record, now) {
+                Due::Run { slot, attempt } => waiting.push((slot, backup.name.clone(), attempt)),
+                Due::Skip { slot } => {
+                    let why = "missed while no daemon ran, and catch_up = false";
+                    self.history.skipped(backup.name.as_str(), backup.server.as_str(), now, Some(slot), why)?;
+                    tracing::warn!(backup = %backup.name, %slot, "slot skipped: {why}");
+                    next = now;
+                }
+                Due::At(at) => next = at.map_or(next, |at| at.min(next)),
+            }
+        }
+        waiting.sort();
+        let places = usize::try_from(plan.max_concurrent_runs).unwrap_or(usize::MAX);
+        for (slot, name, attempt) in waiting {
+            // The end of a run makes a place, and asks again.
+            if self.busy.values().filter(|work| matches!(work, Work::Run { .. })).count() < places {
+                self.begin_run(name, slot, attempt);
+            }
+        }
+        Ok(next)
+    }
+
+    fn begin_run(&mut self, name: Name, slot: DateTime<Utc>, attempt: u32) {
+        tracing::info!(backup = %name, slot = %slot.format("%Y-%m-%dT%H:%M:%SZ"), attempt, "run begins");
+        let (plan, cancel) = (Arc::clone(&self.plan), self.cancel.child_token());
+        self.busy.insert(name.clone(), Work::Run { slot });
+        self.work.spawn(async move {
+            let report = run::run(&plan, name.as_str(), Order::Slot(slot), &Progress::default(), &cancel).await;
+            (name, Work::Run { slot }, report.map(Some))
+        });
+    }
+
+    fn ended(&mut self, done: Result<Done, JoinError>) {
+        let now = clock::now();
+        match done {
+            Ok((name, work, result)) => {
+                self.busy.remove(&name);
+                if let Err(error) = self.note_end(&name, work, result, now) {
+                    tracing::error!(backup = %name, %error, "the end of a run cannot be noted");
+                }
+            }
+            Err(error) => {
+                // A defect of ours. Its lock is free; the next run or start finds it interrupted.
+                tracing::error!(%error, "a run was broken off");
+                let running: Vec<Name> =
+                    self.busy.keys().filter(|name| !State::is_locked(&self.plan.state_dir, name.as_str())).cloned().collect();
+                self.busy.retain(|name, _| !running.contains(name));
+            }
+        }
+        self.next_due = now;
+        self.look_at = Instant::now();
+    }
+
+    fn note_end(&mut self, name: &Name, work: Work, result: Result<Option<Report>>, now: DateTime<Utc>) -> Result<()> {
+        let Work::Run { slot } = work else {
+            if let Err(error) = result {
+                tracing::warn!(backup = %name, %error, "cannot clean up after a former run; the next one tries again");
+            }
+            return Ok(());
+        };
+        match result {
+            Ok(None) => {}
+            Ok(Some(report)) => log_report(name, &report),
+            // Another process is at it, and it stands in the history.
+            Err(error) if error.kind == Kind::Busy => tracing::warn!(backup = %name, %error, "run skipped"),
+            Err(error) => {
+                tracing::error!(backup = %name, %error, "run could not begin");
+                let server = self.plan.backups.get(name).map_or("", |backup| backup.server.as_str());
+                let row = self.history.begin(name.as_str(), server, now, &Tag::random(), Some(slot))?;
+                self.history.end(row, now, Outcome::Failed, Some(&error.message), None, true)?;
+                if error.kind.may_pass() {
+                    self.history.may_pass(row)?;
+                }
+            }
+        }
+        // Slots that came meanwhile are not made up for: a slow dump would never end.
+        if let Some(backup) = self.plan.backups.get(name)
+            && let Some(schedule) = &backup.schedule
+            && let Some(missed) = slots::latest(schedule, backup.timezone, slot, now - TimeDelta::seconds(1))
+        {
+            let why = "the run of an earlier slot was still under way";
+            self.history.skipped(name.as_str(), backup.server.as_str(), now, Some(missed), why)?;
+            tracing::warn!(backup = %name, slot = %missed, "slot skipped: {why}");
+        }
+        Ok(())
+    }
+
+    /// Looks at how things stand, beside the work: a disk that hangs holds up nothing else.
+    fn look(&mut self, now: DateTime<Utc>) {
+        let (plan, history, alerts) = (Arc::clone(&self.plan), Arc::clone(&self.history), Arc::clone(&self.alerts));
+        let due: Vec<Name> = plan
+            .stores
+            .values()
+            .filter(|store| self.disks.get(&store.name).is_none_or(|looked| looked.elapsed() >= store.check_every))
+            .map(|store| store.name.clone())
+            .collect();
+        self.disks.extend(due.iter().map(|name| (name.clone(), Instant::now())));
+        self.looking.spawn(async move {
+            let started = Instant::now();
+            let mut assessment = Assessment::default();
+            let looked = assessment.look_at_all(&plan, &history, &alerts, &|name| due.contains(name), now).await;
+            if let Err(error) = looked.and_then(|()| assessment.settle(&plan, &alerts, clock::now()).map(drop)) {
+                tracing::error!(%error, "cannot look at how things stand; tried again");
+            }
+            started.elapsed()
+        });
+    }
+
+    fn looked(&mut self, took: Result<Duration, JoinError>) {
+        let took = took.unwrap_or_default();
+        let soonest = self.plan.stores.values().map(|store| store.check_every).min().unwrap_or(Duration::MAX);
+        let pause = took.saturating_mul(ASSESS_SHARE).clamp(*ASSESS_EVERY.start(), *ASSESS_EVERY.end());
+        self.look_at = Instant::now() + pause.min(soonest.max(Duration::from_secs(1)));
+        self.tell_at = Instant::now();
+    }
+
+    fn tell(&mut self) {
+        self.tell_at = Instant::now() + OUTBOX_EVERY;
+        let (plan, alerts) = (Arc::clone(&self.plan), Arc::clone(&self.alerts));
+        self.telling.spawn(async move {
+            if let Err(error) = delivery::deliver(&plan, &alerts).await {
+                tracing::error!(%error, "cannot send mail; it stays in the outbox");
+            }
+        });
+    }
+
+    /// Takes the file as it is now, or goes on with what it had and says so.
+    fn reload(&mut self, load: Load<'_>) {
+        let loaded = load().and_then(|plan| {
+            if plan.state_dir == self.plan.state_dir {
+                Ok(plan)
+            } else {
+                Err(Error::new(Kind::Config, "state_dir cannot change while the daemon runs").hint("restart the daemon"))
+            }
+        });
+        let result = match &loaded {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.hint.as_ref().map_or_else(|| error.message.clone(), |hint| format!("{}\nHINT: {hint}", error.message))),
+        };
+        if let Err(error) = self.alerts.set_loaded(result.as_ref().map(|()| ()).map_err(String::as_str), clock::now()) {
+            tracing::error!(%error, "cannot note what became of the file");
+        }
+        match loaded {
+            Ok(plan) => {
+                tracing::info!(backups = plan.backups.len(), "the file was read again");
+                self.plan = Arc::new(plan);
+            }
+            Err(error) => tracing::error!(%error, "the file is faulty; the daemon goes on with what it had"),
+        }
+        self.next_due = clock::now();
+        self.look_at = Instant::now();
+        self.disks.clear();
+    }
+
+    /// Lets what runs come to its end for a while, then ends it; no new run begins.
+    async fn drain(&mut self, signals: &mut tokio::sync::mpsc::UnboundedReceiver<Told>) {
+        let grace = self.plan.shutdown_grace;
+        tracing::info!(running = self.work.len(), grace_secs = grace.as_secs(), "told to stop");
+        let deadline = tokio::time::sleep(grace);
+        tokio::pin!(deadline);
+        while !self.work.is_empty() {
+            tokio::select! {
+                Some(done) = self.work.join_next() => self.ended(done),
+                () = &mut deadline, if !self.cancel.is_cancelled() => self.cancel.cancel(),
+                Some(Told::Stop) = signals.recv() => self.cancel.cancel(),
+            }
+        }
+        self.looking.shutdown().await;
+        self.look(clock::now());
+        let last_words = async {
+            let _ = self.looking.join_next().await;
+            let _ = self.telling.join_next().await;
+            let _ = delivery::deliver(&self.plan, &self.alerts).await;
+        };
+        let _ = tokio::time::timeout(LAST_WORDS, last_words).await;
+        tracing::info!("the daemon ends");
+    }
+}
+
+fn log_report(name: &Name, report: &Report) {
+    for warning in report.warnings.iter().chain(&report.problems) {
+        tracing::warn!(backup = %name, "{warning}");
+    }
+    let id = report.id.as_ref().map(ToString::to_string).unwrap_or_default();
+    let rung = report.rung.map(|rung| rung.as_str()).unwrap_or_default();
+    let outcome = report.outcome.as_str();
+    match &report.error {
+        Some(error) => tracing::error!(backup = %name, id, outcome, rung, %error, "run ended"),
+        None => tracing::info!(backup = %name, id, outcome, rung, bytes = report.bytes, seconds = report.seconds, "run ended"),
+    }
+}

@@ -1,0 +1,243 @@
+//! How things stand: what is in the stores and on record, turned into what is wrong, and that into
+//! alerts. Whoever looks, a daemon or a command, sees the same.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use crate::alert::letter::{self, State as LetterState};
+use crate::alert::policy::{self, Step};
+use crate::alert::problems::{self, BackupFacts, Problem};
+use crate::catalog::{Catalog, Id, Rung};
+use crate::config::Plan;
+use crate::config::plan::{Backup, Store, StoreKind};
+use crate::config::values::Name;
+use crate::error::{Error, Kind, Result};
+use crate::host::disk::{self, Usage};
+use crate::job::stores;
+use crate::schedule::due;
+use crate::state::{Alerts, History, Run, State};
+use crate::store::catalog_of;
+
+/// A disk that does not answer for so long is told as that; nobody waits for it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What was looked at, and what was found.
+#[derive(Debug, Default)]
+pub struct Assessment {
+    pub problems: Vec<Problem>,
+    /// Keys that begin so were looked at: what is not among the problems is over.
+    pub looked_at: Vec<String>,
+    pub backups: Vec<BackupState>,
+    pub stores: Vec<StoreState>,
+}
+
+/// How a backup stands.
+#[derive(Debug)]
+pub struct BackupState {
+    pub name: Name,
+    /// Id, the moment that it shows, and its rung.
+    pub newest_good: Option<(Id, DateTime<Utc>, Rung)>,
+    /// When that will be too old.
+    pub stale_at: Option<DateTime<Utc>>,
+    pub next_at: Option<DateTime<Utc>>,
+    pub last_run: Option<Run>,
+    pub running: bool,
+}
+
+/// How a store stands.
+#[derive(Debug)]
+pub struct StoreState {
+    pub name: Name,
+    pub alert_above_percent: u8,
+    /// `None`: it is no folder of this machine.
+    pub usage: Option<Result<Usage>>,
+}
+
+impl Assessment {
+    /// Adds how a backup stands.
+    ///
+    /// # Errors
+    /// The history cannot be read. A store that cannot be read is a problem, not a failure.
+    pub async fn look_at_backup(&mut self, plan: &Plan, history: &History, backup: &Backup, now: DateTime<Utc>) -> Result<()> {
+        let name = backup.name.as_str();
+        let mut catalog = Catalog::default();
+        let mut complete = true;
+        for store in
+            backup.stores.iter().filter_map(|store| plan.stores.get(store)).filter(|store| matches!(store.kind, StoreKind::Local(_)))
+        {
+            let opened = stores::open(store, "")?;
+            let read = within_patience(catalog_of(&*opened, store.name.as_str(), Some(name), &mut catalog)).await;
+            let key = format!("store/{}/unreadable", store.name);
+            if let Err(error) = read {
+                complete = false;
+                if !self.problems.iter().any(|problem| problem.key == key) {
+                    self.problems.push(problems::unreadable_store(store.name.as_str(), &error, now));
+                }
+            }
+            self.looked_at.push(key);
+        }
+        let running = State::is_locked(&plan.state_dir, name);
+        let last = history.last_verdict(name, running)?;
+        let record = match &backup.schedule {
+            Some(schedule) if history.since(name)?.is_some() => Some(history.record(name, &spelled(backup, &schedule.text), now)?),
+            _ => None,
+        };
+        let facts = BackupFacts {
+            backup,
+            catalog: &catalog,
+            last: last.as_ref(),
+            since: record.map(|record| record.since),
+            running,
+            retrying: record.is_some_and(|record| due::will_retry(backup, &record, now)),
+            future_slot: history.future_slot(name, now)?,
+        };
+        let newest_good = facts.newest_good(now).map(|entry| (entry.id.clone(), entry.manifest.taken_at, entry.rung()));
+        // What a store that cannot be read holds is not known: neither good nor bad.
+        if complete {
+            self.problems.extend(problems::of_backup(&facts, now));
+            self.looked_at.push(format!("backup/{name}/"));
+        }
+        let next_at = backup.schedule.as_ref().and_then(|schedule| crate::schedule::slots::next(schedule, backup.timezone, now));
+        self.backups.push(BackupState {
+            name: backup.name.clone(),
+            stale_at: newest_good.as_ref().map(|(_, taken_at, _)| *taken_at).or(facts.since).and_then(|from| due::stale_at(backup, from)),
+            newest_good,
+            next_at,
+            running,
+            last_run: history.last_ended(name)?,
+        });
+        Ok(())
+    }
+
+    /// Adds how a store's disk stands.
+    ///
+    /// # Errors
+    /// The alerts cannot be read.
+    pub async fn look_at_store(&mut self, alerts: &Alerts, store: &Store, now: DateTime<Utc>) -> Result<()> {
+        let usage = match &store.kind {
+            StoreKind::Local(path) => Some(usage(path.clone()).await),
+            StoreKind::Remote => None,
+        };
+        if let Some(usage) = &usage {
+            let key = format!("store/{}/disk", store.name);
+            let open = alerts.known()?.iter().any(|known| known.key == key);
+            self.problems.extend(problems::of_store(store, usage.as_ref(), open, now));
+            self.looked_at.push(key);
+        }
+        self.stores.push(StoreState { name: store.name.clone(), alert_above_percent: store.alert_above_percent, usage });
+        Ok(())
+    }
+
+    /// Adds whether the daemon obeys the file as it is.
+    ///
+    /// # Errors
+    /// The alerts cannot be read.
+    pub fn look_at_config(&mut self, alerts: &Alerts) -> Result<()> {
+        if let Some((since, error)) = alerts.loaded()?.error {
+            self.problems.push(Problem {
+                key: "config/reload".to_owned(),
+                since,
+                summary: "the file was edited and is faulty: the daemon goes on with what it had".to_owned(),
+                details: error,
+                facts: Vec::new(),
+                commands: vec!["pgvigil check".to_owned()],
+            });
+        }
+        self.looked_at.push("config/reload".to_owned());
+        Ok(())
+    }
+
+    /// Adds everything; of the disks those that `disks` picks.
+    ///
+    /// # Errors
+    /// What is on record cannot be read.
+    pub async fn look_at_all(
+        &mut self,
+        plan: &Plan,
+        history: &History,
+        alerts: &Alerts,
+        disks: &(dyn Fn(&Name) -> bool + Sync),
+        now: DateTime<Utc>,
+    ) -> Result<()> {
+        for store in plan.stores.values().filter(|store| disks(&store.name)) {
+            self.look_at_store(alerts, store, now).await?;
+        }
+        for backup in plan.backups.values() {
+            self.look_at_backup(plan, history, backup, now).await?;
+        }
+        self.look_at_config(alerts)?;
+        // Alerts about what is no longer in the file are over.
+        for known in alerts.known()? {
+            let mut parts = known.key.split('/');
+            let gone = match (parts.next(), parts.next()) {
+                (Some("backup"), Some(name)) => !plan.backups.contains_key(name),
+                (Some("store"), Some(name)) => !plan.stores.contains_key(name),
+                _ => false,
+            };
+            if gone {
+                self.looked_at.push(known.key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is wrong into the alerts, and the messages about it into the outbox.
+    ///
+    /// # Errors
+    /// The alerts cannot be written.
+    pub fn settle(&self, plan: &Plan, alerts: &Alerts, now: DateTime<Utc>) -> Result<Vec<Step>> {
+        let recipients: Vec<String> = plan.email.iter().flat_map(|email| &email.to).map(ToString::to_string).collect();
+        let remind_every = plan.email.as_ref().map_or(Duration::MAX, |email| email.remind_every);
+        let machine = machine();
+        let looked_at = |key: &str| self.looked_at.iter().any(|prefix| key.starts_with(prefix.as_str()));
+        let steps = alerts.settle(&recipients, now, |known| {
+            let steps = policy::settle(known, &self.problems, &looked_at, remind_every, now);
+            let letter = |step: &Step| match step {
+                Step::Open(problem) | Step::Reword(problem) => letter::of_problem(problem, LetterState::Open, &machine, now),
+                Step::Remind(problem) => letter::of_problem(problem, LetterState::Reminder, &machine, now),
+                Step::Close(known) => letter::of_end(known, &machine, now),
+            };
+            steps.into_iter().map(|step| (step.clone(), letter(&step))).collect()
+        })?;
+        for step in &steps {
+            match step {
+                Step::Open(problem) => tracing::error!(alert = %problem.key, "{}", problem.summary),
+                Step::Remind(problem) => tracing::warn!(alert = %problem.key, "still: {}", problem.summary),
+                Step::Close(known) => tracing::info!(alert = %known.key, "over: {}", known.summary),
+                Step::Reword(_) => {}
+            }
+        }
+        Ok(steps)
+    }
+}
+
+/// A schedule with its zone, as it is told apart from what it was before.
+pub fn spelled(backup: &Backup, schedule: &str) -> String {
+    format!("{schedule} {}", backup.timezone)
+}
+
+/// The name of this machine.
+pub fn machine() -> String {
+    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_else(|_| "unknown".to_owned())
+}
+
+/// The usage of the file system that holds a path, unless it does not answer.
+///
+/// # Errors
+/// The system does not tell, or not in time.
+pub async fn usage(path: PathBuf) -> Result<Usage> {
+    within_patience(async {
+        tokio::task::spawn_blocking(move || disk::usage(&path))
+            .await
+            .unwrap_or_else(|error| Err(Error::new(Kind::System, error.to_string())))
+    })
+    .await
+}
+
+async fn within_patience<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| {
+        Err(Error::new(Kind::Store, format!("the disk does not answer for {} s", PATIENCE.as_secs())).hint("is it mounted, and alive?"))
+    })
+}

@@ -1,0 +1,206 @@
+//! What is due for one backup: a pure function of its schedule, the slots that are on record, and now.
+
+use std::hash::{Hash, Hasher};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use chrono_tz::Tz;
+
+use super::slots;
+use crate::config::plan::Backup;
+use crate::config::values::Schedule;
+
+/// The first pause before a failed run is tried again; each further one is three times as long.
+const BACKOFF: Duration = Duration::from_secs(10);
+
+/// The longest pause.
+const BACKOFF_MAX: Duration = Duration::from_secs(900);
+
+/// A slot that begins later than this after its time was missed: nobody was there to begin it.
+const LATE: Duration = Duration::from_secs(60);
+
+/// What is on record of a backup's schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record {
+    /// Slots count from here: when this schedule was seen first.
+    pub since: DateTime<Utc>,
+    /// The latest slot on record that is not in the future.
+    pub last: Option<Attempted>,
+}
+
+/// A slot that was begun, maybe more than once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempted {
+    pub slot: DateTime<Utc>,
+    pub attempts: u32,
+    /// When the last attempt ended in a failure that may pass.
+    pub may_pass: Option<DateTime<Utc>>,
+}
+
+/// What to do for a backup now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// Begin the run of a slot.
+    Run { slot: DateTime<Utc>, attempt: u32 },
+    /// Put on record that a slot was missed, and go on.
+    Skip { slot: DateTime<Utc> },
+    /// Nothing before that moment; `None`: never.
+    At(Option<DateTime<Utc>>),
+}
+
+/// What is due for a backup that no run is under way of.
+pub fn due(backup: &Backup, record: &Record, now: DateTime<Utc>) -> Due {
+    let Some(schedule) = &backup.schedule else {
+        return Due::At(None);
+    };
+    // What lies in the future was written under another clock.
+    let since = if record.since > now { now } else { record.since };
+    let last = record.last.filter(|last| last.slot <= now);
+    let watermark = last.map_or(since, |last| last.slot.max(since));
+    if let Some(slot) = slots::latest(schedule, backup.timezone, watermark, now) {
+        let start = begins(backup, slot);
+        if now < start {
+            return Due::At(Some(start));
+        }
+        return if !backup.catch_up && now - start > delta(LATE) { Due::Skip { slot } } else { Due::Run { slot, attempt: 1 } };
+    }
+    let next = slots::next(schedule, backup.timezone, watermark.max(now)).map(|slot| begins(backup, slot));
+    let retry = last.filter(|last| last.attempts <= backup.retries && last.slot >= since).and_then(|last| {
+        let ended = last.may_pass?.min(now);
+        Some((last, ended + delta(backoff(last.attempts))))
+    });
+    match retry {
+        Some((last, at)) if at <= now => Due::Run { slot: last.slot, attempt: last.attempts + 1 },
+        Some((_, at)) => Due::At(Some(next.map_or(at, |next| next.min(at)))),
+        None => Due::At(next),
+    }
+}
+
+/// Whether a failed slot will be tried again.
+pub fn will_retry(backup: &Backup, record: &Record, now: DateTime<Utc>) -> bool {
+    let last = record.last.filter(|last| last.slot <= now);
+    backup.schedule.is_some() && last.is_some_and(|last| last.may_pass.is_some() && last.attempts <= backup.retries)
+}
+
+/// When the run of a slot begins: at its time, or up to `jitter` later, the same for every attempt.
+pub fn begins(backup: &Backup, slot: DateTime<Utc>) -> DateTime<Utc> {
+    let Some(jitter) = backup.jitter.filter(|jitter| !jitter.is_zero()) else {
+        return slot;
+    };
+    let mut hasher = std::hash::DefaultHasher::new();
+    (backup.name.as_str(), slot.timestamp()).hash(&mut hasher);
+    slot + delta(Duration::from_secs(hasher.finish() % (jitter.as_secs() + 1)))
+}
+
+/// From when on the newest good backup is too old: `max_age` after it, or when two slots in a row
+/// have passed without one. `newest` is when it was taken, or since when one is waited for. `None`: never.
+pub fn stale_at(backup: &Backup, newest: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    match (backup.max_age, &backup.schedule) {
+        (Some(max_age), _) => Some(newest + delta(max_age)),
+        (None, Some(schedule)) => {
+            second_slot(schedule, backup.timezone, newest).map(|slot| slot + delta(backup.jitter.unwrap_or_default()) + delta(LATE))
+        }
+        (None, None) => None,
+    }
+}
+
+fn second_slot(schedule: &Schedule, zone: Tz, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    slots::next(schedule, zone, slots::next(schedule, zone, after)?)
+}
+
+/// How long to wait after so many failed attempts.
+fn backoff(attempts: u32) -> Duration {
+    BACKOFF.saturating_mul(3_u32.saturating_pow(attempts.saturating_sub(1))).min(BACKOFF_MAX)
+}
+
+pub fn delta(duration: Duration) -> TimeDelta {
+    TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::plan::Plan;
+
+    fn plan(keys: &str) -> Plan {
+        let text = format!(
+            "[servers.main]\nhost = \"x\"\n[stores.local]\npath = \"/x\"\n[backups.x]\ndatabase = \"x\"\nschedule = \"0 2 * * *\"\n{keys}\n"
+        );
+        crate::config::parse(&text, std::path::Path::new("x")).unwrap()
+    }
+
+    fn at(text: &str) -> DateTime<Utc> {
+        format!("{text}:00Z").parse().unwrap()
+    }
+
+    fn ask(keys: &str, record: Record, now: &str) -> Due {
+        due(&plan(keys).backups["x"], &record, at(now))
+    }
+
+    fn attempted(slot: &str, attempts: u32, may_pass: Option<&str>) -> Option<Attempted> {
+        Some(Attempted { slot: at(slot), attempts, may_pass: may_pass.map(at) })
+    }
+
+    #[test]
+    fn slots_come_and_are_missed() {
+        let fresh = Record { since: at("2026-01-10T12:00"), last: None };
+        let done = Record { last: attempted("2026-01-11T02:00", 1, None), ..fresh };
+        let run = |slot: &str| Due::Run { slot: at(slot), attempt: 1 };
+        for (keys, record, now, expected) in [
+            ("", fresh, "2026-01-10T12:00", Due::At(Some(at("2026-01-11T02:00")))),
+            ("", fresh, "2026-01-11T02:00", run("2026-01-11T02:00")),
+            // Five were missed: one run, for the latest of them.
+            ("", done, "2026-01-16T13:00", run("2026-01-16T02:00")),
+            ("catch_up = false", done, "2026-01-16T13:00", Due::Skip { slot: at("2026-01-16T02:00") }),
+            ("catch_up = false", done, "2026-01-16T02:01", run("2026-01-16T02:00")),
+            ("", done, "2026-01-11T02:00", Due::At(Some(at("2026-01-12T02:00")))),
+        ] {
+            assert_eq!(ask(keys, record, now), expected, "{keys} {now}");
+        }
+    }
+
+    #[test]
+    fn a_failure_that_may_pass_is_tried_again() {
+        let since = at("2026-01-10T12:00");
+        let failed = |attempts, ended: &str| Record { since, last: attempted("2026-01-11T02:00", attempts, Some(ended)) };
+        let again = |attempt| Due::Run { slot: at("2026-01-11T02:00"), attempt };
+        assert_eq!(
+            ask("", failed(1, "2026-01-11T02:05"), "2026-01-11T02:05"),
+            Due::At(Some(at("2026-01-11T02:05") + TimeDelta::seconds(10)))
+        );
+        assert_eq!(ask("", failed(1, "2026-01-11T02:05"), "2026-01-11T02:06"), again(2));
+        assert_eq!(ask("", failed(2, "2026-01-11T02:05"), "2026-01-11T02:06"), again(3));
+        assert_eq!(ask("", failed(3, "2026-01-11T02:05"), "2026-01-11T02:06"), Due::At(Some(at("2026-01-12T02:00"))));
+        assert_eq!(ask("retries = 0", failed(1, "2026-01-11T02:05"), "2026-01-11T02:06"), Due::At(Some(at("2026-01-12T02:00"))));
+        // The next slot takes the place of the one that failed.
+        assert_eq!(ask("", failed(1, "2026-01-12T01:59"), "2026-01-12T02:00"), Due::Run { slot: at("2026-01-12T02:00"), attempt: 1 });
+    }
+
+    #[test]
+    fn a_clock_that_jumps_stops_nothing() {
+        let future = Record { since: at("2027-01-10T12:00"), last: attempted("2027-01-11T02:00", 1, None) };
+        assert_eq!(ask("", future, "2026-01-10T12:00"), Due::At(Some(at("2026-01-11T02:00"))));
+        let since = at("2026-01-10T12:00");
+        let ended_in_the_future = Record { since, last: attempted("2026-01-11T02:00", 1, Some("2027-01-11T02:00")) };
+        assert_eq!(ask("", ended_in_the_future, "2026-01-11T12:00"), Due::At(Some(at("2026-01-11T12:00") + TimeDelta::seconds(10))));
+    }
+
+    #[test]
+    fn jitter_is_bounded_and_the_same_for_every_attempt() {
+        let plan = plan("jitter = \"10m\"");
+        let backup = &plan.backups["x"];
+        let starts: Vec<_> = (1..28).map(|day| begins(backup, at(&format!("2026-01-{day:02}T02:00")))).collect();
+        assert!(starts.iter().all(|start| (start.timestamp() - at("2026-01-01T02:00").timestamp()) % 86_400 <= 600));
+        assert!(starts.windows(2).any(|pair| pair[1] - pair[0] != TimeDelta::days(1)));
+        assert_eq!(begins(backup, at("2026-01-01T02:00")), starts[0]);
+    }
+
+    #[test]
+    fn too_old() {
+        let newest = at("2026-01-10T02:00");
+        let ask = |keys: &str| stale_at(&plan(keys).backups["x"], newest);
+        assert_eq!(ask("max_age = \"26h\""), Some(at("2026-01-11T04:00")));
+        assert_eq!(ask(""), Some(at("2026-01-12T02:01")));
+        assert_eq!(ask("jitter = \"10m\""), Some(at("2026-01-12T02:11")));
+    }
+}
