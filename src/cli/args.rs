@@ -167,7 +167,7 @@ pub enum Command {
     #[command(after_help = "Example:\n  pgvigil status\n\nExit codes: 0 healthy, 3 not.")]
     Status,
     /// Try the channels of alerts
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  pgvigil alert test")]
     Alert(AlertCommand),
     /// Archive and fetch WAL (not yet)
     Wal {

@@ -37,6 +37,9 @@ pub fn prune(session: &Session, backup: Option<&str>, dry_run: bool) -> Done {
     };
     let state = State::open(&plan.state_dir)?;
     let history = state.history()?;
+    if !dry_run {
+        prune::trust_the_clock(&state.alerts()?)?;
+    }
     let mut judged = Vec::new();
     let mut failed: Option<Error> = None;
     runtime()?.block_on(async {

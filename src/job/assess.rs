@@ -15,7 +15,8 @@ use crate::config::plan::{Backup, Store, StoreKind};
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::disk::{self, Usage};
-use crate::job::stores;
+use crate::host::clock;
+use crate::job::{prune, stores};
 use crate::schedule::due;
 use crate::state::{Alerts, History, Run, State};
 use crate::store::catalog_of;
@@ -149,6 +150,25 @@ impl Assessment {
         Ok(())
     }
 
+    /// Adds whether the clock has jumped.
+    ///
+    /// # Errors
+    /// The alerts cannot be written.
+    pub fn look_at_clock(&mut self, alerts: &Alerts) -> Result<()> {
+        if let Some(doubt) = prune::doubt(alerts)? {
+            self.problems.push(Problem {
+                key: "clock/jumped".to_owned(),
+                since: doubt.at,
+                summary: doubt.told(),
+                details: String::new(),
+                facts: vec![("Its time now", clock::now().format("%Y-%m-%d %H:%M:%S UTC").to_string())],
+                commands: vec!["date".to_owned(), "pgvigil prune --dry-run".to_owned()],
+            });
+        }
+        self.looked_at.push("clock/jumped".to_owned());
+        Ok(())
+    }
+
     /// Adds everything; of the disks those that `disks` picks.
     ///
     /// # Errors
@@ -168,6 +188,7 @@ impl Assessment {
             self.look_at_backup(plan, history, backup, now).await?;
         }
         self.look_at_config(alerts)?;
+        self.look_at_clock(alerts)?;
         // Alerts about what is no longer in the file are over.
         for known in alerts.known()? {
             let mut parts = known.key.split('/');

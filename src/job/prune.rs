@@ -9,8 +9,10 @@ use crate::config::plan::{Backup, StoreKind};
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::job::{stores, verify};
+use crate::host::clock;
+use crate::retain::doubt::{self, Doubt};
 use crate::retain::policy::{self, Candidate, Verdict};
-use crate::state::History;
+use crate::state::{Alerts, History};
 use crate::store::{Store, catalog_of};
 
 /// What retention says about the copies of a backup in one store, newest first.
@@ -39,6 +41,26 @@ pub fn judge(plan: &Plan, backup: &Backup, store: &Name, catalog: &Catalog, now:
         })
         .collect();
     Judged { store: store.clone(), verdicts: policy::plan(keep, &candidates, backup.timezone, now) }
+}
+
+/// Whether the clock has jumped, so that nothing is deleted by it. `None`: it can be trusted.
+///
+/// # Errors
+/// `state_dir` cannot be written.
+pub fn doubt(alerts: &Alerts) -> Result<Option<Doubt>> {
+    let Some(reading) = clock::reading() else { return Ok(None) };
+    Ok(alerts.watch_clock(reading.wall, |before| doubt::observe(before, &reading))?.doubt)
+}
+
+/// Takes the clock as it is now for right: a person has seen it.
+///
+/// # Errors
+/// `state_dir` cannot be written.
+pub fn trust_the_clock(alerts: &Alerts) -> Result<()> {
+    match clock::reading() {
+        Some(reading) => alerts.watch_clock(reading.wall, |_| doubt::observe(None, &reading)).map(drop),
+        None => Ok(()),
+    }
 }
 
 /// Judges the copies of a backup in every store of it that this version can read.

@@ -249,6 +249,10 @@ fn reported(made: Made, proven: Result<Proven>) -> Report {
 
 /// Deletes what retention does not keep, now that there is a new good backup.
 async fn prune(plan: &Plan, state: &State, history: &History, backup: &Backup) -> Result<()> {
+    if let Some(doubt) = prune::doubt(&state.alerts()?)? {
+        tracing::warn!(backup = %backup.name, "{}", doubt.told());
+        return Ok(());
+    }
     let judged = prune::look(plan, state.owner(), history, backup, clock::now()).await?;
     prune::apply(plan, state.owner(), backup, &judged).await.map(drop)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use super::codec::Codec;
@@ -75,6 +75,8 @@ pub async fn pack(
     out: mpsc::Sender<Bytes>,
 ) -> Result<Pass> {
     let (blocks, packed) = mpsc::channel(codec.workers());
+    // What waits in the channel may be packed already; working memory is only for so many.
+    let places = Arc::new(Semaphore::new(codec.workers()));
     let collector = tokio::spawn(collect(packed, out, Arc::clone(&meter)));
     let mut raw_bytes = 0u64;
     loop {
@@ -89,7 +91,12 @@ pub async fn pack(
         raw_bytes += block.len() as u64;
         meter.raw.store(raw_bytes, Ordering::Relaxed);
         watch.feed(&block);
-        let work: JoinHandle<Result<Bytes>> = tokio::task::spawn_blocking(move || codec.pack(block));
+        let place = Arc::clone(&places).acquire_owned().await;
+        let work: JoinHandle<Result<Bytes>> = tokio::task::spawn_blocking(move || {
+            let packed = codec.pack(block);
+            drop(place);
+            packed
+        });
         if blocks.send(work).await.is_err() {
             // The collector has ended, and says why.
             break;

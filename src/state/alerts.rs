@@ -6,11 +6,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use rusqlite::{Connection, Row, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use crate::alert::letter::{Letter, State};
 use crate::alert::policy::{Known, Step};
 use crate::error::{Error, Kind, Result};
+use crate::retain::doubt::Watched;
 
 /// How long the one who sends a message keeps others from it.
 const CLAIM: TimeDelta = TimeDelta::seconds(120);
@@ -225,6 +226,27 @@ impl Alerts {
             )
             .map(|_| false)
             .map_err(|error| failed(&error))
+    }
+
+    /// What is remembered of the clocks, after `look` had a look at it.
+    ///
+    /// # Errors
+    /// The file cannot be read or written.
+    pub fn watch_clock(&self, now: DateTime<Utc>, look: impl FnOnce(Option<Watched>) -> Watched) -> Result<Watched> {
+        let work = || {
+            let mut db = self.db();
+            let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let value: Option<String> = tx.query_row("select value from facts where name = 'clock'", [], |row| row.get(0)).optional()?;
+            let before = value.and_then(|value| serde_json::from_str(&value).ok());
+            let watched = look(before.clone());
+            if before.as_ref() != Some(&watched) {
+                let value = serde_json::to_string(&watched).unwrap_or_default();
+                tx.execute("insert or replace into facts (name, at, value) values ('clock', ?1, ?2)", params![text(now), value])?;
+            }
+            tx.commit()?;
+            Ok(watched)
+        };
+        work().map_err(|error| failed(&error))
     }
 
     /// Which file a daemon has loaded.

@@ -62,7 +62,7 @@ fn a_lock_in_the_way() {
         until("the dump waits for the lock", || (case.target.sql(waits) != "0").then_some(()));
         let ran = live.end().expect(1);
         assert!(ran.json()["error"]["kind"] == "timeout", "{server:?} {backup}: {ran:#?}");
-        assert_eq!(case.target.sql(waits), "0", "{server:?} {backup}: a backend still waits");
+        assert_eq!(case.target.sql(waits), "0", "{server:?} {backup}: a backend still waits: {ran:#?}");
         drop(into);
         holder.wait().unwrap();
         assert_sound(&mut case, End::Failed);
