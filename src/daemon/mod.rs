@@ -18,7 +18,7 @@ use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::signals::{self, Told};
 use crate::host::{Tag, clock};
-use crate::job::assess::{Assessment, spelled};
+use crate::job::assess::{self, Assessment, spelled};
 use crate::job::progress::Progress;
 use crate::job::run::{self, Order, Report};
 use crate::job::sweep;
@@ -173,7 +173,7 @@ impl Daemon {
         }
         self.last_step = now;
         if self.looking.is_empty() && Instant::now() >= self.look_at {
-            self.look(now);
+            self.look();
         }
         if self.telling.is_empty() && Instant::now() >= self.tell_at {
             self.tell();
@@ -276,7 +276,7 @@ impl Daemon {
     }
 
     /// Looks at how things stand, beside the work: a disk that hangs holds up nothing else.
-    fn look(&mut self, now: DateTime<Utc>) {
+    fn look(&mut self) {
         let (plan, history, alerts) = (Arc::clone(&self.plan), Arc::clone(&self.history), Arc::clone(&self.alerts));
         let due: Vec<Name> = plan
             .stores
@@ -287,9 +287,7 @@ impl Daemon {
         self.disks.extend(due.iter().map(|name| (name.clone(), Instant::now())));
         self.looking.spawn(async move {
             let started = Instant::now();
-            let mut assessment = Assessment::default();
-            let looked = assessment.look_at_all(&plan, &history, &alerts, &|name| due.contains(name), now).await;
-            if let Err(error) = looked.and_then(|()| assessment.settle(&plan, &alerts, clock::now()).map(drop)) {
+            if let Err(error) = assess::look_and_settle(&plan, &history, &alerts, &|name| due.contains(name)).await {
                 tracing::error!(%error, "cannot look at how things stand; tried again");
             }
             started.elapsed()
@@ -348,15 +346,17 @@ impl Daemon {
         tracing::info!(running = self.work.len(), grace_secs = grace.as_secs(), "told to stop");
         let deadline = tokio::time::sleep(grace);
         tokio::pin!(deadline);
-        while !self.work.is_empty() {
+        // Cleaning up after a former life may wait for a server; the next life goes on with it.
+        while self.busy.values().any(|work| matches!(work, Work::Run { .. })) {
             tokio::select! {
                 Some(done) = self.work.join_next() => self.ended(done),
                 () = &mut deadline, if !self.cancel.is_cancelled() => self.cancel.cancel(),
                 Some(Told::Stop) = signals.recv() => self.cancel.cancel(),
             }
         }
+        self.work.abort_all();
         self.looking.shutdown().await;
-        self.look(clock::now());
+        self.look();
         let last_words = async {
             let _ = self.looking.join_next().await;
             let _ = self.telling.join_next().await;

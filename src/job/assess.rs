@@ -81,17 +81,16 @@ impl Assessment {
         }
         let running = State::is_locked(&plan.state_dir, name);
         let last = history.last_verdict(name, running)?;
-        let record = match &backup.schedule {
-            Some(schedule) if history.since(name)?.is_some() => Some(history.record(name, &spelled(backup, &schedule.text), now)?),
-            _ => None,
-        };
+        let record = if backup.schedule.is_some() { history.recorded(name, now)? } else { None };
+        // Without a daemon nobody tries again.
+        let has_daemon = State::has_daemon(&plan.state_dir);
         let facts = BackupFacts {
             backup,
             catalog: &catalog,
             last: last.as_ref(),
             since: record.map(|record| record.since),
             running,
-            retrying: record.is_some_and(|record| due::will_retry(backup, &record, now)),
+            retrying: has_daemon && record.is_some_and(|record| due::will_retry(backup, &record, now)),
             future_slot: history.future_slot(name, now)?,
         };
         let newest_good = facts.newest_good(now).map(|entry| (entry.id.clone(), entry.manifest.taken_at, entry.rung()));
@@ -232,6 +231,27 @@ impl Assessment {
         }
         Ok(steps)
     }
+}
+
+/// How often a look is made anew because something ended meanwhile.
+const LOOKS_MAX: usize = 3;
+
+/// Looks at everything and writes what follows from it. Should a run end between the two, what was
+/// seen is old, and it is looked again: nobody is told of what is over.
+///
+/// # Errors
+/// What is on record cannot be read or written.
+pub async fn look_and_settle(plan: &Plan, history: &History, alerts: &Alerts, disks: &(dyn Fn(&Name) -> bool + Sync)) -> Result<()> {
+    for look in 1.. {
+        let before = history.version()?;
+        let mut assessment = Assessment::default();
+        assessment.look_at_all(plan, history, alerts, disks, clock::now()).await?;
+        if look == LOOKS_MAX || history.version()? == before {
+            assessment.settle(plan, alerts, clock::now())?;
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// A schedule with its zone, as it is told apart from what it was before.

@@ -172,20 +172,33 @@ impl History {
         self.db().execute("update runs set may_pass = 1 where row = ?1", [row]).map(drop).map_err(|error| failed(&error))
     }
 
-    /// What is on record of a schedule. One that is seen for the first time, or that reads otherwise
-    /// than before, has no missed slots.
+    /// What is on record of a schedule that a daemon obeys. One that is seen for the first time, or
+    /// that reads otherwise than before, has no missed slots.
     ///
     /// # Errors
     /// The file cannot be read or written.
     pub fn record(&self, backup: &str, schedule: &str, now: DateTime<Utc>) -> Result<Record> {
-        let ask = || -> rusqlite::Result<Record> {
-            let db = self.db();
-            db.execute(
+        self.db()
+            .execute(
                 "insert into schedules (backup, schedule, since) values (?1, ?2, ?3)
                 on conflict (backup) do update set schedule = ?2, since = ?3 where schedule <> ?2 or since > ?3",
                 params![backup, schedule, text(now)],
-            )?;
-            let since: String = db.query_row("select since from schedules where backup = ?1", [backup], |row| row.get(0))?;
+            )
+            .map_err(|error| failed(&error))?;
+        Ok(self.recorded(backup, now)?.unwrap_or(Record { since: now, last: None }))
+    }
+
+    /// What is on record of a schedule; `None`: no daemon has seen it.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn recorded(&self, backup: &str, now: DateTime<Utc>) -> Result<Option<Record>> {
+        let ask = || -> rusqlite::Result<Option<Record>> {
+            let db = self.db();
+            let mut since = db.prepare_cached("select since from schedules where backup = ?1")?;
+            let Some(since) = since.query_row([backup], |row| row.get::<_, String>(0)).optional()? else {
+                return Ok(None);
+            };
             let mut statement = db.prepare_cached(
                 "select slot, sum(outcome is not 'skipped'),
                     max(case when may_pass or outcome = 'interrupted' then coalesce(finished_at, started_at) end),
@@ -204,9 +217,17 @@ impl History {
                 .and_then(|(slot, attempts, may_pass)| {
                     Some(Attempted { slot: slot.parse().ok()?, attempts, may_pass: may_pass.and_then(|time| time.parse().ok()) })
                 });
-            Ok(Record { since: since.parse().unwrap_or(now), last })
+            Ok(Some(Record { since: since.parse().unwrap_or(now), last }))
         };
         ask().map_err(|error| failed(&error))
+    }
+
+    /// Another number whenever another connection has written.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn version(&self) -> Result<i64> {
+        self.db().query_row("pragma data_version", [], |row| row.get(0)).map_err(|error| failed(&error))
     }
 
     /// The latest slot on record that is still to come: the clock has jumped back.
@@ -219,18 +240,6 @@ impl History {
                 row.get::<_, Option<String>>(0)
             })
             .map(|slot| slot.and_then(|slot| slot.parse().ok()))
-            .map_err(|error| failed(&error))
-    }
-
-    /// Since when a schedule is known; `None`: no daemon has seen it.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub fn since(&self, backup: &str) -> Result<Option<DateTime<Utc>>> {
-        self.db()
-            .query_row("select since from schedules where backup = ?1", [backup], |row| row.get::<_, String>(0))
-            .optional()
-            .map(|since| since.and_then(|since| since.parse().ok()))
             .map_err(|error| failed(&error))
     }
 
@@ -402,7 +411,7 @@ mod tests {
         let history = History::open(dir.path()).unwrap();
         let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
         let (seen, slot, now) = (at("2024-01-14T00:00:00Z"), at("2024-01-15T01:00:00Z"), at("2024-01-15T02:00:00Z"));
-        assert_eq!(history.since("x").unwrap(), None);
+        assert_eq!(history.recorded("x", now).unwrap(), None);
         assert_eq!(history.record("x", "0 1 * * *", seen).unwrap(), Record { since: seen, last: None });
         let begin = |slot| history.begin("x", "main", now, &Tag::random(), Some(slot)).unwrap();
         let row = begin(slot);
@@ -426,7 +435,7 @@ mod tests {
         assert_eq!(history.future_slot("x", now).unwrap(), Some(at("2025-01-15T01:00:00Z")));
         // Another schedule begins anew.
         assert_eq!(history.record("x", "0 3 * * *", now).unwrap().since, now);
-        assert_eq!(history.since("x").unwrap(), Some(now));
+        assert_eq!(history.recorded("x", now).unwrap().map(|record| record.since), Some(now));
     }
 
     #[test]
