@@ -83,16 +83,18 @@ mod tests {
 
     #[test]
     fn once_again_and_its_end() {
-        let ask = |known: &[Known], problems: &[Problem], hour| settle(known, problems, &|_| true, DAY, at(hour));
+        let ask = |known: Option<&Known>, problem: Option<&Problem>, hour| {
+            settle(known.map_or(&[], std::slice::from_ref), problem.map_or(&[], std::slice::from_ref), &|_| true, DAY, at(hour))
+        };
         let (a, told) = (problem("a", 1), known("a", 0, Some(0)));
-        assert_eq!(ask(&[], &[a.clone()], 1), [Step::Open(a.clone())]);
-        assert_eq!(ask(&[told.clone()], &[a.clone()], 23), []);
-        assert_eq!(ask(&[told.clone()], &[a.clone()], 24), [Step::Remind(problem("a", 0))], "since when it has been so");
-        assert_eq!(ask(&[told.clone()], &[], 2), [Step::Close(told.clone())]);
-        assert_eq!(ask(&[known("a", 0, None)], &[a.clone()], 2), [Step::Open(problem("a", 0))], "there is a channel now");
-        assert_eq!(ask(&[known("a", 0, Some(9_000))], &[a.clone()], 2), [Step::Remind(problem("a", 0))], "the clock jumped back");
+        assert_eq!(ask(None, Some(&a), 1), [Step::Open(a.clone())]);
+        assert_eq!(ask(Some(&told), Some(&a), 23), []);
+        assert_eq!(ask(Some(&told), Some(&a), 24), [Step::Remind(problem("a", 0))], "since when it has been so");
+        assert_eq!(ask(Some(&told), None, 2), [Step::Close(told.clone())]);
+        assert_eq!(ask(Some(&known("a", 0, None)), Some(&a), 2), [Step::Open(problem("a", 0))], "there is a channel now");
+        assert_eq!(ask(Some(&known("a", 0, Some(9_000))), Some(&a), 2), [Step::Remind(problem("a", 0))], "the clock jumped back");
         let other = Problem { summary: "it failed otherwise".into(), ..a };
-        assert_eq!(ask(&[told.clone()], &[other.clone()], 2), [Step::Reword(Problem { since: at(0), ..other })]);
+        assert_eq!(ask(Some(&told), Some(&other), 2), [Step::Reword(Problem { since: at(0), ..other })]);
         assert_eq!(settle(&[told], &[], &|key| key != "a", DAY, at(2)), [], "nobody looked");
     }
 

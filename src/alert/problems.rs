@@ -97,7 +97,7 @@ fn failed(facts: &BackupFacts<'_>, now: DateTime<Utc>) -> Option<Problem> {
     let error = printable(run.error.as_deref().unwrap_or_default());
     let (first, rest) = error.split_once('\n').unwrap_or((&error, ""));
     let mut problem = facts.problem(kind, run.finished_at.unwrap_or(run.started_at), format!("backup {name} {what}: {first}"), now);
-    problem.details = rest.to_owned();
+    rest.clone_into(&mut problem.details);
     if let Some(slot) = run.slot {
         problem.facts.push(("Slot", time(slot, facts.backup.timezone)));
     }

@@ -55,32 +55,12 @@ impl Session {
     /// Starts the log as the file and the command line say.
     pub fn start_log(&self, plan: Option<&Plan>) {
         let format = plan.map(|plan| plan.log_format).unwrap_or_default();
-        self.log(format, self.log_level.unwrap_or(LogLevel::Warn), false);
+        start_log(format, self.log_level.unwrap_or(LogLevel::Warn), false);
     }
 
     /// Starts the log of a daemon: at the level of the file, with times unless journald adds them.
     pub fn start_daemon_log(&self, plan: &Plan) {
-        self.log(plan.log_format, self.log_level.unwrap_or(plan.log_level), std::env::var_os("JOURNAL_STREAM").is_none());
-    }
-
-    fn log(&self, format: LogFormat, level: LogLevel, times: bool) {
-        let level = match level {
-            LogLevel::Error => LevelFilter::ERROR,
-            LogLevel::Warn => LevelFilter::WARN,
-            LogLevel::Info => LevelFilter::INFO,
-            LogLevel::Debug => LevelFilter::DEBUG,
-            LogLevel::Trace => LevelFilter::TRACE,
-        };
-        let builder = tracing_subscriber::fmt()
-            .with_max_level(level)
-            .with_writer(std::io::stderr)
-            .with_target(false)
-            .with_ansi(std::io::stderr().is_terminal());
-        let _ = match format {
-            LogFormat::Json => builder.json().try_init(),
-            LogFormat::Auto | LogFormat::Text if times => builder.try_init(),
-            LogFormat::Auto | LogFormat::Text => builder.without_time().try_init(),
-        };
+        start_log(plan.log_format, self.log_level.unwrap_or(plan.log_level), std::env::var_os("JOURNAL_STREAM").is_none());
     }
 
     /// What most commands begin with: file, log, warnings, secrets, and then the owner's rights.
@@ -114,8 +94,8 @@ impl Session {
         match missing.split_first() {
             None => Ok(plan),
             Some((first, rest)) => {
-                let rest: String = rest.iter().map(|error| format!("\n{}", error.message)).collect();
-                let error = Error::new(Kind::Config, format!("{}{rest}", first.message));
+                let all: Vec<&str> = [first].into_iter().chain(rest).map(|error| error.message.as_str()).collect();
+                let error = Error::new(Kind::Config, all.join("\n"));
                 Err(match &first.hint {
                     Some(hint) => error.hint(hint.clone()),
                     None => error,
@@ -159,6 +139,26 @@ pub fn runtime() -> Result<Runtime> {
 /// Faults as the error that a command ends with.
 pub fn faults_error(faults: &Faults) -> Error {
     Error::new(Kind::Config, faults.to_string())
+}
+
+fn start_log(format: LogFormat, level: LogLevel, times: bool) {
+    let level = match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal());
+    let _ = match format {
+        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Auto | LogFormat::Text if times => builder.try_init(),
+        LogFormat::Auto | LogFormat::Text => builder.without_time().try_init(),
+    };
 }
 
 fn read(path: &Path) -> Result<String> {

@@ -321,11 +321,11 @@ impl Daemon {
                 Err(Error::new(Kind::Config, "state_dir cannot change while the daemon runs").hint("restart the daemon"))
             }
         });
-        let result = match &loaded {
-            Ok(_) => Ok(()),
-            Err(error) => Err(error.hint.as_ref().map_or_else(|| error.message.clone(), |hint| format!("{}\nHINT: {hint}", error.message))),
-        };
-        if let Err(error) = self.alerts.set_loaded(result.as_ref().map(|()| ()).map_err(String::as_str), clock::now()) {
+        let fault = loaded.as_ref().err().map(|error| match &error.hint {
+            Some(hint) => format!("{}\nHINT: {hint}", error.message),
+            None => error.message.clone(),
+        });
+        if let Err(error) = self.alerts.set_loaded(fault.as_deref().map_or(Ok(()), Err), clock::now()) {
             tracing::error!(%error, "cannot note what became of the file");
         }
         match loaded {
@@ -372,10 +372,11 @@ fn log_report(name: &Name, report: &Report) {
         tracing::warn!(backup = %name, "{warning}");
     }
     let id = report.id.as_ref().map(ToString::to_string).unwrap_or_default();
-    let rung = report.rung.map(|rung| rung.as_str()).unwrap_or_default();
+    let rung = report.rung.map(crate::catalog::Rung::as_str).unwrap_or_default();
     let outcome = report.outcome.as_str();
-    match &report.error {
-        Some(error) => tracing::error!(backup = %name, id, outcome, rung, %error, "run ended"),
-        None => tracing::info!(backup = %name, id, outcome, rung, bytes = report.bytes, seconds = report.seconds, "run ended"),
+    if let Some(error) = &report.error {
+        tracing::error!(backup = %name, id, outcome, rung, %error, "run ended");
+    } else {
+        tracing::info!(backup = %name, id, outcome, rung, bytes = report.bytes, seconds = report.seconds, "run ended");
     }
 }

@@ -14,8 +14,8 @@ use crate::config::Plan;
 use crate::config::plan::{Backup, Store, StoreKind};
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
-use crate::host::disk::{self, Usage};
 use crate::host::clock;
+use crate::host::disk::{self, Usage};
 use crate::job::{prune, stores};
 use crate::schedule::due;
 use crate::state::{Alerts, History, Run, State};
@@ -261,7 +261,7 @@ pub fn spelled(backup: &Backup, schedule: &str) -> String {
 
 /// The name of this machine.
 pub fn machine() -> String {
-    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_else(|_| "unknown".to_owned())
+    nix::unistd::gethostname().map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 /// The usage of the file system that holds a path, unless it does not answer.

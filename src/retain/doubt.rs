@@ -66,7 +66,7 @@ pub fn observe(before: Option<Watched>, now: &Reading) -> Watched {
     };
     // What is slewed or rounded is no step, and not worth a write.
     let started = if step.abs() <= SLEW_SECS { before.started } else { started };
-    Watched { doubt, started, ..fresh }
+    Watched { started, doubt, ..fresh }
 }
 
 impl Doubt {
@@ -74,7 +74,9 @@ impl Doubt {
     pub fn told(&self) -> String {
         let way = if self.by_secs > 0 { "ahead" } else { "back" };
         let days = TimeDelta::seconds(self.by_secs.abs()).num_days();
-        format!("the clock of this machine has jumped {days} days {way}: retention deletes nothing until it is back, for a week, or until `pgvigil prune` by hand")
+        format!(
+            "the clock of this machine has jumped {days} days {way}: retention deletes nothing until it is back, for a week, or until `pgvigil prune` by hand"
+        )
     }
 }
 

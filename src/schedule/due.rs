@@ -137,14 +137,14 @@ mod tests {
         due(&plan(keys).backups["x"], &record, at(now))
     }
 
-    fn attempted(slot: &str, attempts: u32, may_pass: Option<&str>) -> Option<Attempted> {
-        Some(Attempted { slot: at(slot), attempts, may_pass: may_pass.map(at) })
+    fn attempted(slot: &str, attempts: u32, may_pass: Option<&str>) -> Attempted {
+        Attempted { slot: at(slot), attempts, may_pass: may_pass.map(at) }
     }
 
     #[test]
     fn slots_come_and_are_missed() {
         let fresh = Record { since: at("2026-01-10T12:00"), last: None };
-        let done = Record { last: attempted("2026-01-11T02:00", 1, None), ..fresh };
+        let done = Record { last: Some(attempted("2026-01-11T02:00", 1, None)), ..fresh };
         let run = |slot: &str| Due::Run { slot: at(slot), attempt: 1 };
         for (keys, record, now, expected) in [
             ("", fresh, "2026-01-10T12:00", Due::At(Some(at("2026-01-11T02:00")))),
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn a_failure_that_may_pass_is_tried_again() {
         let since = at("2026-01-10T12:00");
-        let failed = |attempts, ended: &str| Record { since, last: attempted("2026-01-11T02:00", attempts, Some(ended)) };
+        let failed = |attempts, ended: &str| Record { since, last: Some(attempted("2026-01-11T02:00", attempts, Some(ended))) };
         let again = |attempt| Due::Run { slot: at("2026-01-11T02:00"), attempt };
         assert_eq!(
             ask("", failed(1, "2026-01-11T02:05"), "2026-01-11T02:05"),
@@ -178,10 +178,10 @@ mod tests {
 
     #[test]
     fn a_clock_that_jumps_stops_nothing() {
-        let future = Record { since: at("2027-01-10T12:00"), last: attempted("2027-01-11T02:00", 1, None) };
+        let future = Record { since: at("2027-01-10T12:00"), last: Some(attempted("2027-01-11T02:00", 1, None)) };
         assert_eq!(ask("", future, "2026-01-10T12:00"), Due::At(Some(at("2026-01-11T02:00"))));
         let since = at("2026-01-10T12:00");
-        let ended_in_the_future = Record { since, last: attempted("2026-01-11T02:00", 1, Some("2027-01-11T02:00")) };
+        let ended_in_the_future = Record { since, last: Some(attempted("2026-01-11T02:00", 1, Some("2027-01-11T02:00"))) };
         assert_eq!(ask("", ended_in_the_future, "2026-01-11T12:00"), Due::At(Some(at("2026-01-11T12:00") + TimeDelta::seconds(10))));
     }
 

@@ -10,13 +10,8 @@ use crate::common::{Database, Server, World, ran, run};
 use crate::support::check_lines;
 
 /// The commands that later versions bring.
-const NOT_YET: [&[&str]; 5] = [
-    &["restore", "x/latest", "--to-database", "y"],
-    &["rebuild"],
-    &["wal", "push", "x"],
-    &["wal", "fetch", "x", "y"],
-    &["wal", "status"],
-];
+const NOT_YET: [&[&str]; 5] =
+    [&["restore", "x/latest", "--to-database", "y"], &["rebuild"], &["wal", "push", "x"], &["wal", "fetch", "x", "y"], &["wal", "status"]];
 
 const WORKING: [&str; 19] = [
     "check",

@@ -291,9 +291,8 @@ fn keys_that_a_later_version_obeys_are_told_in_one_line() {
         let key = if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
         let lines: Vec<String> = check_lines(&ran).into_iter().filter(|line| line.contains("not yet")).collect();
         // A section is told by its name: `webhooks`, not each of its keys.
-        let named = |line: &String| {
-            line.contains(&key) || ["webhooks", "pings"].iter().any(|name| key.starts_with(name) && line.contains(name))
-        };
+        let named =
+            |line: &String| line.contains(&key) || ["webhooks", "pings"].iter().any(|name| key.starts_with(name) && line.contains(name));
         if !lines.iter().any(named) {
             without_a_word.push(key.clone());
         }
