@@ -30,12 +30,13 @@ pub enum Step {
 }
 
 /// Compares what is wrong now with what is on record. `assessed` tells whether a key was looked at:
-/// an alert that nobody looked at is neither open nor closed by it.
+/// an alert that nobody looked at is neither open nor closed by it. `remind_every` is `None` where
+/// there is no channel to tell by.
 pub fn settle(
     known: &[Known],
     problems: &[Problem],
     assessed: &dyn Fn(&str) -> bool,
-    remind_every: Duration,
+    remind_every: Option<Duration>,
     now: DateTime<Utc>,
 ) -> Vec<Step> {
     let mut steps = Vec::new();
@@ -43,14 +44,13 @@ pub fn settle(
         let before = known.iter().find(|known| known.key == problem.key);
         let step = match before {
             None => Some(Step::Open(problem.clone())),
-            Some(Known { told_at: None, since, .. }) => Some(Step::Open(Problem { since: *since, ..problem.clone() })),
-            Some(Known { told_at: Some(told_at), since, summary, .. }) => {
+            Some(Known { told_at, since, summary, .. }) => {
                 let lasting = Problem { since: *since, ..problem.clone() };
-                // Told in the future: the clock has jumped back since.
-                if *told_at > now || now - *told_at >= delta(remind_every) {
-                    Some(Step::Remind(lasting))
-                } else {
-                    (*summary != problem.summary).then_some(Step::Reword(lasting))
+                match (told_at, remind_every) {
+                    (None, Some(_)) => Some(Step::Open(lasting)),
+                    // Told in the future: the clock has jumped back since.
+                    (Some(told_at), Some(every)) if *told_at > now || now - *told_at >= delta(every) => Some(Step::Remind(lasting)),
+                    _ => (*summary != problem.summary).then_some(Step::Reword(lasting)),
                 }
             }
         };
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn once_again_and_its_end() {
         let ask = |known: Option<&Known>, problem: Option<&Problem>, hour| {
-            settle(known.map_or(&[], std::slice::from_ref), problem.map_or(&[], std::slice::from_ref), &|_| true, DAY, at(hour))
+            settle(known.map_or(&[], std::slice::from_ref), problem.map_or(&[], std::slice::from_ref), &|_| true, Some(DAY), at(hour))
         };
         let (a, told) = (problem("a", 1), known("a", 0, Some(0)));
         assert_eq!(ask(None, Some(&a), 1), [Step::Open(a.clone())]);
@@ -95,7 +95,8 @@ mod tests {
         assert_eq!(ask(Some(&known("a", 0, Some(9_000))), Some(&a), 2), [Step::Remind(problem("a", 0))], "the clock jumped back");
         let other = Problem { summary: "it failed otherwise".into(), ..a };
         assert_eq!(ask(Some(&told), Some(&other), 2), [Step::Reword(Problem { since: at(0), ..other })]);
-        assert_eq!(settle(&[told], &[], &|key| key != "a", DAY, at(2)), [], "nobody looked");
+        assert_eq!(settle(&[known("a", 0, None)], &[problem("a", 1)], &|_| true, None, at(2)), [], "there is no channel");
+        assert_eq!(settle(&[told], &[], &|key| key != "a", Some(DAY), at(2)), [], "nobody looked");
     }
 
     proptest! {
@@ -107,7 +108,7 @@ mod tests {
             let (mut opened, mut closed, mut last_told) = (0, 0, 0);
             for (hour, there) in (0_i64..).zip(&present) {
                 let problems = if *there { vec![problem("a", hour)] } else { vec![] };
-                for step in settle(&on_record, &problems, &|_| true, DAY, at(hour)) {
+                for step in settle(&on_record, &problems, &|_| true, Some(DAY), at(hour)) {
                     match step {
                         Step::Open(problem) => {
                             opened += 1;

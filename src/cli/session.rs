@@ -5,7 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tokio::runtime::Runtime;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry};
 
 use super::args::Args;
 use super::output;
@@ -149,16 +152,15 @@ fn start_log(format: LogFormat, level: LogLevel, times: bool) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal());
-    let _ = match format {
-        LogFormat::Json => builder.json().try_init(),
-        LogFormat::Auto | LogFormat::Text if times => builder.try_init(),
-        LogFormat::Auto | LogFormat::Text => builder.without_time().try_init(),
+    // What libraries think of their inner life is nobody's news below a warning.
+    let ours = Targets::new().with_target("pgvigil", level).with_default(level.min(LevelFilter::WARN));
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(std::io::stderr().is_terminal());
+    let layer: Box<dyn Layer<Registry> + Send + Sync> = match format {
+        LogFormat::Json => layer.json().boxed(),
+        LogFormat::Auto | LogFormat::Text if times => layer.boxed(),
+        LogFormat::Auto | LogFormat::Text => layer.without_time().boxed(),
     };
+    let _ = Registry::default().with(layer.with_filter(ours)).try_init();
 }
 
 fn read(path: &Path) -> Result<String> {

@@ -209,7 +209,7 @@ impl Assessment {
     /// The alerts cannot be written.
     pub fn settle(&self, plan: &Plan, alerts: &Alerts, now: DateTime<Utc>) -> Result<Vec<Step>> {
         let recipients: Vec<String> = plan.email.iter().flat_map(|email| &email.to).map(ToString::to_string).collect();
-        let remind_every = plan.email.as_ref().map_or(Duration::MAX, |email| email.remind_every);
+        let remind_every = plan.email.as_ref().map(|email| email.remind_every);
         let machine = machine();
         let looked_at = |key: &str| self.looked_at.iter().any(|prefix| key.starts_with(prefix.as_str()));
         let steps = alerts.settle(&recipients, now, |known| {

@@ -96,9 +96,9 @@ mod tests {
     #[test]
     fn changes_of_the_clocks() {
         let gap = told(Note::Gap);
-        assert_eq!(ask(1, 1, "2026-03-28T12:00:00Z", "2026-03-29T12:00:00Z"), rows(&[("a", "29 01:00", gap), ("b", "29 01:00", gap)]));
+        assert_eq!(ask(1, 2, "2026-03-28T12:00:00Z", "2026-03-29T12:00:00Z"), rows(&[("a", "29 01:00", gap), ("b", "29 01:00", gap)]));
         let fold = told(Note::Fold);
-        assert_eq!(ask(1, 1, "2026-10-24T12:00:00Z", "2026-10-25T12:00:00Z"), rows(&[("a", "25 00:00", fold), ("b", "25 00:30", fold)]));
+        assert_eq!(ask(1, 2, "2026-10-24T12:00:00Z", "2026-10-25T12:00:00Z"), rows(&[("a", "25 00:00", fold), ("b", "25 00:30", fold)]));
     }
 
     #[test]

@@ -417,10 +417,12 @@ mod tests {
     #[test]
     fn never() {
         let start = utc("2026-01-01 00:00");
+        // The file refuses them; here they must not hang.
+        let never = |text: &str| Schedule { text: text.to_owned(), cron: croner::parser::CronParser::new().parse(text).unwrap() };
         for text in ["0 0 30 2 *", "0 * 31 4,6,9,11 *"] {
-            assert_eq!(next(&schedule(text), Berlin, start), None, "{text}");
+            assert_eq!(next(&never(text), Berlin, start), None, "{text}");
         }
-        assert_eq!(latest(&schedule("0 0 30 2 *"), Berlin, start, utc("2035-01-01 00:00")), None);
+        assert_eq!(latest(&never("0 0 30 2 *"), Berlin, start, utc("2035-01-01 00:00")), None);
     }
 
     #[test]
@@ -482,7 +484,6 @@ mod tests {
             ("10 2 * * *", Lord_Howe, "2026-10-03 15:30", Some(Note::Gap)),
             ("0 2 * * *", Apia, "2011-12-30 10:00", Some(Note::Gap)),
             ("0 2 * * *", Apia, "2011-12-30 12:00", None),
-            ("0 0 30 2 *", Berlin, "2026-03-29 01:00", None),
         ] {
             assert_eq!(note(&schedule(text), zone, utc(slot)), expected, "{text} in {zone} at {slot}");
         }
