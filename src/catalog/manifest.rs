@@ -52,7 +52,13 @@ pub struct Manifest {
     pub signature: Option<serde_json::Value>,
     /// Program and version.
     pub generator: String,
+    /// The names that another tool gave to the dumps; of our own there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adopted_from: Vec<String>,
 }
+
+/// The version of what nobody noted.
+pub const UNKNOWN: &str = "unknown";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Globals {

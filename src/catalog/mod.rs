@@ -2,6 +2,7 @@
 //! the truth; nothing here is kept anywhere else.
 
 pub mod entry;
+pub mod foreign;
 pub mod id;
 pub mod manifest;
 pub mod proof;

@@ -1,5 +1,7 @@
 //! `list` and `history`
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
@@ -9,7 +11,10 @@ use super::session::{Session, Uses, runtime};
 use crate::catalog::{Catalog, Entry, Rung};
 use crate::config::Plan;
 use crate::error::{Error, Kind, Result, exit};
+use crate::host::clock;
+use crate::job::prune::{self, Reasons};
 use crate::job::stores;
+use crate::retain::policy::TIERS;
 use crate::state::{History, State};
 
 #[derive(Serialize)]
@@ -19,7 +24,7 @@ struct Row<'a> {
     label: String,
     taken_at: DateTime<Utc>,
     rung: Rung,
-    tiers: Vec<String>,
+    tiers: Vec<&'static str>,
     pinned: bool,
     narrow: bool,
     bytes: u64,
@@ -64,13 +69,14 @@ pub fn catalog(plan: &Plan, backup: Option<&str>) -> Result<Catalog> {
 pub fn list(session: &Session, backup: Option<&str>) -> Done {
     let opened = session.open(Uses::None)?;
     let catalog = catalog(&opened.plan, backup)?;
+    let reasons = prune::reasons(&opened.plan, &catalog, clock::now());
     if session.json {
-        let rows: Vec<Row<'_>> = catalog.entries.iter().map(row).collect();
+        let rows: Vec<Row<'_>> = catalog.entries.iter().map(|entry| row(entry, tiers(&reasons, entry))).collect();
         output::json(&rows)?;
     } else if catalog.entries.is_empty() {
         output::text("no backups yet; pgvigil run BACKUP makes one\n")?;
     } else {
-        let mut table = output::table(&["ID", "TAKEN (UTC)", "RUNG", "SIZE", "RAW", "DATABASES", "STORES", ""]);
+        let mut table = output::table(&["ID", "TAKEN (UTC)", "RUNG", "SIZE", "RAW", "DATABASES", "STORES", "TIERS", ""]);
         for entry in &catalog.entries {
             let manifest = &entry.manifest;
             let stores: Vec<&str> = entry.copies.keys().map(String::as_str).collect();
@@ -84,6 +90,7 @@ pub fn list(session: &Session, backup: Option<&str>) -> Done {
                 output::size(manifest.raw_bytes()),
                 crate::host::printable(&manifest.databases.join(", ")),
                 stores.join(", "),
+                tiers(&reasons, entry).join(" "),
                 marks.join(", "),
             ]);
         }
@@ -92,14 +99,23 @@ pub fn list(session: &Session, backup: Option<&str>) -> Done {
     Ok(if catalog.unreadable.is_empty() { exit::OK } else { exit::PROBLEMS })
 }
 
-fn row(entry: &Entry) -> Row<'_> {
+/// The tiers that a backup fills in any of its stores.
+fn tiers(reasons: &Reasons, entry: &Entry) -> Vec<&'static str> {
+    let filled = |tier: &&str| {
+        let mut all = reasons.get(&entry.id).into_iter().flat_map(BTreeMap::values).flatten();
+        all.any(|reason| reason.tier() == Some(tier))
+    };
+    TIERS.into_iter().filter(filled).collect()
+}
+
+fn row<'a>(entry: &'a Entry, tiers: Vec<&'static str>) -> Row<'a> {
     Row {
         id: entry.id.to_string(),
         backup: &entry.id.backup,
         label: entry.id.label.to_string(),
         taken_at: entry.manifest.taken_at,
         rung: entry.rung(),
-        tiers: Vec::new(),
+        tiers,
         pinned: entry.pinned,
         narrow: entry.manifest.narrow,
         bytes: entry.manifest.bytes(),

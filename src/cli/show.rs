@@ -8,7 +8,8 @@ use super::output;
 use super::session::{Session, Uses};
 use super::{Done, list};
 use crate::catalog::{Manifest, Proof, Rung, Wanted};
-use crate::host::printable;
+use crate::host::{clock, printable};
+use crate::job::prune;
 
 #[derive(Serialize)]
 struct Shown<'a> {
@@ -23,6 +24,8 @@ struct Shown<'a> {
 struct Copy<'a> {
     name: &'a str,
     rung: Rung,
+    /// Why retention keeps this copy, or that it does not; empty where no section of the file speaks of it.
+    reasons: Vec<String>,
     proofs: &'a [Proof],
 }
 
@@ -31,7 +34,14 @@ pub fn show(session: &Session, id: &str) -> Done {
     let opened = session.open(Uses::None)?;
     let catalog = list::catalog(&opened.plan, Some(&wanted.backup))?;
     let entry = catalog.find(&wanted)?;
-    let copies = entry.copies.iter().filter_map(|(name, proofs)| Some(Copy { name, rung: entry.rung_in(name)?, proofs })).collect();
+    let reasons = prune::reasons(&opened.plan, &catalog, clock::now());
+    let reasons_in = |store: &str| {
+        let told = reasons.get(&entry.id).and_then(|stores| stores.get(store));
+        told.into_iter().flatten().map(ToString::to_string).collect()
+    };
+    let copies =
+        entry.copies.iter().filter_map(|(name, proofs)| Some(Copy { name, rung: entry.rung_in(name)?, reasons: reasons_in(name), proofs }));
+    let copies = copies.collect();
     let shown = Shown { manifest: &entry.manifest, rung: entry.rung(), pinned: entry.pinned, stores: copies };
     if session.json { output::json(&shown) } else { output::text(&page(&shown)) }
 }
@@ -65,6 +75,13 @@ fn page(shown: &Shown<'_>) -> String {
         line("narrow", printable(&format!("contents {:?} {}", manifest.contents, parts.join("; ")).to_lowercase()));
     }
     line("pinned", if shown.pinned { "yes" } else { "no" }.to_owned());
+    for copy in &shown.stores {
+        let why = if copy.reasons.is_empty() { "no section of the file prunes it".to_owned() } else { copy.reasons.join(", ") };
+        line("kept", format!("in {}: {why}", copy.name).replace("expired", "expired, the next prune deletes it"));
+    }
+    if !manifest.adopted_from.is_empty() {
+        line("adopted", format!("from {}", printable(&manifest.adopted_from.join(", "))));
+    }
     if manifest.globals.is_some_and(|globals| globals.no_role_passwords) {
         line("globals", "without the passwords of the roles".to_owned());
     }

@@ -280,6 +280,7 @@ impl Making<'_> {
             encryption: None,
             signature: None,
             generator: crate::GENERATOR.to_owned(),
+            adopted_from: Vec::new(),
         }
     }
 
@@ -289,7 +290,7 @@ impl Making<'_> {
             databases,
             reached: &server.reached,
             user: &server.facts.user,
-            is_superuser: server.facts.is_superuser,
+            is_superuser: Some(server.facts.is_superuser),
             maintenance_database: server.maintenance_database(),
         });
         let packed = dump::put(upload, RESTORE_PAGE, Bytes::from(text)).await?;

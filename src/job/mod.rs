@@ -1,5 +1,6 @@
 //! due -> Run: what composes the stages.
 
+pub mod adopt;
 pub mod assess;
 pub mod dump;
 pub mod make;

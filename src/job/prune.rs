@@ -1,6 +1,8 @@
 //! Retention carried out: the plan with its reasons first, then its application, in each store by
 //! itself.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 
 use crate::catalog::{Catalog, Id};
@@ -11,7 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::host::clock;
 use crate::job::{stores, verify};
 use crate::retain::doubt::{self, Doubt};
-use crate::retain::policy::{self, Candidate, Verdict};
+use crate::retain::policy::{self, Candidate, Reason, Verdict};
 use crate::state::{Alerts, History};
 use crate::store::{Store, catalog_of};
 
@@ -61,6 +63,23 @@ pub fn trust_the_clock(alerts: &Alerts) -> Result<()> {
         Some(reading) => alerts.watch_clock(reading.wall, |_| doubt::observe(None, &reading)).map(drop),
         None => Ok(()),
     }
+}
+
+/// Why retention keeps each backup, or that it does not, by the stores of its section.
+pub type Reasons = BTreeMap<Id, BTreeMap<Name, Vec<Reason>>>;
+
+/// What retention says of all that is in the catalog. Backups that the file no longer knows are
+/// never pruned, and not in here.
+pub fn reasons(plan: &Plan, catalog: &Catalog, now: DateTime<Utc>) -> Reasons {
+    let mut reasons = Reasons::new();
+    for backup in plan.backups.values() {
+        for store in &backup.stores {
+            for verdict in judge(plan, backup, store, catalog, now).verdicts {
+                reasons.entry(verdict.id).or_default().insert(store.clone(), verdict.reasons);
+            }
+        }
+    }
+    reasons
 }
 
 /// Judges the copies of a backup in every store of it that this version can read.

@@ -166,7 +166,11 @@ pub fn find<'a>(plan: &'a Plan, name: &str) -> Result<&'a Backup> {
     })
 }
 
-fn refuse_not_yet(plan: &Plan, backup: &Name) -> Result<()> {
+/// Refuses what this version cannot do for a backup.
+///
+/// # Errors
+/// The file asks for it.
+pub fn refuse_not_yet(plan: &Plan, backup: &Name) -> Result<()> {
     match plan.not_yet.iter().find(|key| key.blocks(backup)) {
         Some(key) => Err(Error::new(
             Kind::NotYet,

@@ -144,7 +144,7 @@ pub async fn point_latest(store: &dyn Store, name: &str, backup: &str) -> Result
 ///
 /// # Errors
 /// Nothing here reads its archives.
-async fn archive_host(plan: &Plan, manifest: &Manifest) -> Result<Arc<dyn Host>> {
+pub async fn archive_host(plan: &Plan, manifest: &Manifest) -> Result<Arc<dyn Host>> {
     if let Some(server) = plan.servers.get(manifest.server.as_str()) {
         if let Place::Container { container, docker, via: Via::Exec } = &server.place {
             let host = DockerHost::connect(docker.as_deref(), container).await?;
@@ -155,9 +155,13 @@ async fn archive_host(plan: &Plan, manifest: &Manifest) -> Result<Arc<dyn Host>>
             return Ok(Arc::new(LocalHost { bin_dir: server.bin_dir.clone() }));
         }
     }
-    let major = parse_version(&manifest.client_version).map_or(0, |(major, _)| major);
     let found = tokio::task::spawn_blocking(programs::find).await.unwrap_or_default();
-    Ok(Arc::new(LocalHost { bin_dir: programs::choose(&found, major)? }))
+    let bin_dir = match parse_version(&manifest.client_version) {
+        Some((major, _)) => programs::choose(&found, major)?,
+        // The newest reads what any older one wrote.
+        None => programs::any(&found),
+    };
+    Ok(Arc::new(LocalHost { bin_dir }))
 }
 
 /// Reads every archive to its end by `pg_restore`; what is wrong with one goes to the errors.

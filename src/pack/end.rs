@@ -40,6 +40,11 @@ impl EndWatch {
         }
     }
 
+    /// Whether the text goes to another database by itself: made with `--create`, or of a cluster.
+    pub fn connects(&self) -> bool {
+        matches!(self, EndWatch::Plain(watch) if watch.connects)
+    }
+
     /// What was seen.
     ///
     /// # Errors
@@ -92,6 +97,7 @@ enum State {
 }
 
 /// The reader of plain dumps.
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that was met, or not")]
 pub struct PlainWatch {
     state: State,
     /// Bytes that could not be judged before more of them came.
@@ -106,6 +112,8 @@ pub struct PlainWatch {
     restrict_key: Option<Vec<u8>>,
     /// Whether `\unrestrict` with that key was met since.
     unrestricted: bool,
+    /// Whether `\connect` was met.
+    connects: bool,
     meta: Vec<u8>,
     line_start: bool,
     /// The byte before, outside of quotes: `E` in front of a quote, a letter in front of a dollar.
@@ -125,6 +133,7 @@ impl Default for PlainWatch {
             tail: Vec::new(),
             restrict_key: None,
             unrestricted: false,
+            connects: false,
             meta: Vec::new(),
             line_start: true,
             before: b'\n',
@@ -397,6 +406,8 @@ impl PlainWatch {
             self.restrict_key.get_or_insert_with(|| key.to_vec());
         } else if let Some(key) = self.meta.strip_prefix(b"unrestrict ") {
             self.unrestricted |= self.restrict_key.as_deref() == Some(key);
+        } else if [b"connect".as_slice(), b"c"].contains(&self.meta.split(u8::is_ascii_whitespace).next().unwrap_or_default()) {
+            self.connects = true;
         }
         self.state = State::Sql;
         self.line_start = true;

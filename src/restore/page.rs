@@ -4,6 +4,7 @@
 use std::fmt::Write;
 
 use super::properties;
+use crate::catalog::manifest::UNKNOWN;
 use crate::catalog::{FileEntry, Manifest, Role};
 use crate::config::file::{Contents, Format};
 use crate::host::printable;
@@ -15,12 +16,13 @@ use crate::postgres::server::{Database, Reached};
 /// What the page is made of.
 pub struct Facts<'a> {
     pub manifest: &'a Manifest,
-    /// In the order of the manifest's names.
+    /// What is known of the databases of the manifest; of an adopted dump nothing is.
     pub databases: &'a [Database],
     pub reached: &'a Reached,
-    /// The role that made the backup.
+    /// The role that made the backup, or the one that the file names.
     pub user: &'a str,
-    pub is_superuser: bool,
+    /// `None`: the server was not asked.
+    pub is_superuser: Option<bool>,
     pub maintenance_database: &'a str,
 }
 
@@ -38,8 +40,8 @@ pub fn page(facts: &Facts<'_>) -> String {
     if globals(&mut text, facts) {
         step += 1;
     }
-    for database in facts.databases {
-        restore(&mut text, facts, database, step);
+    for name in &facts.manifest.databases {
+        restore(&mut text, facts, name, step);
         step += 1;
     }
     text
@@ -53,20 +55,22 @@ fn head(text: &mut String, facts: &Facts<'_>) {
         Format::Custom => "custom archive of pg_dump",
         Format::Directory => "directory archive of pg_dump",
     };
+    let (server, client) = (printable(&manifest.server_version), printable(&manifest.client_version));
     let _ = write!(
         text,
-        "# Restore {}\n\n\
-        A backup of {} taken at {} from PostgreSQL {} with pg_dump {}, as {format}. \
-        Restore it with client programs of version {} or newer, into a server of version {} or newer. \
-        Run the blocks below in bash, in this folder, from the top.\n\n",
+        "# Restore {}\n\nA backup of {} taken at {} from PostgreSQL {server} with pg_dump {client}, as {format}. ",
         manifest.id,
         names.join(", "),
         manifest.taken_at.format("%Y-%m-%d %H:%M:%S UTC"),
-        printable(&manifest.server_version),
-        printable(&manifest.client_version),
-        printable(&manifest.client_version),
-        major(&manifest.server_version),
     );
+    if manifest.server_version == UNKNOWN || manifest.client_version == UNKNOWN {
+        text.push_str("Restore it with client programs and into a server of its version or newer. ");
+    } else {
+        let major = major(&manifest.server_version);
+        let _ = write!(text, "Restore it with client programs of version {client} or newer, into a server of version {major} or newer. ");
+    }
+    text.push_str("Run the blocks below in bash, in this folder, from the top.\n\n");
+    adopted(text, manifest);
     if newer_client(manifest) {
         let _ = write!(
             text,
@@ -78,10 +82,26 @@ fn head(text: &mut String, facts: &Facts<'_>) {
     }
 }
 
+/// Dumps of another tool: what is not known of them.
+fn adopted(text: &mut String, manifest: &Manifest) {
+    if manifest.adopted_from.is_empty() {
+        return;
+    }
+    let names: Vec<String> = manifest.adopted_from.iter().map(|name| format!("`{}`", inline(name))).collect();
+    let _ = write!(
+        text,
+        "**Adopted.** Another tool made it and named it {}; the time above is that of the name. With which options it was dumped, \
+        and whether all of the database is in it, is not known. If it holds `DROP` statements (`--clean`), the restore below stops at \
+        the first thing that is not there: leave out the stop at errors then, and read what is said instead.\n\n",
+        names.join(", "),
+    );
+}
+
 /// Whether the dump's preamble sets `transaction_timeout`, which came with 17, for an older server.
 pub fn newer_client(manifest: &Manifest) -> bool {
-    let of = |version: &str| parse_version(version).map_or(0, |(major, _)| major);
-    of(&manifest.client_version) >= 17 && of(&manifest.server_version) < 17
+    // A version that is not known is 0.
+    let (client, server) = (major(&manifest.client_version), major(&manifest.server_version));
+    client >= 17 && (1..17).contains(&server)
 }
 
 fn major(version: &str) -> u32 {
@@ -144,14 +164,21 @@ fn reach(text: &mut String, facts: &Facts<'_>) {
         "## 2. Say where to\n\n\
         Change these lines to restore elsewhere. If the server asks for a password, `export PGPASSWORD=...` first.\n\n",
     );
-    if !facts.is_superuser {
-        let _ = write!(
-            text,
-            "The backup was made as `{}`, who is no superuser and may not create everything that is in it. Restore as one who may.\n\n",
-            inline(facts.user)
-        );
+    match facts.is_superuser {
+        Some(true) => {}
+        Some(false) => {
+            let _ = write!(
+                text,
+                "The backup was made as `{}`, who is no superuser and may not create everything that is in it. Restore as one who may.\n\n",
+                inline(facts.user)
+            );
+        }
+        None => text.push_str(
+            "They name the server of the file at the time when the dump was adopted; it was not asked. Restore as a superuser, \
+            or as one who may create everything that is in the dump.\n\n",
+        ),
     }
-    let user = shell(if facts.is_superuser { facts.user } else { "postgres" });
+    let user = shell(restorer(facts));
     text.push_str("```sh\n");
     match facts.reached {
         Reached::Container(container) => {
@@ -172,6 +199,11 @@ fn reach(text: &mut String, facts: &Facts<'_>) {
     text.push_str("```\n\n");
 }
 
+/// The role that restores.
+fn restorer<'a>(facts: &Facts<'a>) -> &'a str {
+    if facts.is_superuser == Some(false) { "postgres" } else { facts.user }
+}
+
 /// False if the backup has none.
 fn globals(text: &mut String, facts: &Facts<'_>) -> bool {
     let Some(file) = facts.manifest.files.iter().find(|file| file.role == Role::Globals) else {
@@ -183,7 +215,7 @@ fn globals(text: &mut String, facts: &Facts<'_>) -> bool {
         Into a server that has them already, skip this, or expect \"already exists\" for each. \
         Passwords of roles become those of the backup, also that of `{}`.\n\n\
         ```sh\n{} | pg psql -X -w -d {}\n```\n\n",
-        inline(if facts.is_superuser { facts.user } else { "postgres" }),
+        inline(restorer(facts)),
         unpack(file),
         shell(&conninfo(facts.maintenance_database)),
     );
@@ -214,10 +246,11 @@ fn suffixed(name: &str, suffix: &str) -> String {
     format!("{}{suffix}", &name[..end])
 }
 
-fn restore(text: &mut String, facts: &Facts<'_>, database: &Database, step: usize) {
+fn restore(text: &mut String, facts: &Facts<'_>, name: &str, step: usize) {
     let manifest = facts.manifest;
-    let target = restored_name(&database.name);
-    let _ = write!(text, "## {step}. Restore `{}`\n\n", inline(&database.name));
+    let known = facts.databases.iter().find(|database| database.name == name);
+    let target = restored_name(name);
+    let _ = write!(text, "## {step}. Restore `{}`\n\n", inline(name));
     let maintenance = shell(&conninfo(facts.maintenance_database));
     let into = shell(&conninfo(&target));
     if manifest.contents == Contents::Data {
@@ -228,21 +261,31 @@ fn restore(text: &mut String, facts: &Facts<'_>, database: &Database, step: usiz
             inline(&target)
         );
     } else {
-        let create = properties::create(database, &target, major(&manifest.server_version));
+        let create = match known {
+            Some(database) => properties::create(database, &target, major(&manifest.server_version)),
+            None => properties::create_as_usual(&target),
+        };
+        let locale = match known {
+            Some(_) => "The locale must be known to the target's system.",
+            None => {
+                "Nobody noted its encoding and locale: those below are the usual ones of the server. Compare with the live one \
+                (`\\l` in psql), and add `ENCODING` and `LOCALE` where it differs."
+            }
+        };
         let _ = write!(
             text,
-            "It goes into a new database, `{}`, beside the live one. The locale must be known to the target's system.\n\n\
+            "It goes into a new database, `{}`, beside the live one. {locale}\n\n\
             ```sh\npg psql -X -w -v ON_ERROR_STOP=1 -d {maintenance} -c {}\n```\n\n",
             inline(&target),
             shell(&create),
         );
-        surroundings(text, manifest, &shell(&conninfo(&database.name)), &into);
+        surroundings(text, manifest, &shell(&conninfo(name)), &into);
     }
     if is_all_but_some(manifest) {
         text.push_str("Errors about what refers to the tables that were left out are to be expected; no others.\n\n");
     }
     let files: Vec<&FileEntry> =
-        manifest.files.iter().filter(|file| file.role == Role::Dump && file.database.as_deref() == Some(&database.name)).collect();
+        manifest.files.iter().filter(|file| file.role == Role::Dump && file.database.as_deref() == Some(name)).collect();
     text.push_str("```sh\n");
     if manifest.contents == Contents::Data {
         text.push_str("export PGOPTIONS='-c session_replication_role=replica'\n");
@@ -255,16 +298,22 @@ fn restore(text: &mut String, facts: &Facts<'_>, database: &Database, step: usiz
     }
     text.push_str("```\n\n");
     let _ = write!(text, "Statistics for the planner:\n\n```sh\npg psql -X -w -v ON_ERROR_STOP=1 -d {into} -c ANALYZE\n```\n\n");
-    if manifest.contents != Contents::Data {
-        text.push_str("Owner, privileges, settings and comment of the database itself:\n\n```sh\n");
-        for statement in properties::apply(database, &target) {
-            let _ = writeln!(text, "pg psql -X -w -v ON_ERROR_STOP=1 -d {maintenance} -c {}", shell(&statement));
+    match known {
+        Some(database) if manifest.contents != Contents::Data => {
+            text.push_str("Owner, privileges, settings and comment of the database itself:\n\n```sh\n");
+            for statement in properties::apply(database, &target) {
+                let _ = writeln!(text, "pg psql -X -w -v ON_ERROR_STOP=1 -d {maintenance} -c {}", shell(&statement));
+            }
+            text.push_str("```\n\n");
         }
-        text.push_str("```\n\n");
+        Some(_) => {}
+        None => text.push_str(
+            "Owner, privileges, settings and comment of the database itself are in no dump, and nobody noted them: set them as the live one has them.\n\n",
+        ),
     }
     if !manifest.narrow {
-        let (live, restored) = (identifier_on_one_line(&database.name), identifier_on_one_line(&target));
-        let old = identifier_on_one_line(&suffixed(&database.name, "_old"));
+        let (live, restored) = (identifier_on_one_line(name), identifier_on_one_line(&target));
+        let old = identifier_on_one_line(&suffixed(name, "_old"));
         let _ = write!(
             text,
             "When it is right, let it take the place of the live one, in psql connected to `{}`. The sessions of the live one end:\n\n\
@@ -273,7 +322,7 @@ fn restore(text: &mut String, facts: &Facts<'_>, database: &Database, step: usiz
             ALTER DATABASE {live} RENAME TO {old};\nALTER DATABASE {restored} RENAME TO {live};\n```\n\n\
             The former one is {old} then: `ALTER DATABASE {old} ALLOW_CONNECTIONS true` to look into it, `DROP DATABASE {old}` when nobody misses it.\n\n",
             inline(facts.maintenance_database),
-            literal_on_one_line(&database.name),
+            literal_on_one_line(name),
         );
     }
 }

@@ -40,6 +40,11 @@ pub fn create(database: &Database, name: &str, server_major: u32) -> String {
     sql
 }
 
+/// `CREATE DATABASE` where nothing of the source is known.
+pub fn create_as_usual(name: &str) -> String {
+    format!("CREATE DATABASE {} TEMPLATE template0", identifier(name))
+}
+
 /// What is set at the end: owner, privileges, settings, comment.
 pub fn apply(database: &Database, name: &str) -> Vec<String> {
     let target = identifier(name);

@@ -50,6 +50,9 @@ pub enum Reason {
     Expired,
 }
 
+/// The tiers, in the order in which they are shown.
+pub const TIERS: [&str; 6] = ["last", "within", "daily", "weekly", "monthly", "yearly"];
+
 impl Reason {
     /// The tier that it fills, as `list` names it.
     pub fn tier(&self) -> Option<&'static str> {

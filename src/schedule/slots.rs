@@ -102,7 +102,7 @@ fn next_fixed(cron: &Cron, zone: Tz, after: DateTime<Utc>) -> Option<DateTime<Ut
 }
 
 /// The first moment at which the local clock shows this time or a later one.
-fn first_reached(zone: Tz, local: NaiveDateTime) -> Option<DateTime<Utc>> {
+pub fn first_reached(zone: Tz, local: NaiveDateTime) -> Option<DateTime<Utc>> {
     let (local, offset) = match zone.offset_from_local_datetime(&local) {
         MappedLocalTime::Single(offset) | MappedLocalTime::Ambiguous(offset, _) => (local, offset),
         // A gap begins and ends at the same moment.

@@ -301,9 +301,12 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC).open(path)
 }
 
-/// Reads a file ahead of whoever takes its bytes.
 async fn reader(path: PathBuf) -> Result<Reader> {
-    let file = blocking(move || open(&path).map_err(|error| failed("read", &path, &error))).await?;
+    blocking(move || open(&path).map_err(|error| failed("read", &path, &error))).await.map(read_ahead)
+}
+
+/// Reads a file from where it stands, ahead of whoever takes its bytes.
+pub(super) fn read_ahead(file: File) -> Reader {
     // What is proven is the disk, not the page cache. Only a wish: a file system may keep it.
     let _ = nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     let _ = nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
@@ -324,7 +327,7 @@ async fn reader(path: PathBuf) -> Result<Reader> {
         }
     });
     let stream = futures_util::stream::unfold(blocks, |mut blocks| async move { Some((blocks.recv().await?, blocks)) });
-    Ok(Box::new(StreamReader::new(Box::pin(stream))))
+    Box::new(StreamReader::new(Box::pin(stream)))
 }
 
 struct LocalUpload {

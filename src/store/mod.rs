@@ -6,6 +6,7 @@ mod contract;
 pub mod local;
 #[cfg(test)]
 mod memory;
+pub mod original;
 
 use std::path::{Path, PathBuf};
 

@@ -23,12 +23,61 @@ pub enum Source {
 /// How much is read of `pg_restore` at a time, in bytes.
 const READ_BYTES: usize = 256 * 1024;
 
+/// How much of a list is its header, in bytes at most.
+const HEAD_BYTES: usize = 4 * 1024;
+
 /// Reads an archive to its end by `pg_restore`. The inner result says what is wrong with it.
 ///
 /// # Errors
 /// There is no `pg_restore`, or it could not be run: nothing is known of the archive.
 pub async fn read(host: &dyn Host, source: Source) -> Result<Result<Seen, String>> {
-    let mut args = vec!["--file=-".to_owned()];
+    let (mut process, feeding) = start(host, "--file=-", source).await?;
+    let seen = judge(&mut process).await;
+    if let Some(feeding) = feeding {
+        feeding.abort();
+    }
+    seen
+}
+
+/// What an archive says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Header {
+    pub database: Option<String>,
+    pub server_version: Option<String>,
+    pub client_version: Option<String>,
+}
+
+/// Reads the first lines of `pg_restore --list`. They prove nothing.
+///
+/// # Errors
+/// There is no `pg_restore`, or it makes nothing of it.
+pub async fn header(host: &dyn Host, source: Source) -> Result<Header> {
+    let (mut process, feeding) = start(host, "--list", source).await?;
+    let (mut head, mut block) = (Vec::new(), vec![0; READ_BYTES]);
+    while let Ok(read @ 1..) = process.stdout.read(&mut block).await {
+        let room = HEAD_BYTES.saturating_sub(head.len());
+        head.extend_from_slice(&block[..read.min(room)]);
+    }
+    if let Some(feeding) = feeding {
+        feeding.abort();
+    }
+    let exit = process.running.wait().await?;
+    if !exit.is_success() {
+        return Err(explain("pg_restore", exit, &process.stderr.text()));
+    }
+    let head = String::from_utf8_lossy(&head);
+    let field = |key: &str| head.lines().find_map(|line| line.strip_prefix(&format!(";     {key}: "))).map(str::to_owned);
+    Ok(Header {
+        database: field("dbname"),
+        server_version: field("Dumped from database version"),
+        client_version: field("Dumped by pg_dump version"),
+    })
+}
+
+type Feeding = Option<tokio::task::JoinHandle<()>>;
+
+async fn start(host: &dyn Host, way: &str, source: Source) -> Result<(Process, Feeding)> {
+    let mut args = vec![way.to_owned()];
     if let Source::Folder(folder) = &source {
         args.push(folder.display().to_string());
     }
@@ -43,11 +92,7 @@ pub async fn read(host: &dyn Host, source: Source) -> Result<Result<Seen, String
         })),
         _ => None,
     };
-    let seen = judge(&mut process).await;
-    if let Some(feeding) = feeding {
-        feeding.abort();
-    }
-    seen
+    Ok((process, feeding))
 }
 
 async fn judge(process: &mut Process) -> Result<Result<Seen, String>> {

@@ -13,6 +13,7 @@
 mod common;
 mod support;
 
+mod adopt;
 mod commands;
 mod config;
 mod export;

@@ -45,7 +45,7 @@ lines(sort, line) as (
 select sort || ': ' || replace(line, E'\n', '\n') from lines order by sort || line collate "C"
 "#;
 
-fn fingerprint(server: Server, database: &str, leave_out: &[&str]) -> Vec<String> {
+pub fn fingerprint(server: Server, database: &str, leave_out: &[&str]) -> Vec<String> {
     lines(&server.sql(database, FINGERPRINT), leave_out)
 }
 
@@ -54,7 +54,7 @@ fn lines(text: &str, leave_out: &[&str]) -> Vec<String> {
 }
 
 #[track_caller]
-fn same(what: &str, source: &[String], restored: &[String]) {
+pub fn same(what: &str, source: &[String], restored: &[String]) {
     let lost: Vec<&String> = source.iter().filter(|line| !restored.contains(line)).collect();
     let found: Vec<&String> = restored.iter().filter(|line| !source.contains(line)).collect();
     assert!(lost.is_empty() && found.is_empty() && source.len() == restored.len(), "{what}: lost {lost:#?}, found {found:#?}");
@@ -83,7 +83,7 @@ fn blocks(page: &str) -> Vec<String> {
 /// Copies the folder of a backup to where nothing else of the store is, and runs the page there.
 /// A person stops at the first line that fails; so does this. `edit` is what a person changes.
 #[track_caller]
-fn follow(world: &World, id: &str, major: u32, edit: impl Fn(String) -> String) {
+pub fn follow(world: &World, id: &str, major: u32, edit: impl Fn(String) -> String) {
     let elsewhere = world.path("elsewhere");
     let _ = std::fs::remove_dir_all(&elsewhere);
     let copied = Command::new("cp").args(["-r", "--"]).arg(world.folder(id)).arg(&elsewhere).status().unwrap();
@@ -108,12 +108,12 @@ fn follow(world: &World, id: &str, major: u32, edit: impl Fn(String) -> String) 
     assert!(untold.is_empty(), "{untold:#?} in\n{said}");
 }
 
-fn as_it_stands(block: String) -> String {
+pub fn as_it_stands(block: String) -> String {
     block
 }
 
 /// The database that the page makes; dropped at the end.
-fn restored(database: &Database) -> Database {
+pub fn restored(database: &Database) -> Database {
     Database { server: database.server, name: format!("{}_restored", database.name) }
 }
 

@@ -1,0 +1,583 @@
+//! Dumps that another tool left, copied into a store and so into the catalog: with the bytes that
+//! they have, under the time of their name, watched for their end and read back as our own are.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+use bytes::{Bytes, BytesMut};
+use chrono::{DateTime, Utc};
+use sha2::{Digest, Sha256};
+use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc;
+use tokio_util::io::StreamReader;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::foreign::ForeignName;
+use crate::catalog::id::dump_stem;
+use crate::catalog::manifest::{RESTORE_PAGE, UNKNOWN};
+use crate::catalog::{Catalog, FileEntry, Id, Label, Manifest, Role, Rung};
+use crate::config::Plan;
+use crate::config::file::Format;
+use crate::config::plan::{Backup, Place, StoreKind, Which};
+use crate::error::{Error, Kind, Result};
+use crate::host::{clock, printable, secret};
+use crate::job::progress::Progress;
+use crate::job::verify::Opened;
+use crate::job::{assess, dump, run, stores, verify};
+use crate::pack::codec::Codec;
+use crate::pack::end::EndWatch;
+use crate::pack::packer::{Meter, Packed, hex};
+use crate::pack::unpacker::unpack;
+use crate::postgres::programs::parse_version;
+use crate::postgres::server::Reached;
+use crate::restore::page;
+use crate::schedule::slots;
+use crate::state::{Outcome, State};
+use crate::store::original::Original;
+use crate::store::{FileWriter, Store, Upload};
+use crate::verify::archive::{self, Source};
+use crate::verify::read_back::HashingReader;
+
+/// A file that somebody wants to be adopted.
+pub struct Wanted {
+    pub path: PathBuf,
+    pub original: Result<Original>,
+}
+
+/// What became of it.
+#[derive(Debug, Clone)]
+pub struct Adopted {
+    pub path: PathBuf,
+    /// `None` if it is not in the store.
+    pub id: Option<Id>,
+    /// `skipped`: it was there already.
+    pub outcome: Outcome,
+    pub rung: Option<Rung>,
+    pub error: Option<Error>,
+    /// What could not be looked at.
+    pub notes: Vec<String>,
+}
+
+/// How much is read at a time, in bytes.
+const READ_BYTES: usize = 512 * 1024;
+
+/// How far the beginning of a dump is looked at for its versions, in bytes.
+const HEAD_BYTES: usize = 4 * 1024;
+
+/// Takes files into the primary store of a backup. What is wrong with one is said of it, and the
+/// others go on. Retention is not applied.
+///
+/// # Errors
+/// Nothing was begun: there is no such backup, a run of it holds the lock (`Busy`), or the store or
+/// `state_dir` cannot be opened.
+pub async fn adopt(
+    plan: &Plan,
+    backup: &str,
+    wanted: Vec<Wanted>,
+    progress: &Progress,
+    cancel: &CancellationToken,
+) -> Result<Vec<Adopted>> {
+    let backup = run::find(plan, backup)?;
+    run::refuse_not_yet(plan, &backup.name)?;
+    let databases = Databases::of(plan, backup)?;
+    let state = State::open(&plan.state_dir)?;
+    let Some(_lock) = state.lock(backup.name.as_str())? else {
+        return Err(Error::new(Kind::Busy, format!("a run of {} is under way", backup.name)).hint("wait for it, then adopt again"));
+    };
+    let store_name = backup.stores[0].as_str();
+    let store = stores::open(&plan.stores[store_name], state.owner())?;
+    store.sweep(backup.name.as_str()).await?;
+    let taken = store.taken(backup.name.as_str()).await?.into_iter().collect();
+    let mut adopting = Adopting { plan, backup, store: &*store, taken, progress, cancel, told: BTreeMap::new() };
+
+    let paths: Vec<PathBuf> = wanted.iter().map(|wanted| wanted.path.clone()).collect();
+    let now = clock::now();
+    let mut candidates = Vec::new();
+    for (nth, wanted) in wanted.into_iter().enumerate() {
+        match wanted.original.and_then(|original| candidate(nth, original, &databases, backup, now)) {
+            Ok(candidate) => candidates.push(candidate),
+            Err(error) => adopting.refuse(nth, error),
+        }
+    }
+    for together in in_groups(candidates) {
+        Box::pin(adopting.take(together)).await;
+    }
+    if let Err(error) = verify::point_latest(&*store, store_name, backup.name.as_str()).await {
+        tracing::warn!(%error, "cannot point `latest` at the newest backup");
+    }
+    let Adopting { mut told, .. } = adopting;
+    Ok(paths.into_iter().enumerate().filter_map(|(nth, path)| Some(Adopted { path, ..told.remove(&nth)? })).collect())
+}
+
+/// Whose dumps a backup takes.
+struct Databases {
+    /// `None`: whatever a name says.
+    own: Option<Vec<String>>,
+    /// Also those of the other backups: a longer name that fits is the one that is meant.
+    known: Vec<String>,
+}
+
+impl Databases {
+    fn of(plan: &Plan, backup: &Backup) -> Result<Self> {
+        let named = |backup: &Backup| match &backup.which {
+            Which::One(given) => {
+                let name = secret::resolve(&format!("backups.{}.database", backup.name), given)?;
+                Ok(Some(vec![name.reveal().to_owned()]))
+            }
+            Which::Named(names) => Ok(Some(names.clone())),
+            Which::All { .. } => Ok(None),
+        };
+        let known = plan.backups.values().filter_map(|backup| named(backup).ok()?).flatten().collect();
+        Ok(Databases { own: named(backup)?, known })
+    }
+
+    fn choose(&self, name: &ForeignName<'_>) -> Result<String> {
+        let Some(own) = &self.own else {
+            return Ok(name.database().to_owned());
+        };
+        match name.database_of(self.known.iter().map(String::as_str)) {
+            Some(database) if own.iter().any(|own| own == database) => Ok(database.to_owned()),
+            found => {
+                let other = found.unwrap_or_else(|| name.database());
+                Err(Error::new(Kind::Usage, format!("by its name it is of database {:?}", printable(other)))
+                    .hint(format!("this backup is of {}; adopt it into a backup of its own database", printable(&own.join(", ")))))
+            }
+        }
+    }
+}
+
+/// A file whose name fits.
+struct Candidate {
+    /// Of the files that were named.
+    nth: usize,
+    original: Original,
+    database: String,
+    label: Label,
+    format: Format,
+    ending: &'static str,
+}
+
+fn candidate(nth: usize, original: Original, databases: &Databases, backup: &Backup, now: DateTime<Utc>) -> Result<Candidate> {
+    let wrong = |why: String| {
+        Error::new(Kind::Usage, why)
+            .hint("a name must end like euem_db_20240115_020000.sql.gz: database, date and time, ending; copy it to such a name")
+    };
+    let text = original.name();
+    let name = ForeignName::parse(&text).map_err(wrong)?;
+    let database = databases.choose(&name)?;
+    let slot = slots::first_reached(backup.timezone, name.local)
+        .ok_or_else(|| wrong(format!("{} is no time in {}", name.local, backup.timezone)))?;
+    let label = Label::of(slot);
+    if label.to_string().parse() != Ok(label) {
+        return Err(wrong(format!("{} is no time of a backup", name.local)));
+    }
+    if slot > now {
+        return Err(Error::new(Kind::Usage, format!("by its name it is of the future: {} in {}", name.local, backup.timezone))
+            .hint("look at the clock of this machine, and at timezone in the file"));
+    }
+    let (format, ending) = (name.format, name.ending);
+    Ok(Candidate { nth, original, database, label, format, ending })
+}
+
+/// Dumps of several databases under one time are one backup.
+fn in_groups(candidates: Vec<Candidate>) -> Vec<Vec<Candidate>> {
+    let mut groups: Vec<Vec<Candidate>> = Vec::new();
+    let mut open: BTreeMap<Label, usize> = BTreeMap::new();
+    for candidate in candidates {
+        let at = open.get(&candidate.label).copied();
+        let fits = |group: &[Candidate]| group.iter().all(|other| other.database != candidate.database && other.format == candidate.format);
+        match at {
+            Some(at) if fits(&groups[at]) => groups[at].push(candidate),
+            // Another dump of the same database: it will find the first one there.
+            Some(_) => groups.push(vec![candidate]),
+            None => {
+                open.insert(candidate.label, groups.len());
+                groups.push(vec![candidate]);
+            }
+        }
+    }
+    groups
+}
+
+/// What keeps a backup from being made: of one of its files, or of all.
+struct Obstacle {
+    of: Option<usize>,
+    error: Error,
+}
+
+impl From<Error> for Obstacle {
+    fn from(error: Error) -> Self {
+        Obstacle { of: None, error }
+    }
+}
+
+/// A backup whose files are durable, under no name yet.
+struct Ready {
+    upload: Box<dyn Upload>,
+    manifest: Manifest,
+    opened: Opened,
+}
+
+struct Adopting<'a> {
+    plan: &'a Plan,
+    backup: &'a Backup,
+    store: &'a dyn Store,
+    /// Labels that are not free.
+    taken: BTreeSet<Label>,
+    progress: &'a Progress,
+    cancel: &'a CancellationToken,
+    /// What became of each, by its place.
+    told: BTreeMap<usize, Adopted>,
+}
+
+impl Adopting<'_> {
+    fn tell(&mut self, nth: usize, id: Option<&Id>, outcome: Outcome, rung: Option<Rung>, error: Option<Error>, notes: &[String]) {
+        let adopted = Adopted { path: PathBuf::new(), id: id.cloned(), outcome, rung, error, notes: notes.to_vec() };
+        self.told.insert(nth, adopted);
+    }
+
+    fn refuse(&mut self, nth: usize, error: Error) {
+        let outcome = if error.kind == Kind::Cancelled { Outcome::Cancelled } else { Outcome::Failed };
+        self.tell(nth, None, outcome, None, Some(error.context("not adopted")), &[]);
+    }
+
+    /// One backup, of one dump or of several.
+    async fn take(&mut self, mut dumps: Vec<Candidate>) {
+        let id = Id { backup: self.backup.name.to_string(), label: dumps[0].label };
+        if self.taken.contains(&id.label) {
+            for dump in dumps {
+                match self.cancellable(self.find_there(&id, &dump)).await {
+                    Ok(rung) => self.tell(dump.nth, Some(&id), Outcome::Skipped, Some(rung), None, &[]),
+                    Err(error) => self.refuse(dump.nth, error),
+                }
+            }
+            return;
+        }
+        let ready = loop {
+            let obstacle = match self.cancellable(Box::pin(self.make(&id, &dumps))).await {
+                Ok(ready) => break ready,
+                Err(obstacle) => obstacle,
+            };
+            match obstacle.of {
+                // Without the one that is broken the others may be whole.
+                Some(at) => {
+                    let nth = dumps.remove(at).nth;
+                    self.refuse(nth, obstacle.error);
+                }
+                None => dumps.drain(..).for_each(|dump| self.refuse(dump.nth, obstacle.error.clone())),
+            }
+            if dumps.is_empty() {
+                return;
+            }
+        };
+        let Ready { upload, manifest, opened } = ready;
+        // A matter of moments, and whole or not at all: nobody breaks it off.
+        let committed = match manifest.to_json() {
+            Ok(json) => upload.commit(Bytes::from(json)).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = committed {
+            return dumps.into_iter().for_each(|dump| self.refuse(dump.nth, error.clone()));
+        }
+        self.taken.insert(id.label);
+        let proven = self.cancellable(verify::verify(self.plan, self.store, &id, &manifest, None, Some(opened), self.progress)).await;
+        let (outcome, rung, error, notes) = match proven {
+            Ok(proven) if proven.proof.rung == Rung::Bad => {
+                let error = Error::new(Kind::Damaged, format!("what was stored does not read back: {}", proven.proof.errors.join("; ")))
+                    .hint("look into the kernel's log for errors of the disk; the original is as it was");
+                (Outcome::Failed, Rung::Bad, Some(error), Vec::new())
+            }
+            Ok(proven) if proven.proof.notes.is_empty() => (Outcome::Ok, proven.proof.rung, None, Vec::new()),
+            Ok(proven) => (Outcome::Problems, proven.proof.rung, None, proven.proof.notes),
+            Err(error) if error.kind == Kind::Cancelled => (Outcome::Cancelled, Rung::Written, Some(error), Vec::new()),
+            Err(error) => (Outcome::Failed, Rung::Written, Some(error.context("stored, and not read back")), Vec::new()),
+        };
+        for dump in dumps {
+            self.tell(dump.nth, Some(&id), outcome, Some(rung), error.clone(), &notes);
+        }
+    }
+
+    async fn cancellable<T, E: From<Error>>(&self, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        tokio::select! {
+            done = work => done,
+            () = self.cancel.cancelled() => Err(Error::new(Kind::Cancelled, "told to stop").into()),
+        }
+    }
+
+    /// The rung of a dump that is in the store already.
+    ///
+    /// # Errors
+    /// What is there is something else.
+    async fn find_there(&self, id: &Id, dump: &Candidate) -> Result<Rung> {
+        let store = self.backup.stores[0].as_str();
+        let mut catalog = Catalog::default();
+        catalog.add(store, id, &self.store.documents(id).await?);
+        let other = |what: &str| {
+            Error::new(Kind::Store, format!("{id} is there already, {what}"))
+                .hint(format!("pgvigil show {id} says what it is; one label is one backup"))
+        };
+        let entry = catalog.entries.first().ok_or_else(|| other("without a manifest that can be read"))?;
+        let (mut reader, hashed) = HashingReader::new(dump.original.reader()?);
+        let read = tokio::io::copy(&mut reader, &mut tokio::io::sink()).await;
+        read.map_err(|error| Error::system("cannot read it", &error))?;
+        let sha256 = hashed.sha256();
+        let same = |file: &&FileEntry| file.role == Role::Dump && file.sha256 == sha256 && file.database.as_ref() == Some(&dump.database);
+        let there = entry.manifest.files.iter().find(same);
+        there.and(entry.rung_in(store)).ok_or_else(|| other("with other bytes"))
+    }
+
+    /// Down to the commit.
+    async fn make(&self, id: &Id, dumps: &[Candidate]) -> Result<Ready, Obstacle> {
+        self.expect_room(dumps).await?;
+        let mut upload = self.store.begin(id).await?;
+        match self.fill(&mut *upload, id, dumps).await {
+            Ok((manifest, opened)) => Ok(Ready { upload, manifest, opened }),
+            Err(obstacle) => {
+                upload.discard().await;
+                Err(obstacle)
+            }
+        }
+    }
+
+    /// A disk is not filled up to find out that it is too small.
+    async fn expect_room(&self, dumps: &[Candidate]) -> Result<()> {
+        let bytes: u64 = dumps.iter().map(|dump| dump.original.bytes()).sum();
+        let name = &self.backup.stores[0];
+        if let StoreKind::Local(path) = &self.plan.stores[name].kind
+            && let Ok(usage) = assess::usage(path.clone()).await
+            && usage.available < bytes
+        {
+            return Err(Error::new(
+                Kind::Store,
+                format!("it would not fit: it has {bytes} bytes, and store {name} has {} available", usage.available),
+            )
+            .hint("free space, or move the store to a larger disk"));
+        }
+        Ok(())
+    }
+
+    async fn fill(&self, upload: &mut dyn Upload, id: &Id, dumps: &[Candidate]) -> Result<(Manifest, Opened), Obstacle> {
+        let mut manifest = self.manifest(id, dumps);
+        let mut opened = Opened::default();
+        for (at, dump) in dumps.iter().enumerate() {
+            let of = |error| Obstacle { of: Some(at), error };
+            let name = format!("{}{}", dump_stem(&dump.database, id.label.slot(), self.backup.timezone), dump.ending);
+            let (packed, versions) = self.copy(upload, &name, dump).await.map_err(of)?;
+            let versions = match dump.format {
+                Format::Plain => versions,
+                Format::Custom | Format::Directory => self.open(upload, &name, &manifest, dump, &mut opened).await.map_err(of)?,
+            };
+            // Those of the first dump count, as those of the one server do.
+            if at == 0 {
+                manifest.server_version = versions.server.unwrap_or_else(|| UNKNOWN.to_owned());
+                manifest.client_version = versions.client.unwrap_or_else(|| UNKNOWN.to_owned());
+            }
+            manifest.files.push(FileEntry {
+                name,
+                bytes: packed.bytes,
+                raw_bytes: packed.raw_bytes,
+                sha256: packed.sha256,
+                database: Some(dump.database.clone()),
+                role: Role::Dump,
+            });
+        }
+        let text = self.page(&manifest)?;
+        let packed = dump::put(upload, RESTORE_PAGE, Bytes::from(text)).await?;
+        manifest.files.push(FileEntry {
+            name: RESTORE_PAGE.to_owned(),
+            bytes: packed.bytes,
+            raw_bytes: packed.raw_bytes,
+            sha256: packed.sha256,
+            database: None,
+            role: Role::Notes,
+        });
+        manifest.finished_at = clock::now();
+        Ok((manifest, opened))
+    }
+
+    /// Copies a dump as it is, and watches what is in it go by. The file is durable when this
+    /// returns, and its end was seen.
+    async fn copy(&self, upload: &mut dyn Upload, name: &str, dump: &Candidate) -> Result<(Packed, Versions)> {
+        let meter = self.progress.restart(format!("adopting {}", printable(&dump.original.name())), 0);
+        let (codec, watch) = match dump.format {
+            Format::Plain => (Codec::of_name(name), EndWatch::plain()),
+            Format::Custom | Format::Directory => (Codec::None, EndWatch::custom()),
+        };
+        let mut writer = upload.create(name).await?;
+        let (packed, blocks) = mpsc::channel::<std::io::Result<Bytes>>(2);
+        let blocks = futures_util::stream::unfold(blocks, |mut blocks| async move { Some((blocks.recv().await?, blocks)) });
+        let (out, raw) = mpsc::channel(4);
+        let unpacking = tokio::spawn(unpack(StreamReader::new(Box::pin(blocks)), codec, out));
+        let watching = tokio::spawn(watch_all(raw, watch, std::sync::Arc::clone(&meter)));
+        let copied = copy_all(dump.original.reader()?, &mut *writer, packed, &meter).await;
+        let broken = |error: tokio::task::JoinError| Error::new(Kind::System, format!("the reader failed: {error}"));
+        let unpacked = unpacking.await.map_err(broken)?;
+        let (watch, head, raw_bytes) = watching.await.map_err(broken)?;
+        // A copy that was broken off leaves the unpacker with a cut.
+        let (bytes, sha256) = copied?;
+        unpacked?;
+        if watch.connects() {
+            return Err(Error::new(Kind::Dump, "it goes to a database by itself (\\connect): made with --create, or of a whole cluster")
+                .hint("restored like any other it would end in the live database; keep it where it is"));
+        }
+        watch.finish().map_err(|why| Error::new(Kind::Dump, format!("it is not a whole dump: {why}")))?;
+        writer.finish().await?;
+        Ok((Packed { raw_bytes, bytes, sha256 }, Versions::of_head(&head)))
+    }
+
+    /// Has an archive opened by `pg_restore`, all of it.
+    async fn open(
+        &self,
+        upload: &mut dyn Upload,
+        name: &str,
+        manifest: &Manifest,
+        dump: &Candidate,
+        opened: &mut Opened,
+    ) -> Result<Versions> {
+        self.progress.begin("opening the archive");
+        let host = match verify::archive_host(self.plan, manifest).await {
+            Ok(host) => host,
+            Err(error) => {
+                opened.notes.push(format!("the archive was not opened: {}", error.message));
+                return Ok(Versions::default());
+            }
+        };
+        match archive::read(&*host, Source::Stream(upload.read(name).await?)).await {
+            Ok(Ok(seen)) => opened.tables.extend(seen.tables.map(|tables| (dump.database.clone(), tables))),
+            Ok(Err(wrong)) => return Err(Error::new(Kind::Dump, format!("it is not a whole archive: {wrong}"))),
+            Err(error) => {
+                opened.notes.push(format!("the archive was not opened: {}", error.message));
+                return Ok(Versions::default());
+            }
+        }
+        let header = archive::header(&*host, Source::Stream(upload.read(name).await?)).await?;
+        match header.database {
+            Some(database) if database != dump.database => {
+                Err(Error::new(Kind::Usage, format!("the archive itself says that it is of database {:?}", printable(&database)))
+                    .hint("adopt it into a backup of that database, under a name that says so"))
+            }
+            _ => Ok(Versions::of(header.server_version, header.client_version)),
+        }
+    }
+
+    fn manifest(&self, id: &Id, dumps: &[Candidate]) -> Manifest {
+        let spec = &self.backup.dump;
+        let now = clock::now();
+        Manifest {
+            format_version: Manifest::format_version(),
+            id: id.to_string(),
+            backup: id.backup.clone(),
+            label: id.label.to_string(),
+            slot: id.label.slot(),
+            taken_at: id.label.slot(),
+            started_at: now,
+            finished_at: now,
+            kind: "dump".to_owned(),
+            narrow: spec.is_narrow(),
+            server: self.backup.server.to_string(),
+            server_version: UNKNOWN.to_owned(),
+            client_version: UNKNOWN.to_owned(),
+            format: dumps[0].format,
+            contents: spec.contents,
+            tables: spec.tables.clone(),
+            exclude_tables: spec.exclude_tables.clone(),
+            schemas: spec.schemas.clone(),
+            databases: dumps.iter().map(|dump| dump.database.clone()).collect(),
+            files: Vec::new(),
+            globals: None,
+            evidence: None,
+            encryption: None,
+            signature: None,
+            generator: crate::GENERATOR.to_owned(),
+            adopted_from: dumps.iter().map(|dump| dump.original.name()).collect(),
+        }
+    }
+
+    /// The server is not asked: it may be another one than the dump is of, or gone.
+    fn page(&self, manifest: &Manifest) -> Result<String> {
+        let server = &self.plan.servers[&self.backup.server];
+        let port = server.port.unwrap_or(5432);
+        let reached = match &server.place {
+            Place::Container { container, .. } => Reached::Container(container.clone()),
+            Place::Host(host) => Reached::Address(format!("{host}:{port}")),
+            Place::Socket(dir) => Reached::Address(format!("{}:{port}", dir.display())),
+        };
+        let user = server.user.as_ref().map(|given| secret::resolve(&format!("servers.{}.user", server.name), given)).transpose()?;
+        Ok(page::page(&page::Facts {
+            manifest,
+            databases: &[],
+            reached: &reached,
+            user: user.as_ref().map_or("postgres", |user| user.reveal()),
+            is_superuser: None,
+            maintenance_database: &server.maintenance_database,
+        }))
+    }
+}
+
+/// Copies all of a file, hands the same bytes on, and returns their number and hash.
+async fn copy_all(
+    mut reader: crate::store::Reader,
+    writer: &mut dyn FileWriter,
+    packed: mpsc::Sender<std::io::Result<Bytes>>,
+    meter: &Meter,
+) -> Result<(u64, String)> {
+    let (mut hash, mut bytes) = (Sha256::new(), 0u64);
+    loop {
+        let mut block = BytesMut::with_capacity(READ_BYTES);
+        while block.len() < READ_BYTES {
+            match reader.read_buf(&mut block).await {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) => return Err(Error::system("cannot read it", &error)),
+            }
+        }
+        if block.is_empty() {
+            return Ok((bytes, hex(&hash.finalize())));
+        }
+        let block = block.freeze();
+        hash.update(&block);
+        bytes += block.len() as u64;
+        meter.packed.store(bytes, Ordering::Relaxed);
+        writer.write(block.clone()).await?;
+        if packed.send(Ok(block)).await.is_err() {
+            // The unpacker has ended, and says why.
+            return Ok((bytes, String::new()));
+        }
+    }
+}
+
+async fn watch_all(mut raw: mpsc::Receiver<Bytes>, mut watch: EndWatch, meter: std::sync::Arc<Meter>) -> (EndWatch, Vec<u8>, u64) {
+    let (mut head, mut bytes) = (Vec::new(), 0u64);
+    while let Some(block) = raw.recv().await {
+        let room = HEAD_BYTES.saturating_sub(head.len());
+        head.extend_from_slice(&block[..room.min(block.len())]);
+        watch.feed(&block);
+        bytes += block.len() as u64;
+        meter.raw.store(bytes, Ordering::Relaxed);
+    }
+    (watch, head, bytes)
+}
+
+/// What a dump says of who made it.
+#[derive(Debug, Default)]
+struct Versions {
+    server: Option<String>,
+    client: Option<String>,
+}
+
+impl Versions {
+    /// Out of the comments at the top of a plain dump.
+    fn of_head(head: &[u8]) -> Self {
+        let head = String::from_utf8_lossy(head);
+        let said = |what: &str| head.lines().find_map(|line| line.strip_prefix(what)).map(str::to_owned);
+        Versions::of(said("-- Dumped from database version "), said("-- Dumped by pg_dump version "))
+    }
+
+    /// As our own manifests say them. Text of others: only what looks like a version is one.
+    fn of(server: Option<String>, client: Option<String>) -> Self {
+        let server = server.filter(|text| text.len() <= 100 && parse_version(text).is_some());
+        let client = client.filter(|text| text.len() <= 100).and_then(|text| parse_version(&text));
+        Versions { server: server.map(|text| printable(&text)), client: client.map(|(_, version)| version) }
+    }
+}
