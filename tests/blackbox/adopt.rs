@@ -13,21 +13,21 @@ use crate::restore_page::{as_it_stands, fingerprint, follow, restored, same};
 use crate::support::{bin_dir, programs, stock, until};
 
 /// The folder of somebody's old dumps, beside a world.
-fn old(world: &World) -> PathBuf {
+pub fn old(world: &World) -> PathBuf {
     let dir = world.path("old");
     let _ = std::fs::create_dir(&dir);
     dir
 }
 
 /// What `pg_dump` writes.
-fn dump(database: &Database, args: &[&str]) -> Vec<u8> {
+pub fn dump(database: &Database, args: &[&str]) -> Vec<u8> {
     let output = run(database.server.tool("pg_dump").args(args).arg("-d").arg(&database.name));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     output.stdout
 }
 
 /// Passes bytes through a stock tool, such as `gzip -9`.
-fn through(tool: &str, bytes: &[u8]) -> Vec<u8> {
+pub fn through(tool: &str, bytes: &[u8]) -> Vec<u8> {
     let mut words = tool.split(' ');
     let mut child = Command::new(words.next().unwrap()).args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let (mut stdin, bytes) = (child.stdin.take().unwrap(), bytes.to_vec());
@@ -38,25 +38,25 @@ fn through(tool: &str, bytes: &[u8]) -> Vec<u8> {
     output.stdout
 }
 
-fn write(world: &World, name: &str, bytes: &[u8]) -> String {
+pub fn write(world: &World, name: &str, bytes: &[u8]) -> String {
     let path = old(world).join(name);
     std::fs::write(&path, bytes).unwrap();
     path.display().to_string()
 }
 
 /// A world with a backup `x` of a database, and a small dump of it as a cron script makes it.
-fn world_and_dump(database: &Database) -> (World, Vec<u8>) {
+pub fn world_and_dump(database: &Database) -> (World, Vec<u8>) {
     let world = World::with(database.server, &format!("[backups.x]\ndatabase = \"{}\"\n", database.name));
     (world, through("gzip -9", &dump(database, &[])))
 }
 
-fn small() -> Database {
+pub fn small() -> Database {
     let database = Database::create(Server::Pg15, &unique("old"), "template0");
     database.sql("create table a as select i, md5(i::text) from generate_series(1, 2000) i");
     database
 }
 
-fn adopt(world: &World, files: &[String]) -> Ran {
+pub fn adopt(world: &World, files: &[String]) -> Ran {
     let mut args = vec!["--json", "adopt", "x"];
     args.extend(files.iter().map(String::as_str));
     world.pgvigil(&args)
@@ -69,7 +69,7 @@ fn outcomes(ran: &Ran) -> Vec<String> {
 }
 
 /// Every name below a folder with its bytes.
-fn snapshot(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+pub fn snapshot(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     found.sort();
     found.into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
@@ -328,13 +328,13 @@ fn a_dump_that_says_nothing_of_versions_is_adopted_all_the_same() {
 }
 
 /// Adopts the dumps of a year, one a night at two, as a script left them. Returns their names.
-fn a_year(world: &World, database: &Database, dump: &[u8], nights: u64) -> Vec<String> {
+pub fn a_year(world: &World, database: &Database, dump: &[u8], nights: u64) -> Vec<String> {
     let today = Utc::now().date_naive();
     let night = |ago: u64| today.checked_sub_days(Days::new(ago)).unwrap().format("%Y%m%d").to_string();
     (1..=nights).map(|ago| write(world, &format!("backup_{}_{}_020000.sql.gz", database.name, night(ago)), dump)).collect()
 }
 
-fn ids(value: &Value) -> Vec<String> {
+pub fn ids(value: &Value) -> Vec<String> {
     value.as_array().unwrap().iter().map(|entry| entry["id"].as_str().unwrap().to_owned()).collect()
 }
 

@@ -23,5 +23,6 @@ mod fuzz;
 mod locks;
 mod owner;
 mod restore_page;
+mod retention;
 mod servers;
 mod verify;

@@ -72,6 +72,21 @@ fn root_goes_on_as_the_owner_of_state_dir() {
 }
 
 #[test]
+fn root_adopts_what_only_root_can_read() {
+    let database = Database::empty(Server::Pg15);
+    let world = world_of_nobody(&Server::Pg15.section(), &format!("[backups.x]\ndatabase = \"{}\"\n", database.name));
+    let dir = world.path("roots");
+    std::fs::create_dir(&dir).unwrap();
+    mode(&dir, 0o700);
+    let file = dir.join(format!("backup_{}_20240115_020000.sql", database.name));
+    world.pgvigil(&["export", &database.name, "--output", &file.display().to_string()]).expect(0);
+    mode(&file, 0o600);
+    world.pgvigil(&["adopt", "x", &file.display().to_string()]).expect(0);
+    let found = owners(&world.store());
+    assert!(found.len() > 3 && found.iter().all(|(_, uid)| *uid == NOBODY), "{found:#?}");
+}
+
+#[test]
 fn an_export_keeps_the_rights_of_its_caller() {
     let database = Database::empty(Server::Pg15);
     let world = world_of_nobody(&Server::Pg15.section(), "");
