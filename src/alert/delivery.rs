@@ -1,38 +1,61 @@
 //! outbox -> channels: every message that is due, each until it is taken.
 
+use std::time::{Duration, Instant};
+
 use chrono::{DateTime, Utc};
 
-use super::email::Mailer;
+use super::email::{Mailer, PATIENCE};
 use crate::config::Plan;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host::clock;
 use crate::state::Alerts;
 
 /// What became of the outbox.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Delivered {
     pub sent: usize,
     /// Still to be sent, now or later.
     pub left: usize,
+    /// Why the last one was not taken.
+    pub error: Option<Error>,
+}
+
+/// Who sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sender {
+    /// It comes again and again, and spares a relay that refused.
+    Daemon,
+    /// It may be the last for long: it tries everything, for so long at most.
+    Once(Duration),
 }
 
 /// Sends what is due. What a relay refuses is tried again later.
 ///
 /// # Errors
-/// The outbox cannot be read or written, or the way to the relay cannot be prepared.
-pub async fn deliver(plan: &Plan, alerts: &Alerts) -> Result<Delivered> {
+/// The outbox cannot be read or written.
+pub async fn deliver(plan: &Plan, alerts: &Alerts, sender: Sender) -> Result<Delivered> {
     let mut delivered = Delivered::default();
     let pending = alerts.pending()?;
     let Some(email) = plan.email.as_ref().filter(|_| !pending.is_empty()) else {
         return Ok(Delivered { left: pending.len(), ..delivered });
     };
-    let mailer = Mailer::new(email)?;
+    let mailer = Mailer::new(email);
+    let started = Instant::now();
     for message in pending {
-        if !alerts.claim(message.row, clock::now())? {
+        let (patience, only_due) = match sender {
+            Sender::Daemon => (PATIENCE, true),
+            Sender::Once(limit) => (limit.saturating_sub(started.elapsed()).min(PATIENCE), false),
+        };
+        if patience.is_zero() || !alerts.claim(message.row, clock::now(), only_due)? {
             delivered.left += 1;
             continue;
         }
-        match mailer.send(&message.to, &message.letter, &number(message.row, message.created_at), message.created_at).await {
+        let number = number(message.row, message.created_at);
+        let sent = match &mailer {
+            Ok(mailer) => mailer.send(&message.to, &message.letter, &number, message.created_at, patience).await,
+            Err(error) => Err(error.clone()),
+        };
+        match sent {
             Ok(()) => {
                 alerts.sent(message.row)?;
                 delivered.sent += 1;
@@ -41,7 +64,10 @@ pub async fn deliver(plan: &Plan, alerts: &Alerts) -> Result<Delivered> {
             Err(error) => {
                 let given_up = alerts.unsent(&message, &error.message, clock::now())?;
                 delivered.left += usize::from(!given_up);
-                tracing::warn!(alert = %message.letter.key, to = %message.to, %error, given_up, "mail not sent; it stays in the outbox");
+                if sender == Sender::Daemon {
+                    tracing::warn!(alert = %message.letter.key, %error, given_up, "mail not sent; it stays in the outbox");
+                }
+                delivered.error = Some(error);
             }
         }
     }

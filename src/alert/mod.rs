@@ -5,3 +5,4 @@ pub mod email;
 pub mod letter;
 pub mod policy;
 pub mod problems;
+mod smtp_words;

@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::Done;
 use super::output;
 use super::session::{Session, Uses, runtime};
-use crate::alert::delivery;
-use crate::alert::email::Mailer;
+use crate::alert::delivery::{self, Sender};
+use crate::alert::email::{self, Mailer};
 use crate::alert::letter;
 use crate::config::Plan;
 use crate::error::{Error, Kind, Result, exit};
@@ -43,11 +43,11 @@ pub fn test(session: &Session) -> Done {
         for (nth, to) in email.to.iter().map(ToString::to_string).enumerate() {
             let number = format!("pgvigil.test.{}.{nth}", clock::now().timestamp_millis());
             let sent = match &mailer {
-                Ok(mailer) => mailer.send(&to, &letter, &number, clock::now()).await,
+                Ok(mailer) => mailer.send(&to, &letter, &number, clock::now(), email::PATIENCE).await,
                 Err(error) => Err(error.clone()),
             };
             tried.push(match sent {
-                Ok(()) => Tried { channel: "email", to, ok: true, message: format!("taken by {}:{}", email.host, email.port), hint: None },
+                Ok(()) => Tried { channel: "email", to, ok: true, message: format!("taken by {}", email.relay()), hint: None },
                 Err(error) => Tried { channel: "email", to, ok: false, message: error.message, hint: error.hint },
             });
         }
@@ -83,15 +83,11 @@ pub async fn tell(plan: &Plan, backup: &str) {
         if State::has_daemon(&plan.state_dir) || plan.email.is_none() {
             return Ok(());
         }
-        let waiting = || Error::new(Kind::System, "mail stays in the outbox; the next command or daemon sends it");
-        match tokio::time::timeout(PATIENCE, delivery::deliver(plan, &alerts)).await {
-            Ok(delivered) if delivered.as_ref().is_ok_and(|delivered| delivered.left == 0) => Ok(()),
-            Ok(delivered) => {
-                delivered?;
-                let why = alerts.pending()?.into_iter().find_map(|pending| pending.last_error);
-                Err(why.map_or_else(waiting, |why| waiting().context(why)))
-            }
-            Err(_) => Err(waiting().context(format_args!("the relay took longer than {} s", PATIENCE.as_secs()))),
+        let delivered = delivery::deliver(plan, &alerts, Sender::Once(PATIENCE)).await?;
+        match delivered.error {
+            Some(error) => Err(error.context("mail stays in the outbox, and the next command or daemon sends it")),
+            None if delivered.left > 0 => Err(Error::new(Kind::System, "mail stays in the outbox: another command is at it")),
+            None => Ok(()),
         }
     };
     let told: Result<()> = told.await;

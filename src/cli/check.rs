@@ -9,6 +9,8 @@ use serde::Serialize;
 use super::Done;
 use super::output;
 use super::session::{Session, Uses, runtime};
+use crate::alert::email::Mailer;
+use crate::config::email::Email;
 use crate::config::plan::{self, Backup, Blocked, StoreKind};
 use crate::config::values::Name;
 use crate::config::{Faults, Plan};
@@ -166,6 +168,9 @@ async fn online(plan: &Plan, lines: &mut Vec<Line>) {
     for store in plan.stores.values() {
         lines.push(of_store(store));
     }
+    if let Some(email) = &plan.email {
+        lines.push(of_email(email).await);
+    }
 }
 
 fn of_server(plan: &Plan, name: &Name, subject: &str, server: &Server) -> Vec<Line> {
@@ -278,6 +283,17 @@ fn of_store(store: &plan::Store) -> Line {
     match crate::store::aside::try_out(path) {
         Ok(available) => Line::good(subject, format!("{}: writable, {} available", path.display(), output::size(available))),
         Err(error) => Line::bad(subject, &error),
+    }
+}
+
+async fn of_email(email: &Email) -> Line {
+    let tried = match Mailer::new(email) {
+        Ok(mailer) => mailer.try_out().await,
+        Err(error) => Err(error),
+    };
+    match tried {
+        Ok(how) => Line::good("email", format!("{how}; pgvigil alert test sends a message")),
+        Err(error) => Line::bad("email", &error),
     }
 }
 

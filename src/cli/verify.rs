@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::output::{self, JsonError};
 use super::run::{Answer, show};
 use super::session::{Session, Uses, runtime};
-use super::{Done, list, not_yet_error};
+use super::{Done, alert, list, not_yet_error};
 use crate::catalog::{Entry, Proof, Rung, Wanted};
 use crate::config::Plan;
 use crate::error::{Error, Kind, Result, exit};
@@ -92,7 +92,11 @@ fn prove(session: &Session, id: &str, drill: bool, store: Option<&str>) -> Resul
         Err(error) => {
             // A manifest that cannot be read must not stay `latest`.
             if error.kind == Kind::Damaged {
-                runtime()?.block_on(repoint(plan, &wanted.backup))?;
+                runtime()?.block_on(async {
+                    let repointed = repoint(plan, &wanted.backup).await;
+                    alert::tell(plan, &wanted.backup).await;
+                    repointed
+                })?;
             }
             return Err(error);
         }
@@ -113,6 +117,8 @@ fn prove(session: &Session, id: &str, drill: bool, store: Option<&str>) -> Resul
             task.abort();
             bar.finish_and_clear();
         }
+        // A rung may be lost, or won back.
+        alert::tell(plan, &wanted.backup).await;
         Ok((entry.id.to_string(), proofs?))
     })
 }

@@ -29,6 +29,13 @@ pub struct Email {
     pub remind_every: Duration,
 }
 
+impl Email {
+    /// The relay as people write it.
+    pub fn relay(&self) -> String {
+        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+    }
+}
+
 /// How the way to the relay is kept from other eyes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Security {
@@ -53,7 +60,8 @@ pub fn plan_email(email: &file::Email, examined: &mut Examined<'_>) -> Option<Em
         examined.fault(&["email", "to"], "mail goes to nobody", "write to = [\"dba@example.com\"]");
     }
     let mut mailbox = |key: &str, text: &String| {
-        let parsed = text.parse::<Mailbox>().ok();
+        // A line end would begin another header.
+        let parsed = text.parse::<Mailbox>().ok().filter(|_| !text.contains(char::is_control));
         if parsed.is_none() {
             examined.fault(&["email", key], format!("bad address {text:?}"), "write NAME@DOMAIN");
         }
@@ -63,6 +71,9 @@ pub fn plan_email(email: &file::Email, examined: &mut Examined<'_>) -> Option<Em
     let to: Vec<Mailbox> = email.to.iter().filter_map(|to| mailbox("to", to)).collect();
     if email.password.is_some() && email.username.is_none() {
         examined.fault(&["email", "password"], "password without username", "add username = \"NAME\"");
+    }
+    if email.username.is_some() && email.password.is_none() {
+        examined.fault(&["email", "username"], "username without password", "add password = { file = \"PATH\" }");
     }
     let relay = relay?;
     let secret = email.password.is_some();
@@ -123,6 +134,9 @@ fn read_relay(text: &str) -> Option<Relay> {
         Err(_) => return None,
     };
     let port = url.port().unwrap_or(if tls { 465 } else { 587 });
+    if port == 0 {
+        return None;
+    }
     Some(Relay { host, port, tls, loopback })
 }
 
@@ -146,9 +160,28 @@ mod tests {
         assert_eq!(read("smtp://127.0.0.1:2525"), Some(("127.0.0.1".into(), 2525, false, true)));
         assert_eq!(read("smtp://[::1]:25"), Some(("::1".into(), 25, false, true)));
         assert_eq!(read("smtp://localhost"), Some(("localhost".into(), 587, false, true)));
-        for text in ["", "mail.example.com", "http://x", "smtp://", "smtp://u:p@x", "smtp://x/y", "smtp://x:99999", "smtp://x?tls=no"] {
+        for text in
+            ["", "mail.example.com", "http://x", "smtp://", "smtp://u:p@x", "smtp://x/y", "smtp://x:99999", "smtp://x:0", "smtp://x?tls=no"]
+        {
             assert_eq!(read(text), None, "{text}");
         }
         assert_eq!(without_userinfo("smtp://u:p@x"), "smtp://***@x");
+    }
+
+    /// The outbox keeps a recipient as text.
+    #[test]
+    fn addresses_survive_the_outbox() {
+        for text in [
+            "dba@example.com",
+            "DBA <dba@example.com>",
+            "\"DBA, on call\" <dba@example.com>",
+            "J\u{f6}rg M\u{fc}ller <dba@example.com>",
+            "\"J\u{f6}rg (DBA) \\\"x\\\" 9\" <dba+9@example.com>",
+            "<dba@example.com>",
+            "root@localhost",
+        ] {
+            let mailbox: Mailbox = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(mailbox.to_string().parse(), Ok(mailbox), "{text}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::alert::delivery;
+use crate::alert::delivery::{self, Sender};
 use crate::config::Plan;
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
@@ -306,7 +306,7 @@ impl Daemon {
         self.tell_at = Instant::now() + OUTBOX_EVERY;
         let (plan, alerts) = (Arc::clone(&self.plan), Arc::clone(&self.alerts));
         self.telling.spawn(async move {
-            if let Err(error) = delivery::deliver(&plan, &alerts).await {
+            if let Err(error) = delivery::deliver(&plan, &alerts, Sender::Daemon).await {
                 tracing::error!(%error, "cannot send mail; it stays in the outbox");
             }
         });
@@ -360,7 +360,7 @@ impl Daemon {
         let last_words = async {
             let _ = self.looking.join_next().await;
             let _ = self.telling.join_next().await;
-            let _ = delivery::deliver(&self.plan, &self.alerts).await;
+            let _ = delivery::deliver(&self.plan, &self.alerts, Sender::Once(LAST_WORDS)).await;
         };
         let _ = tokio::time::timeout(LAST_WORDS, last_words).await;
         tracing::info!("the daemon ends");

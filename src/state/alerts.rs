@@ -142,9 +142,11 @@ impl Alerts {
                     }
                 };
                 for recipient in recipients.iter().filter(|_| tell) {
+                    // A reminder of what still waits to be told would say nothing new.
                     tx.execute(
                         "insert into outbox (recipient, key, state, subject, text, html, created_at, next_try_at)
-                        values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7)",
+                        select ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7
+                        where ?3 <> 'reminder' or not exists (select 1 from outbox where recipient = ?1 and key = ?2 and state <> 'closed')",
                         params![recipient, letter.key, letter.state.as_str(), letter.subject, letter.text, letter.html, text(now)],
                     )?;
                 }
@@ -185,18 +187,21 @@ impl Alerts {
         read().map_err(|error: rusqlite::Error| failed(&error))
     }
 
-    /// Takes a message that is due, so that no other process sends it too. False: it is not due, or
-    /// another has it. Times far ahead were written under another clock and hold nobody up.
+    /// Takes a message, so that no other process sends it too. False: another has it, an earlier one
+    /// about the same must be told first, or (with `only_due`) its time has not come. Times far
+    /// ahead were written under another clock and hold nobody up.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn claim(&self, row: i64, now: DateTime<Utc>) -> Result<bool> {
+    pub fn claim(&self, row: i64, now: DateTime<Utc>, only_due: bool) -> Result<bool> {
         self.db()
             .execute(
                 "update outbox set claimed_until = ?2 where row = ?1
                 and (claimed_until is null or claimed_until < ?3 or claimed_until > ?4)
-                and (next_try_at <= ?3 or next_try_at > ?5)",
-                params![row, text(now + CLAIM), text(now), text(now + CLAIM * 2), text(now + BACKOFF_MAX * 2)],
+                and (not ?6 or next_try_at <= ?3 or next_try_at > ?5)
+                and not exists (select 1 from outbox before
+                    where before.key = outbox.key and before.recipient = outbox.recipient and before.row < outbox.row)",
+                params![row, text(now + CLAIM), text(now), text(now + CLAIM * 2), text(now + BACKOFF_MAX * 2), only_due],
             )
             .map(|changed| changed == 1)
             .map_err(|error| failed(&error))
@@ -351,17 +356,36 @@ mod tests {
         let alerts = Alerts::open(dir.path()).unwrap();
         open(&alerts, &["a@b".to_owned()]);
         let pending = alerts.pending().unwrap().remove(0);
-        assert!(alerts.claim(pending.row, at(0)).unwrap());
-        assert!(!alerts.claim(pending.row, at(1)).unwrap(), "another has it");
-        assert!(alerts.claim(pending.row, at(121)).unwrap(), "the other one died");
+        let claim = |secs| alerts.claim(pending.row, at(secs), true).unwrap();
+        assert!(claim(0));
+        assert!(!claim(1), "another has it");
+        assert!(claim(121), "the other one died");
         alerts.unsent(&pending, "no", at(130)).unwrap();
-        assert!(!alerts.claim(pending.row, at(144)).unwrap());
-        assert!(alerts.claim(pending.row, at(145)).unwrap());
+        assert!(!claim(144));
+        assert!(claim(145));
         alerts.unsent(&alerts.pending().unwrap()[0], "no", at(145)).unwrap();
-        assert!(!alerts.claim(pending.row, at(174)).unwrap());
-        assert!(alerts.claim(pending.row, at(-100_000)).unwrap(), "the clock has jumped back");
+        assert!(!claim(174));
+        assert!(alerts.claim(pending.row, at(150), false).unwrap(), "a command does not wait");
+        assert!(!alerts.claim(pending.row, at(151), false).unwrap(), "but for another that has it");
+        assert!(claim(-100_000), "the clock has jumped back");
         alerts.sent(pending.row).unwrap();
         assert!(alerts.pending().unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_end_is_not_told_before_the_beginning() {
+        let dir = tempfile::tempdir().unwrap();
+        let alerts = Alerts::open(dir.path()).unwrap();
+        let both = ["a@b".to_owned(), "c@d".to_owned()];
+        open(&alerts, &both);
+        let close = |known: &[Known]| vec![(Step::Close(known[0].clone()), letter::of_end(&known[0], "db1", at(9)))];
+        alerts.settle(&both, at(9), close).unwrap();
+        let rows: Vec<i64> = alerts.pending().unwrap().iter().map(|pending| pending.row).collect();
+        let claim = |nth: usize| alerts.claim(rows[nth], at(9), false).unwrap();
+        assert!(!claim(2) && claim(0) && !claim(2));
+        alerts.sent(rows[0]).unwrap();
+        assert!(claim(2), "the first of two recipients knows of it");
+        assert!(!claim(3) && claim(1));
     }
 
     #[test]

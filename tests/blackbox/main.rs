@@ -11,9 +11,12 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/smtp.rs"]
+mod smtp;
 mod support;
 
 mod adopt;
+mod alerts;
 mod commands;
 mod config;
 mod export;
@@ -21,6 +24,7 @@ mod first_five_minutes;
 mod formats;
 mod fuzz;
 mod locks;
+mod mail;
 mod owner;
 mod restore_page;
 mod retention;

@@ -27,7 +27,8 @@ impl Mail {
     /// A header as a mail program shows it.
     #[track_caller]
     pub fn header(&self, name: &str) -> &str {
-        let mut found = self.0["headers"].as_array().unwrap().iter().filter(|header| header[0].as_str().unwrap().eq_ignore_ascii_case(name));
+        let mut found =
+            self.0["headers"].as_array().unwrap().iter().filter(|header| header[0].as_str().unwrap().eq_ignore_ascii_case(name));
         let value = found.next().unwrap_or_else(|| panic!("no {name}: {self:#?}"))[1].as_str().unwrap();
         assert!(found.next().is_none(), "two of {name}: {self:#?}");
         value
@@ -101,7 +102,9 @@ impl Smtp {
     /// What it took, oldest first.
     pub fn mails(&self) -> Vec<Mail> {
         let mut files: Vec<PathBuf> = std::fs::read_dir(self.mailbox.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
-        files.retain(|path| path.extension().is_some_and(|end| end == "json") && !path.file_name().unwrap().to_string_lossy().starts_with('.'));
+        files.retain(|path| {
+            path.extension().is_some_and(|end| end == "json") && !path.file_name().unwrap().to_string_lossy().starts_with('.')
+        });
         files.sort();
         files.iter().map(|path| Mail(serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap())).collect()
     }
@@ -173,7 +176,19 @@ fn certs() -> PathBuf {
     std::fs::create_dir(&aside).unwrap();
     let make = |name: &str, subject: &str, more: &[&str]| {
         let mut command = Command::new("openssl");
-        command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30", "-subj", subject]);
+        command.args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "30",
+            "-subj",
+            subject,
+        ]);
         command.arg("-keyout").arg(format!("{name}.key")).arg("-out").arg(format!("{name}.pem")).args(more);
         let output = run(command.current_dir(&aside));
         assert!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
