@@ -211,7 +211,7 @@ pub fn of_store(store: &Store, usage: Result<&Usage, &Error>, open: bool, now: D
             let is_full = percent > limit || open && percent > limit.saturating_sub(MENDED_BELOW.min(limit / 2));
             is_full.then(|| {
                 let mut facts = vec![("Store", name.to_string()), ("Used", format!("{percent} % ({limit} % is the threshold)"))];
-                facts.push(("Available", format!("{} bytes", usage.available)));
+                facts.push(("Available", format!("{} MB", usage.available / 1_000_000)));
                 if let Some((mount, kind)) = &usage.mount {
                     facts.push(("File system", format!("{kind} on {}", mount.display())));
                 }

@@ -151,7 +151,7 @@ impl Daemon {
         for backup in plan.backups.values() {
             assessment.look_at_backup(&plan, &self.history, backup, clock::now()).await?;
         }
-        assessment.settle(&plan, &self.alerts, clock::now())?;
+        assess::log(&assessment.settle(&plan, &self.alerts, clock::now())?);
         for backup in plan.backups.values() {
             let (plan, state, history, backup) = (Arc::clone(&plan), self.state.clone(), Arc::clone(&self.history), backup.clone());
             self.busy.insert(backup.name.clone(), Work::Sweep);

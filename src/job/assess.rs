@@ -221,14 +221,6 @@ impl Assessment {
             };
             steps.into_iter().map(|step| (step.clone(), letter(&step))).collect()
         })?;
-        for step in &steps {
-            match step {
-                Step::Open(problem) => tracing::error!(alert = %problem.key, "{}", problem.summary),
-                Step::Remind(problem) => tracing::warn!(alert = %problem.key, "still: {}", problem.summary),
-                Step::Close(known) => tracing::info!(alert = %known.key, "over: {}", known.summary),
-                Step::Reword(_) => {}
-            }
-        }
         Ok(steps)
     }
 }
@@ -247,11 +239,23 @@ pub async fn look_and_settle(plan: &Plan, history: &History, alerts: &Alerts, di
         let mut assessment = Assessment::default();
         assessment.look_at_all(plan, history, alerts, disks, clock::now()).await?;
         if look == LOOKS_MAX || history.version()? == before {
-            assessment.settle(plan, alerts, clock::now())?;
+            log(&assessment.settle(plan, alerts, clock::now())?);
             break;
         }
     }
     Ok(())
+}
+
+/// Alerts for the log of a daemon; a command says what it did by itself.
+pub fn log(steps: &[Step]) {
+    for step in steps {
+        match step {
+            Step::Open(problem) => tracing::error!(alert = %problem.key, "{}", problem.summary),
+            Step::Remind(problem) => tracing::warn!(alert = %problem.key, "still: {}", problem.summary),
+            Step::Close(known) => tracing::info!(alert = %known.key, "over: {}", known.summary),
+            Step::Reword(_) => {}
+        }
+    }
 }
 
 /// A schedule with its zone, as it is told apart from what it was before.
