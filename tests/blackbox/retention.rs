@@ -79,12 +79,16 @@ fn the_clean_up_scripts_of_common_guides_find_nothing_of_ours() {
                 format!("find {dir} -name \"backup_*\" -mtime +7 -exec rm -rf {{}} +"),
             ] {
                 let before = paths(&world.store());
-                theirs().iter().for_each(|path| std::fs::write(path, "").unwrap());
+                for path in theirs() {
+                    std::fs::write(path, "").unwrap();
+                }
                 stock("find", &[&dir, "-exec", "touch", "-h", "-d", "400 days ago", "{}", "+"], Path::new("/"));
                 let output = run(Command::new("sh").args(["-c", &script]));
                 assert!(output.status.success(), "{script}: {output:?}");
                 assert!(theirs().iter().any(|path| !path.exists()), "{script} deletes what it is for");
-                theirs().iter().for_each(|path| drop(std::fs::remove_file(path)));
+                for path in theirs() {
+                    let _ = std::fs::remove_file(path);
+                }
                 assert_eq!(paths(&world.store()), before, "{script}");
             }
         }
