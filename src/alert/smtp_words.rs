@@ -28,12 +28,13 @@ const LOGIN: &str = "look at username, password and tls of [email]";
 const REACH: &str = "look at relay of [email], and whether it can be reached from here";
 const CERTIFICATE: &str = "the certificate must be valid for the name in relay; ca_file of [email] names a private authority";
 const OTHER_TLS: &str = "smtps:// is TLS from the start (port 465), smtp:// is STARTTLS (port 587)";
+const SILENCE: &str = "can it be reached from here? smtps:// is TLS from the start (port 465), smtp:// is STARTTLS (port 587)";
 
 impl Failure {
     pub fn told(&self) -> Error {
         let (message, hint) = match self {
             Failure::Smtp(error) => of_smtp(error),
-            Failure::Silence(waited) => (format!("no answer within {} s", waited.as_secs_f64().round()), OTHER_TLS),
+            Failure::Silence(waited) => (format!("no answer within {} s", waited.as_secs_f64().round()), SILENCE),
             Failure::InTheClear => ("the connection is not encrypted, and a password is never sent in the clear".to_owned(), LOGIN),
         };
         Error::new(Kind::System, printable(&message).replace('\n', " ")).hint(hint)

@@ -9,7 +9,7 @@ use super::Done;
 use super::output;
 use super::session::{Session, Uses, runtime};
 use crate::alert::delivery::{self, Sender};
-use crate::alert::email::{self, Mailer};
+use crate::alert::email::Mailer;
 use crate::alert::letter;
 use crate::config::Plan;
 use crate::error::{Error, Kind, Result, exit};
@@ -17,7 +17,7 @@ use crate::host::clock;
 use crate::job::assess::{Assessment, machine};
 use crate::state::State;
 
-/// How long a command without a daemon tries to send its alerts.
+/// How long a command tries: without a daemon to send its alerts, and to send one test.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Serialize)]
@@ -43,7 +43,7 @@ pub fn test(session: &Session) -> Done {
         for (nth, to) in email.to.iter().map(ToString::to_string).enumerate() {
             let number = format!("pgvigil.test.{}.{nth}", clock::now().timestamp_millis());
             let sent = match &mailer {
-                Ok(mailer) => mailer.send(&to, &letter, &number, clock::now(), email::PATIENCE).await,
+                Ok(mailer) => mailer.send(&to, &letter, &number, clock::now(), PATIENCE).await,
                 Err(error) => Err(error.clone()),
             };
             tried.push(match sent {

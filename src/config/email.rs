@@ -1,6 +1,5 @@
 //! `[email]`: where mail goes, and how it may travel there.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -126,12 +125,10 @@ fn read_relay(text: &str) -> Option<Relay> {
         return None;
     }
     // A scheme that browsers do not know keeps an address as a name.
-    let host = url.host_str()?.trim_matches(['[', ']']).to_owned();
-    let loopback = match Host::parse(url.host_str()?) {
-        Ok(Host::Ipv4(address)) => IpAddr::from(address).is_loopback(),
-        Ok(Host::Ipv6(address)) => IpAddr::from(address).is_loopback(),
-        Ok(Host::Domain(name)) => name == "localhost",
-        Err(_) => return None,
+    let (host, loopback) = match Host::parse(url.host_str()?).ok()? {
+        Host::Ipv4(address) => (address.to_string(), address.is_loopback()),
+        Host::Ipv6(address) => (address.to_string(), address.is_loopback()),
+        Host::Domain(name) => (name.clone(), name == "localhost"),
     };
     let port = url.port().unwrap_or(if tls { 465 } else { 587 });
     if port == 0 {
@@ -159,7 +156,9 @@ mod tests {
         assert_eq!(read("smtps://mail.example.com/"), Some(("mail.example.com".into(), 465, true, false)));
         assert_eq!(read("smtp://127.0.0.1:2525"), Some(("127.0.0.1".into(), 2525, false, true)));
         assert_eq!(read("smtp://[::1]:25"), Some(("::1".into(), 25, false, true)));
-        assert_eq!(read("smtp://localhost"), Some(("localhost".into(), 587, false, true)));
+        assert_eq!(read("smtp://LocalHost"), Some(("localhost".into(), 587, false, true)));
+        assert_eq!(read("smtp://127.1"), Some(("127.0.0.1".into(), 587, false, true)));
+        assert_eq!(read("smtp://m\u{fc}ller.example"), Some(("xn--mller-kva.example".into(), 587, false, false)));
         for text in
             ["", "mail.example.com", "http://x", "smtp://", "smtp://u:p@x", "smtp://x/y", "smtp://x:99999", "smtp://x:0", "smtp://x?tls=no"]
         {

@@ -51,7 +51,7 @@ fn a_failure_is_told_once_and_its_end_too() {
     for (text, what) in [(mails[0].text(), "text"), (mails[0].html(), "html")] {
         for word in [
             name.as_str(),
-            "does not exist",
+            "has no database",
             "Since",
             "Seen on",
             &good,
