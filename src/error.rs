@@ -91,8 +91,10 @@ impl Kind {
             | Kind::Damaged
             | Kind::Timeout
             | Kind::System
-            | Kind::Cancelled => true,
-            Kind::Usage | Kind::Config | Kind::Secret | Kind::NotFound | Kind::NotYet => false,
+            | Kind::Cancelled
+            // A restore takes a database away for a moment.
+            | Kind::NotFound => true,
+            Kind::Usage | Kind::Config | Kind::Secret | Kind::NotYet => false,
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What is wrong: a pure function of what is on record, what is in the stores, and now. Nothing has
 //! to be remembered between two looks, so no crash can make it forgotten.
 
+use std::path::Path;
+
 use chrono::{DateTime, Utc};
 
 use crate::catalog::{Catalog, Entry, Rung};
@@ -234,6 +236,21 @@ pub fn unreadable_store(name: &str, error: &Error, now: DateTime<Utc>) -> Proble
         details: String::new(),
         facts: vec![("Store", name.to_owned())],
         commands: vec!["pgvigil check".to_owned()],
+    }
+}
+
+/// The key of [`unusable_history`].
+pub const HISTORY: &str = "state/history";
+
+/// The history cannot be read or written: nothing runs by itself, or its end is forgotten.
+pub fn unusable_history(state_dir: &Path, error: &Error, now: DateTime<Utc>) -> Problem {
+    Problem {
+        key: HISTORY.to_owned(),
+        since: now,
+        summary: format!("no run can be put on record: {}", printable(error.message.lines().next().unwrap_or_default())),
+        details: error.hint.clone().unwrap_or_default(),
+        facts: vec![("state_dir", state_dir.display().to_string())],
+        commands: vec![format!("df -h {}", state_dir.display()), "pgvigil history".to_owned()],
     }
 }
 

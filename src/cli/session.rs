@@ -55,6 +55,11 @@ impl Session {
         }))
     }
 
+    /// Where the state is, if the file can be read at all, be it ever so faulty.
+    pub fn state_dir(&self) -> Option<PathBuf> {
+        read(&self.config).ok().map(|text| crate::config::state_dir(&text))
+    }
+
     /// Starts the log as the file and the command line say.
     pub fn start_log(&self, plan: Option<&Plan>) {
         let format = plan.map(|plan| plan.log_format).unwrap_or_default();

@@ -1,5 +1,6 @@
 //! `status`
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use anstyle::AnsiColor;
@@ -12,12 +13,13 @@ use super::session::{Session, Uses, runtime};
 use crate::alert::problems::{age, time};
 use crate::catalog::Rung;
 use crate::config::Plan;
-use crate::config::plan::StoreKind;
-use crate::error::{Result, exit};
-use crate::host::clock;
+use crate::config::plan::{self, StoreKind};
+use crate::config::values::Name;
+use crate::error::{Error, Kind, Result, exit};
+use crate::host::{clock, owner};
 use crate::job::assess::{Assessment, BackupState, StoreState};
 use crate::job::stores;
-use crate::state::State;
+use crate::state::{Alerts, State};
 
 #[derive(Serialize)]
 struct Status {
@@ -87,14 +89,46 @@ struct Outbox {
 }
 
 pub fn status(session: &Session) -> Done {
-    let opened = session.open(Uses::None)?;
+    let opened = match session.open(Uses::None) {
+        Err(error) if error.kind == Kind::Config => return beside_a_faulty_file(session, error),
+        opened => opened?,
+    };
     let status = runtime()?.block_on(gather(&opened.plan))?;
     if session.json {
         output::json(&status)?;
     } else {
-        output::text(&page(&status, &opened.plan))?;
+        output::text(&page(&status, &opened.plan.backups))?;
     }
     Ok(if status.healthy { exit::OK } else { exit::PROBLEMS })
+}
+
+/// A daemon may go on with the file as it was: what it has on record is all that is known then.
+fn beside_a_faulty_file(session: &Session, error: Error) -> Done {
+    let Some(dir) = session.state_dir().filter(|dir| State::has_daemon(dir)) else {
+        return Err(error);
+    };
+    owner::become_owner_of(&dir)?;
+    let alerts = Alerts::open(&dir)?;
+    let (loaded, pending) = (alerts.loaded()?, alerts.pending()?);
+    let alerts = alerts.known()?.into_iter().map(|known| Alert { key: known.key, since: known.since, summary: known.summary }).collect();
+    let outbox = Outbox { pending: pending.len(), last_error: pending.into_iter().rev().find_map(|pending| pending.last_error) };
+    let status = Status {
+        healthy: false,
+        daemon: Daemon { running: true },
+        config: Config { loaded_at: loaded.at, error: Some(error.message) },
+        backups: Vec::new(),
+        stores: Vec::new(),
+        alerts,
+        outbox,
+        orphaned: Vec::new(),
+        warnings: vec!["backups and stores show when the file is mended; these are the alerts of the daemon".to_owned()],
+    };
+    if session.json {
+        output::json(&status)?;
+    } else {
+        output::text(&page(&status, &BTreeMap::new()))?;
+    }
+    Ok(exit::PROBLEMS)
 }
 
 async fn gather(plan: &Plan) -> Result<Status> {
@@ -187,13 +221,13 @@ async fn orphaned(plan: &Plan) -> Vec<String> {
     found
 }
 
-fn page(status: &Status, plan: &Plan) -> String {
+fn page(status: &Status, plans: &BTreeMap<Name, plan::Backup>) -> String {
     let mut text = String::new();
     let (color, word) = if status.healthy { (AnsiColor::Green, "healthy") } else { (AnsiColor::Red, "NOT HEALTHY") };
     let _ = writeln!(text, "{}\n", output::styled(color.on_default().bold(), word));
     let mut backups = output::table(&["BACKUP", "NEWEST GOOD", "RUNG", "AGE", "TOO OLD AT", "NEXT SLOT", "LAST RUN"]);
     for backup in &status.backups {
-        let zone = plan.backups.get(backup.name.as_str()).map_or(chrono_tz::Tz::UTC, |backup| backup.timezone);
+        let zone = plans.get(backup.name.as_str()).map_or(chrono_tz::Tz::UTC, |backup| backup.timezone);
         let span = |secs: Option<i64>| secs.map(age).unwrap_or_default();
         let last = backup.last_run.as_ref().and_then(|run| run.outcome.clone()).unwrap_or_else(|| "never".to_owned());
         backups.add_row(vec![

@@ -9,7 +9,7 @@ pub mod rules;
 pub mod survey;
 pub mod values;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use faults::{Fault, Faults};
 pub use plan::Plan;
@@ -18,6 +18,12 @@ use faults::Examined;
 
 /// Where the file is if nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/pgvigil/pgvigil.toml";
+
+/// Where the state is by a file's text, faulty as it may be.
+pub fn state_dir(text: &str) -> PathBuf {
+    let file: file::File = Examined::new(text).typed();
+    file.state_dir.unwrap_or_else(|| PathBuf::from(plan::STATE_DIR))
+}
 
 /// Makes the plan of a file's text; `path` is only for the faults.
 ///

@@ -3,17 +3,18 @@
 
 mod file;
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::task::{JoinError, JoinSet};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::{self, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::alert::delivery::{self, Sender};
 use crate::config::Plan;
+use crate::config::plan::Backup;
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::signals::{self, Told};
@@ -27,6 +28,8 @@ use crate::schedule::slots;
 use crate::schedule::ticker::Ticker;
 use crate::state::{Alerts, History, Outcome, State};
 
+pub use file::Watch;
+
 /// Looking at how things stand may take this share of the time: one in so many.
 const ASSESS_SHARE: u32 = 5_000;
 
@@ -35,6 +38,12 @@ const ASSESS_EVERY: std::ops::RangeInclusive<Duration> = Duration::from_secs(5).
 
 /// How often the outbox is looked into for what a command left there, or what is due again.
 const OUTBOX_EVERY: Duration = Duration::from_secs(5);
+
+/// When a run is tried again whose lock somebody held, or that could not be put on record.
+const AGAIN_AFTER: TimeDelta = TimeDelta::seconds(5);
+
+/// How long what was cancelled may take to end its programs and backends.
+const CANCEL_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long the last messages may take at the end.
 const LAST_WORDS: Duration = Duration::from_secs(10);
@@ -46,16 +55,15 @@ pub type Load<'a> = &'a dyn Fn() -> Result<Plan>;
 ///
 /// # Errors
 /// It cannot begin: another daemon holds the lock (`Busy`), or `state_dir` cannot be written.
-pub async fn run(config: &Path, plan: Plan, load: Load<'_>) -> Result<()> {
+pub async fn run(mut file: Watch, plan: Plan, load: Load<'_>) -> Result<()> {
     let state = State::open(&plan.state_dir)?;
     let Some(_lock) = state.lock_daemon()? else {
         return Err(Error::new(Kind::Busy, format!("another daemon runs on {}", plan.state_dir.display()))
             .hint("one daemon serves all backups of a file; give a second one a state_dir of its own"));
     };
     let mut signals = signals::of_daemon()?;
-    let mut file = file::Watch::new(config);
     let mut daemon = Daemon::new(plan, state)?;
-    daemon.begin().await?;
+    daemon.begin()?;
     let ticker = Ticker::start().await?;
     loop {
         tokio::select! {
@@ -64,9 +72,9 @@ pub async fn run(config: &Path, plan: Plan, load: Load<'_>) -> Result<()> {
                     daemon.reload(load);
                 }
             }
-            Some(done) = daemon.work.join_next() => daemon.ended(done),
+            Some(done) = daemon.work.join_next_with_id() => daemon.ended(done),
             Some(done) = daemon.looking.join_next() => daemon.looked(done),
-            Some(_) = daemon.telling.join_next() => {}
+            Some(done) = daemon.telling.join_next() => broken_off("the sending of mail", done.err()),
             Some(told) = signals.recv() => match told {
                 Told::Reload => daemon.reload(load),
                 Told::Stop => break,
@@ -77,6 +85,23 @@ pub async fn run(config: &Path, plan: Plan, load: Load<'_>) -> Result<()> {
     ticker.stop().await;
     daemon.drain(&mut signals).await;
     Ok(())
+}
+
+/// Waits until it is told to stop.
+async fn stopped(signals: &mut UnboundedReceiver<Told>) {
+    while let Some(told) = signals.recv().await {
+        if told == Told::Stop {
+            return;
+        }
+    }
+    std::future::pending::<()>().await;
+}
+
+/// A task of ours that panicked has a defect: it must not be passed over.
+fn broken_off(what: &str, error: Option<JoinError>) {
+    if let Some(error) = error.filter(JoinError::is_panic) {
+        tracing::error!(%error, "{what} was broken off");
+    }
 }
 
 /// What runs for a backup.
@@ -99,7 +124,12 @@ struct Daemon {
     /// Ends every run when it is cancelled.
     cancel: CancellationToken,
     work: JoinSet<Done>,
-    busy: BTreeMap<Name, Work>,
+    busy: BTreeMap<Name, (Work, task::Id)>,
+    /// What was due in time and has found no place yet: it is late, but was not missed.
+    waiting: BTreeSet<Name>,
+    /// Why it cannot be told what is due, and why a run could not be put on record.
+    unread: Option<Error>,
+    unnoted: Option<Error>,
     /// Before that moment nothing is due, unless the clock jumps.
     next_due: DateTime<Utc>,
     last_step: DateTime<Utc>,
@@ -122,6 +152,9 @@ impl Daemon {
             cancel: CancellationToken::new(),
             work: JoinSet::new(),
             busy: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            unread: None,
+            unnoted: None,
             next_due: now,
             last_step: now,
             looking: JoinSet::new(),
@@ -133,7 +166,7 @@ impl Daemon {
     }
 
     /// What a former life left is told at once, and swept beside the work.
-    async fn begin(&mut self) -> Result<()> {
+    fn begin(&mut self) -> Result<()> {
         let plan = Arc::clone(&self.plan);
         self.alerts.set_loaded(Ok(()), clock::now())?;
         tracing::info!(
@@ -145,28 +178,43 @@ impl Daemon {
         if !plan.has_channel {
             tracing::warn!("nobody hears of a failure: there is no [email], [webhooks] or [pings] section");
         }
-        sweep::note_interrupted(&plan, &self.state, &self.history).await?;
-        // Before anything runs: a success must not hide that the run before it was interrupted.
-        let mut assessment = Assessment::default();
         for backup in plan.backups.values() {
-            assessment.look_at_backup(&plan, &self.history, backup, clock::now()).await?;
-        }
-        assess::log(&assessment.settle(&plan, &self.alerts, clock::now())?);
-        for backup in plan.backups.values() {
-            let (plan, state, history, backup) = (Arc::clone(&plan), self.state.clone(), Arc::clone(&self.history), backup.clone());
-            self.busy.insert(backup.name.clone(), Work::Sweep);
-            self.work.spawn(async move {
-                let swept = sweep::sweep_idle(&plan, &state, &history, &backup).await;
-                (backup.name, Work::Sweep, swept.map(|()| None))
-            });
+            self.sweep(backup);
         }
         Ok(())
+    }
+
+    /// Tells of a former run of a backup that was interrupted, and cleans up after it. Nothing of it
+    /// runs before: a success must not hide that. It is done beside the work of others, for a store
+    /// or a server may not answer.
+    fn sweep(&mut self, backup: &Backup) {
+        let (plan, state, history, alerts, backup) =
+            (Arc::clone(&self.plan), self.state.clone(), Arc::clone(&self.history), Arc::clone(&self.alerts), backup.clone());
+        let name = backup.name.clone();
+        let task = self.work.spawn(async move {
+            let swept = async {
+                sweep::note_interrupted(&plan, &state, &history, &backup).await?;
+                let is_locked = State::is_locked(&plan.state_dir, backup.name.as_str());
+                let last = history.last_verdict(backup.name.as_str(), is_locked)?;
+                if last.is_some_and(|run| run.outcome.as_deref() == Some(Outcome::Interrupted.as_str())) {
+                    let mut assessment = Assessment::default();
+                    assessment.look_at_backup(&plan, &history, &backup, clock::now()).await?;
+                    assess::log(&assessment.settle(&plan, &alerts, clock::now())?);
+                }
+                sweep::sweep_idle(&plan, &state, &history, &backup).await
+            };
+            let swept = swept.await;
+            (backup.name, Work::Sweep, swept.map(|()| None))
+        });
+        self.busy.insert(name, (Work::Sweep, task.id()));
     }
 
     /// Whatever has become due by now.
     fn step(&mut self, now: DateTime<Utc>) {
         if now < self.last_step || now >= self.next_due {
-            self.next_due = self.begin_due(now).unwrap_or_else(|error| {
+            let begun = self.begin_due(now);
+            self.unread = begun.as_ref().err().cloned();
+            self.next_due = begun.unwrap_or_else(|error| {
                 tracing::error!(%error, "cannot tell what is due; tried again");
                 now + TimeDelta::seconds(30)
             });
@@ -184,12 +232,14 @@ impl Daemon {
     fn begin_due(&mut self, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
         let plan = Arc::clone(&self.plan);
         let mut waiting = Vec::new();
+        let waited = std::mem::take(&mut self.waiting);
         let mut next = now + TimeDelta::hours(1);
         for backup in plan.backups.values().filter(|backup| !self.busy.contains_key(&backup.name)) {
             let Some(schedule) = &backup.schedule else { continue };
             let record = self.history.record(backup.name.as_str(), &spelled(backup, &schedule.text), now)?;
             match due(backup, &record, now) {
                 Due::Run { slot, attempt } => waiting.push((slot, backup.name.clone(), attempt)),
+                Due::Skip { slot } if waited.contains(&backup.name) => waiting.push((slot, backup.name.clone(), 1)),
                 Due::Skip { slot } => {
                     let why = "missed while no daemon ran, and catch_up = false";
                     self.history.skipped(backup.name.as_str(), backup.server.as_str(), now, Some(slot), why)?;
@@ -199,12 +249,15 @@ impl Daemon {
                 Due::At(at) => next = at.map_or(next, |at| at.min(next)),
             }
         }
-        waiting.sort();
+        // Who waits already goes first: else one that is due again at once would always be.
+        waiting.sort_by_key(|(slot, name, _)| (!waited.contains(name), *slot, name.clone()));
         let places = usize::try_from(plan.max_concurrent_runs).unwrap_or(usize::MAX);
         for (slot, name, attempt) in waiting {
             // The end of a run makes a place, and asks again.
-            if self.busy.values().filter(|work| matches!(work, Work::Run { .. })).count() < places {
+            if self.busy.values().filter(|(work, _)| matches!(work, Work::Run { .. })).count() < places {
                 self.begin_run(name, slot, attempt);
+            } else {
+                self.waiting.insert(name);
             }
         }
         Ok(next)
@@ -213,31 +266,48 @@ impl Daemon {
     fn begin_run(&mut self, name: Name, slot: DateTime<Utc>, attempt: u32) {
         tracing::info!(backup = %name, slot = %slot.format("%Y-%m-%dT%H:%M:%SZ"), attempt, "run begins");
         let (plan, cancel) = (Arc::clone(&self.plan), self.cancel.child_token());
-        self.busy.insert(name.clone(), Work::Run { slot });
-        self.work.spawn(async move {
+        let backup = name.clone();
+        let task = self.work.spawn(async move {
             let report = run::run(&plan, name.as_str(), Order::Slot(slot), &Progress::default(), &cancel).await;
             (name, Work::Run { slot }, report.map(Some))
         });
+        self.busy.insert(backup, (Work::Run { slot }, task.id()));
     }
 
-    fn ended(&mut self, done: Result<Done, JoinError>) {
+    fn ended(&mut self, done: Result<(task::Id, Done), JoinError>) {
         let now = clock::now();
+        let mut pause = TimeDelta::zero();
         match done {
-            Ok((name, work, result)) => {
+            Ok((_, (name, work, result))) => {
                 self.busy.remove(&name);
-                if let Err(error) = self.note_end(&name, work, result, now) {
+                let is_held = matches!(&result, Err(error) if error.kind == Kind::Busy);
+                let noted = self.note_end(&name, work, result, now);
+                if let Err(error) = &noted {
                     tracing::error!(backup = %name, %error, "the end of a run cannot be noted");
+                }
+                // Its slot may be due still.
+                if is_held || noted.is_err() {
+                    pause = AGAIN_AFTER;
+                    self.waiting.insert(name);
+                }
+                if matches!(work, Work::Run { .. }) {
+                    self.unnoted = noted.err();
                 }
             }
             Err(error) => {
-                // A defect of ours. Its lock is free; the next run or start finds it interrupted.
+                // A defect of ours. Its lock is free; it is found interrupted.
                 tracing::error!(%error, "a run was broken off");
-                let running: Vec<Name> =
-                    self.busy.keys().filter(|name| !State::is_locked(&self.plan.state_dir, name.as_str())).cloned().collect();
-                self.busy.retain(|name, _| !running.contains(name));
+                let broken = self.busy.iter().find(|(_, (_, id))| *id == error.id()).map(|(name, (work, _))| (name.clone(), *work));
+                if let Some((name, work)) = broken {
+                    self.busy.remove(&name);
+                    let plan = Arc::clone(&self.plan);
+                    if let (Work::Run { .. }, Some(backup)) = (work, plan.backups.get(&name)) {
+                        self.sweep(backup);
+                    }
+                }
             }
         }
-        self.next_due = now;
+        self.next_due = now + pause;
         self.look_at = Instant::now();
     }
 
@@ -251,13 +321,14 @@ impl Daemon {
         match result {
             Ok(None) => {}
             Ok(Some(report)) => log_report(name, &report),
-            // Another process is at it, and it stands in the history.
-            Err(error) if error.kind == Kind::Busy => tracing::warn!(backup = %name, %error, "run skipped"),
+            // Another process is at it: the slot is skipped if that is a run, else it waits.
+            Err(error) if error.kind == Kind::Busy => tracing::warn!(backup = %name, %error, "run did not begin"),
             Err(error) => {
                 tracing::error!(backup = %name, %error, "run could not begin");
                 let server = self.plan.backups.get(name).map_or("", |backup| backup.server.as_str());
+                let outcome = if error.kind == Kind::Cancelled { Outcome::Cancelled } else { Outcome::Failed };
                 let row = self.history.begin(name.as_str(), server, now, &Tag::random(), Some(slot))?;
-                self.history.end(row, now, Outcome::Failed, Some(&error.message), None, true)?;
+                self.history.end(row, now, outcome, Some(&error.message), None, true)?;
                 if error.kind.may_pass() {
                     self.history.may_pass(row)?;
                 }
@@ -285,9 +356,11 @@ impl Daemon {
             .map(|store| store.name.clone())
             .collect();
         self.disks.extend(due.iter().map(|name| (name.clone(), Instant::now())));
+        let unusable = self.unread.as_ref().or(self.unnoted.as_ref()).cloned();
         self.looking.spawn(async move {
             let started = Instant::now();
-            if let Err(error) = assess::look_and_settle(&plan, &history, &alerts, &|name| due.contains(name)).await {
+            let looked = assess::look_and_settle(&plan, &history, &alerts, &|name| due.contains(name), unusable.as_ref()).await;
+            if let Err(error) = looked {
                 tracing::error!(%error, "cannot look at how things stand; tried again");
             }
             started.elapsed()
@@ -295,7 +368,10 @@ impl Daemon {
     }
 
     fn looked(&mut self, took: Result<Duration, JoinError>) {
-        let took = took.unwrap_or_default();
+        let took = took.unwrap_or_else(|error| {
+            broken_off("a look at how things stand", Some(error));
+            Duration::ZERO
+        });
         let soonest = self.plan.stores.values().map(|store| store.check_every).min().unwrap_or(Duration::MAX);
         let pause = took.saturating_mul(ASSESS_SHARE).clamp(*ASSESS_EVERY.start(), *ASSESS_EVERY.end());
         self.look_at = Instant::now() + pause.min(soonest.max(Duration::from_secs(1)));
@@ -341,17 +417,28 @@ impl Daemon {
     }
 
     /// Lets what runs come to its end for a while, then ends it; no new run begins.
-    async fn drain(&mut self, signals: &mut tokio::sync::mpsc::UnboundedReceiver<Told>) {
+    async fn drain(&mut self, signals: &mut UnboundedReceiver<Told>) {
         let grace = self.plan.shutdown_grace;
         tracing::info!(running = self.work.len(), grace_secs = grace.as_secs(), "told to stop");
-        let deadline = tokio::time::sleep(grace);
-        tokio::pin!(deadline);
+        let mut deadline = tokio::time::Instant::now() + grace;
         // Cleaning up after a former life may wait for a server; the next life goes on with it.
-        while self.busy.values().any(|work| matches!(work, Work::Run { .. })) {
+        while self.busy.values().any(|(work, _)| matches!(work, Work::Run { .. })) {
             tokio::select! {
-                Some(done) = self.work.join_next() => self.ended(done),
-                () = &mut deadline, if !self.cancel.is_cancelled() => self.cancel.cancel(),
-                Some(Told::Stop) = signals.recv() => self.cancel.cancel(),
+                Some(done) = self.work.join_next_with_id() => {
+                    self.ended(done);
+                    continue;
+                }
+                () = tokio::time::sleep_until(deadline) => {}
+                () = stopped(signals) => {}
+            }
+            if !self.cancel.is_cancelled() {
+                tracing::info!(running = self.work.len(), "ending what still runs");
+                self.cancel.cancel();
+                deadline = tokio::time::Instant::now() + CANCEL_WITHIN;
+            } else if tokio::time::Instant::now() >= deadline {
+                // A store that hangs, most likely.
+                tracing::error!(running = self.work.len(), "what was cancelled does not end; the next start sweeps what it leaves");
+                break;
             }
         }
         self.work.abort_all();

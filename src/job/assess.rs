@@ -1,10 +1,13 @@
 //! How things stand: what is in the stores and on record, turned into what is wrong, and that into
 //! alerts. Whoever looks, a daemon or a command, sees the same.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use tokio::task::AbortHandle;
 
 use crate::alert::letter::{self, State as LetterState};
 use crate::alert::policy::{self, Step};
@@ -68,13 +71,14 @@ impl Assessment {
         for store in
             backup.stores.iter().filter_map(|store| plan.stores.get(store)).filter(|store| matches!(store.kind, StoreKind::Local(_)))
         {
-            let opened = stores::open(store, "")?;
-            let read = within_patience(catalog_of(&*opened, store.name.as_str(), Some(name), &mut catalog)).await;
             let key = format!("store/{}/unreadable", store.name);
-            if let Err(error) = read {
-                complete = false;
-                if !self.problems.iter().any(|problem| problem.key == key) {
-                    self.problems.push(problems::unreadable_store(store.name.as_str(), &error, now));
+            match read(store, name, catalog.clone()).await {
+                Ok(more) => catalog = more,
+                Err(error) => {
+                    complete = false;
+                    if !self.problems.iter().any(|problem| problem.key == key) {
+                        self.problems.push(problems::unreadable_store(store.name.as_str(), &error, now));
+                    }
                 }
             }
             self.looked_at.push(key);
@@ -84,13 +88,17 @@ impl Assessment {
         let record = if backup.schedule.is_some() { history.recorded(name, now)? } else { None };
         // Without a daemon nobody tries again.
         let has_daemon = State::has_daemon(&plan.state_dir);
+        let under_way = if running { history.under_way(name)? } else { None };
+        let retry_under_way = record
+            .and_then(|record| record.last)
+            .is_some_and(|last| last.may_pass.is_some() && under_way.is_some_and(|run| run.slot == Some(last.slot)));
         let facts = BackupFacts {
             backup,
             catalog: &catalog,
             last: last.as_ref(),
             since: record.map(|record| record.since),
             running,
-            retrying: has_daemon && record.is_some_and(|record| due::will_retry(backup, &record, now)),
+            retrying: has_daemon && (retry_under_way || record.is_some_and(|record| due::will_retry(backup, &record, now))),
             future_slot: history.future_slot(name, now)?,
         };
         let newest_good = facts.newest_good(now).map(|entry| (entry.id.clone(), entry.manifest.taken_at, entry.rung()));
@@ -128,6 +136,16 @@ impl Assessment {
         }
         self.stores.push(StoreState { name: store.name.clone(), alert_above_percent: store.alert_above_percent, usage });
         Ok(())
+    }
+
+    /// Adds whether the history can be used; without it nothing runs.
+    pub fn look_at_history(&mut self, plan: &Plan, error: Option<&Error>, now: DateTime<Utc>) {
+        if let Some(error) = error
+            && !self.problems.iter().any(|problem| problem.key == problems::HISTORY)
+        {
+            self.problems.push(problems::unusable_history(&plan.state_dir, error, now));
+        }
+        self.looked_at.push(problems::HISTORY.to_owned());
     }
 
     /// Adds whether the daemon obeys the file as it is.
@@ -183,9 +201,13 @@ impl Assessment {
         for store in plan.stores.values().filter(|store| disks(&store.name)) {
             self.look_at_store(alerts, store, now).await?;
         }
+        let mut unreadable = None;
         for backup in plan.backups.values() {
-            self.look_at_backup(plan, history, backup, now).await?;
+            if let Err(error) = self.look_at_backup(plan, history, backup, now).await {
+                unreadable.get_or_insert(error);
+            }
         }
+        self.look_at_history(plan, unreadable.as_ref(), now);
         self.look_at_config(alerts)?;
         self.look_at_clock(alerts)?;
         // Alerts about what is no longer in the file are over.
@@ -229,16 +251,24 @@ impl Assessment {
 const LOOKS_MAX: usize = 3;
 
 /// Looks at everything and writes what follows from it. Should a run end between the two, what was
-/// seen is old, and it is looked again: nobody is told of what is over.
+/// seen is old, and it is looked again: nobody is told of what is over. `unusable`: why the history
+/// could not be used of late.
 ///
 /// # Errors
 /// What is on record cannot be read or written.
-pub async fn look_and_settle(plan: &Plan, history: &History, alerts: &Alerts, disks: &(dyn Fn(&Name) -> bool + Sync)) -> Result<()> {
+pub async fn look_and_settle(
+    plan: &Plan,
+    history: &History,
+    alerts: &Alerts,
+    disks: &(dyn Fn(&Name) -> bool + Sync),
+    unusable: Option<&Error>,
+) -> Result<()> {
     for look in 1.. {
-        let before = history.version()?;
+        let before = history.version().ok();
         let mut assessment = Assessment::default();
+        assessment.look_at_history(plan, unusable, clock::now());
         assessment.look_at_all(plan, history, alerts, disks, clock::now()).await?;
-        if look == LOOKS_MAX || history.version()? == before {
+        if look == LOOKS_MAX || history.version().ok() == before {
             log(&assessment.settle(plan, alerts, clock::now())?);
             break;
         }
@@ -273,7 +303,8 @@ pub fn machine() -> String {
 /// # Errors
 /// The system does not tell, or not in time.
 pub async fn usage(path: PathBuf) -> Result<Usage> {
-    within_patience(async {
+    let question = format!("usage of {}", path.display());
+    asked(question, async {
         tokio::task::spawn_blocking(move || disk::usage(&path))
             .await
             .unwrap_or_else(|error| Err(Error::new(Kind::System, error.to_string())))
@@ -281,8 +312,41 @@ pub async fn usage(path: PathBuf) -> Result<Usage> {
     .await
 }
 
-async fn within_patience<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| {
-        Err(Error::new(Kind::Store, format!("the disk does not answer for {} s", PATIENCE.as_secs())).hint("is it mounted, and alive?"))
+/// Reads a backup's copies in a store into a catalog, unless the store does not answer.
+async fn read(store: &Store, backup: &str, mut catalog: Catalog) -> Result<Catalog> {
+    let (opened, name, backup) = (stores::open(store, "")?, store.name.to_string(), backup.to_owned());
+    asked(format!("catalog of {name}"), async move {
+        catalog_of(&*opened, &name, Some(&backup), &mut catalog).await?;
+        Ok(catalog)
     })
+    .await
+}
+
+/// The answer to a question, unless it takes too long. Then it is not asked again before the first
+/// one is answered: each holds a thread, and they are not without number.
+async fn asked<T: Send + 'static>(question: String, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    static UNANSWERED: Mutex<BTreeMap<String, AbortHandle>> = Mutex::new(BTreeMap::new());
+    let unanswered = || UNANSWERED.lock().unwrap_or_else(PoisonError::into_inner);
+    if unanswered().get(&question).is_some_and(|task| !task.is_finished()) {
+        return Err(no_answer());
+    }
+    let task = tokio::spawn(work);
+    let handle = task.abort_handle();
+    if let Ok(answered) = tokio::time::timeout(PATIENCE, task).await {
+        return answered.unwrap_or_else(|error| Err(Error::new(Kind::System, error.to_string())));
+    }
+    unanswered().insert(question, handle);
+    Err(no_answer())
+}
+
+/// The end of some work, unless it takes too long.
+///
+/// # Errors
+/// Its own, or the store does not answer.
+pub async fn within_patience<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(no_answer()))
+}
+
+fn no_answer() -> Error {
+    Error::new(Kind::Store, format!("the disk does not answer for {} s", PATIENCE.as_secs())).hint("is it mounted, and alive?")
 }

@@ -83,19 +83,32 @@ pub async fn run(plan: &Plan, backup: &str, order: Order, progress: &Progress, c
     let Some(_lock) = state.lock(backup.name.as_str())? else {
         let busy =
             Error::new(Kind::Busy, format!("another run of {} is under way", backup.name)).hint("wait for it; pgvigil history shows it");
-        history.skipped(backup.name.as_str(), backup.server.as_str(), clock::now(), order.slot(), &busy.message)?;
+        // One who prunes or cleans up holds the lock too, and no run: a slot waits for its end.
+        if order == Order::ByHand || history.under_way(backup.name.as_str())?.is_some() {
+            history.skipped(backup.name.as_str(), backup.server.as_str(), clock::now(), order.slot(), &busy.message)?;
+        }
         return Err(busy);
     };
-    sweep::sweep(plan, &state, &history, backup).await?;
-
+    let deadline = passed(backup.deadline);
+    tokio::pin!(deadline);
     let store_name = &backup.stores[0];
     let store = stores::open(&plan.stores[store_name], state.owner())?;
-    if let Some(slot) = order.slot()
-        && store.labels(backup.name.as_str()).await?.contains(&Label::of(slot))
-    {
+    let prepared = async {
+        sweep::sweep(plan, &state, &history, backup).await?;
+        match order.slot() {
+            Some(slot) => Ok(store.labels(backup.name.as_str()).await?.contains(&Label::of(slot))),
+            None => Ok(false),
+        }
+    };
+    let is_there = tokio::select! {
+        prepared = prepared => prepared?,
+        () = cancel.cancelled() => return Err(Error::new(Kind::Cancelled, "told to stop before it began")),
+        error = &mut deadline => return Err(error),
+    };
+    if is_there {
         // The record of it was lost, not the backup.
         let there = "it is in the store already: a slot is never run again under its label";
-        history.skipped(backup.name.as_str(), backup.server.as_str(), clock::now(), Some(slot), there)?;
+        history.skipped(backup.name.as_str(), backup.server.as_str(), clock::now(), order.slot(), there)?;
         return Ok(Report::nothing(Outcome::Skipped, None));
     }
     let started = std::time::Instant::now();
@@ -115,8 +128,7 @@ pub async fn run(plan: &Plan, backup: &str, order: Order, progress: &Progress, c
     let ready = tokio::select! {
         ready = making.make() => ready,
         () = cancel.cancelled() => Err(Error::new(Kind::Cancelled, "told to stop")),
-        () = passed(backup.deadline) => Err(Error::new(Kind::Timeout, format!("the deadline of {} s has passed", backup.deadline.unwrap_or_default().as_secs()))
-            .hint("look at what slowed the dump; deadline sets the patience")),
+        error = &mut deadline => Err(error),
     };
     // From here on it is a matter of moments, and whole or not at all: nobody breaks it off.
     let made = match ready {
@@ -181,11 +193,12 @@ pub fn refuse_not_yet(plan: &Plan, backup: &Name) -> Result<()> {
     }
 }
 
-async fn passed(deadline: Option<std::time::Duration>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep(deadline).await,
-        None => std::future::pending().await,
-    }
+/// Waits until a deadline has passed, which is an error.
+async fn passed(deadline: Option<std::time::Duration>) -> Error {
+    let Some(deadline) = deadline else { return std::future::pending().await };
+    tokio::time::sleep(deadline).await;
+    Error::new(Kind::Timeout, format!("the deadline of {} s has passed", deadline.as_secs()))
+        .hint("look at what slowed the dump; deadline sets the patience")
 }
 
 /// Ends what a failed run may have left on the server. False: something may be left.

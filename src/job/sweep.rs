@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::host::docker::DockerHost;
 use crate::host::local::LocalHost;
 use crate::host::{Host, Tag};
+use crate::job::assess::within_patience;
 use crate::job::stores;
 use crate::postgres::Server;
 use crate::state::history::Unfinished;
@@ -39,13 +40,13 @@ pub async fn sweep(plan: &Plan, state: &State, history: &History, held: &Backup)
     Ok(())
 }
 
-/// Notes which runs were interrupted, without touching what they left: their end is known at once,
-/// however long it takes to clean up after them.
+/// Notes which runs of a backup were interrupted, without touching what they left: their end is
+/// known at once, however long it takes to clean up after them.
 ///
 /// # Errors
 /// The history cannot be read or written.
-pub async fn note_interrupted(plan: &Plan, state: &State, history: &History) -> Result<()> {
-    for dead in history.unfinished()? {
+pub async fn note_interrupted(plan: &Plan, state: &State, history: &History, backup: &Backup) -> Result<()> {
+    for dead in history.unfinished()?.into_iter().filter(|dead| dead.backup == backup.name.as_str()) {
         // Held for a moment only: nobody may begin a run in between.
         if let Some(_lock) = state.lock(&dead.backup)? {
             let id = stored(plan, state, history, &dead).await;
@@ -141,6 +142,6 @@ async fn sweep_stores(plan: &Plan, state: &State, backup: &str) -> bool {
 async fn stored(plan: &Plan, state: &State, history: &History, dead: &Unfinished) -> Option<String> {
     let slot = history.slot(dead.row).ok()??;
     let id = Id { backup: dead.backup.clone(), label: Label::of(slot) };
-    let catalog = stores::catalog(plan, state.owner(), Some(&dead.backup)).await.ok()?;
+    let catalog = within_patience(stores::catalog(plan, state.owner(), Some(&dead.backup))).await.ok()?;
     catalog.entries.iter().find(|entry| entry.id == id).map(|entry| entry.id.to_string())
 }

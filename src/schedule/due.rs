@@ -65,21 +65,27 @@ pub fn due(backup: &Backup, record: &Record, now: DateTime<Utc>) -> Due {
         return if !backup.catch_up && now - start > delta(LATE) { Due::Skip { slot } } else { Due::Run { slot, attempt: 1 } };
     }
     let next = slots::next(schedule, backup.timezone, watermark.max(now)).map(|slot| begins(backup, slot));
-    let retry = last.filter(|last| last.attempts <= backup.retries && last.slot >= since).and_then(|last| {
-        let ended = last.may_pass?.min(now);
-        Some((last, ended + delta(backoff(last.attempts))))
-    });
-    match retry {
+    match retry(backup, record, now) {
         Some((last, at)) if at <= now => Due::Run { slot: last.slot, attempt: last.attempts + 1 },
         Some((_, at)) => Due::At(Some(next.map_or(at, |next| next.min(at)))),
         None => Due::At(next),
     }
 }
 
-/// Whether a failed slot will be tried again.
+/// The slot that failed and is to be tried again, and when.
+fn retry(backup: &Backup, record: &Record, now: DateTime<Utc>) -> Option<(Attempted, DateTime<Utc>)> {
+    let last = record.last.filter(|last| last.slot <= now && last.attempts <= backup.retries && last.slot >= record.since.min(now))?;
+    let ended = last.may_pass?;
+    // Ended in the future: the clock has jumped back, and nobody waits until it is there again.
+    Some((last, if ended > now { now } else { ended + delta(backoff(last.attempts)) }))
+}
+
+/// Whether a failed slot will be tried again. It will not when another slot comes first and takes
+/// its place, and when its time has passed without a try: nobody is there.
 pub fn will_retry(backup: &Backup, record: &Record, now: DateTime<Utc>) -> bool {
-    let last = record.last.filter(|last| last.slot <= now);
-    backup.schedule.is_some() && last.is_some_and(|last| last.may_pass.is_some() && last.attempts <= backup.retries)
+    let Some(schedule) = &backup.schedule else { return false };
+    retry(backup, record, now)
+        .is_some_and(|(last, at)| now <= at + delta(LATE) && slots::next(schedule, backup.timezone, last.slot).is_none_or(|slot| slot > at))
 }
 
 /// When the run of a slot begins: at its time, or up to `jitter` later, the same for every attempt.
@@ -177,12 +183,31 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_that_nobody_tries_again_is_none_that_will_pass() {
+        let since = at("2026-01-10T12:00");
+        let record = |since, slot: &str| Record { since, last: Some(attempted(slot, 1, Some(slot))) };
+        let ask = |schedule: &str, record: Record, now: DateTime<Utc>| {
+            let mut plan = plan("");
+            let backup = plan.backups.values_mut().next().unwrap();
+            backup.schedule = Some(schedule.parse().unwrap());
+            will_retry(backup, &record, now)
+        };
+        let (slot, failed) = ("2026-01-11T02:00", at("2026-01-11T02:00"));
+        assert!(ask("0 2 * * *", record(since, slot), failed + TimeDelta::seconds(9)));
+        assert!(ask("0 2 * * *", record(since, slot), failed + TimeDelta::seconds(60)));
+        assert!(!ask("0 2 * * *", record(since, slot), failed + TimeDelta::seconds(71)), "no daemon is there");
+        assert!(!ask("*/10 * * * * *", record(since, slot), failed + TimeDelta::seconds(1)), "the next slot comes first");
+        assert!(ask("*/11 * * * * *", record(since, slot), failed + TimeDelta::seconds(1)));
+        assert!(!ask("0 2 * * *", record(failed + TimeDelta::seconds(5), slot), failed + TimeDelta::seconds(9)), "of another schedule");
+    }
+
+    #[test]
     fn a_clock_that_jumps_stops_nothing() {
         let future = Record { since: at("2027-01-10T12:00"), last: Some(attempted("2027-01-11T02:00", 1, None)) };
         assert_eq!(ask("", future, "2026-01-10T12:00"), Due::At(Some(at("2026-01-11T02:00"))));
         let since = at("2026-01-10T12:00");
         let ended_in_the_future = Record { since, last: Some(attempted("2026-01-11T02:00", 1, Some("2027-01-11T02:00"))) };
-        assert_eq!(ask("", ended_in_the_future, "2026-01-11T12:00"), Due::At(Some(at("2026-01-11T12:00") + TimeDelta::seconds(10))));
+        assert_eq!(ask("", ended_in_the_future, "2026-01-11T12:00"), Due::Run { slot: at("2026-01-11T02:00"), attempt: 2 });
     }
 
     #[test]

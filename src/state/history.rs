@@ -178,13 +178,20 @@ impl History {
     /// # Errors
     /// The file cannot be read or written.
     pub fn record(&self, backup: &str, schedule: &str, now: DateTime<Utc>) -> Result<Record> {
-        self.db()
-            .execute(
-                "insert into schedules (backup, schedule, since) values (?1, ?2, ?3)
-                on conflict (backup) do update set schedule = ?2, since = ?3 where schedule <> ?2 or since > ?3",
+        let note = || {
+            let db = self.db();
+            // Asked first: to look must not wait for whoever writes.
+            let known = "select 1 from schedules where backup = ?1 and schedule = ?2 and since <= ?3";
+            if db.prepare_cached(known)?.exists(params![backup, schedule, text(now)])? {
+                return Ok(());
+            }
+            db.execute(
+                "insert or replace into schedules (backup, schedule, since) values (?1, ?2, ?3)",
                 params![backup, schedule, text(now)],
             )
-            .map_err(|error| failed(&error))?;
+            .map(drop)
+        };
+        note().map_err(|error: rusqlite::Error| failed(&error))?;
         Ok(self.recorded(backup, now)?.unwrap_or(Record { since: now, last: None }))
     }
 
@@ -364,6 +371,14 @@ impl History {
     /// The file cannot be read.
     pub fn last_ended(&self, backup: &str) -> Result<Option<Run>> {
         Ok(self.select("backup = ?1 and row = (select max(row) from runs where backup = ?1 and outcome is not null)", Some(backup))?.pop())
+    }
+
+    /// The run of a backup that has begun and not ended, as far as the history knows.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn under_way(&self, backup: &str) -> Result<Option<Run>> {
+        Ok(self.select("backup = ?1 and row = (select max(row) from runs where backup = ?1 and outcome is null)", Some(backup))?.pop())
     }
 
     /// How long the last good run of a backup took.

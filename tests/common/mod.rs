@@ -1,6 +1,8 @@
 //! What the tests stand on: real servers (started by `tests/support/with-servers`), a world of
 //! their own for each test, and the program as its users run it.
 
+pub mod daemon;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -164,12 +166,15 @@ impl World {
 
     /// Writes the configuration: state_dir, the store `local`, and the sections given.
     pub fn configure(&self, sections: &str) {
-        let text = format!(
+        std::fs::write(self.config(), self.text(sections)).unwrap();
+    }
+
+    fn text(&self, sections: &str) -> String {
+        format!(
             "timezone = \"Europe/Vienna\"\nstate_dir = \"{}\"\n[stores.local]\npath = \"{}\"\n{sections}",
             self.path("state").display(),
             self.store().display()
-        );
-        std::fs::write(self.config(), text).unwrap();
+        )
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

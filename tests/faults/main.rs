@@ -20,6 +20,7 @@ mod inject;
 mod judge;
 mod tools;
 
+mod daemon;
 mod damage;
 mod disk;
 mod engine;

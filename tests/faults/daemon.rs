@@ -1,0 +1,379 @@
+//! The daemon killed at any moment, under a clock that jumps, with files that are edited badly, and
+//! with a state that cannot be written.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Timelike, Utc};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::common::daemon::{
+    Daemon, alerts, assert_no_slot_twice, history, label, now, once_in, time, until, wait_for_outcome, write_config,
+};
+use crate::common::{Database, Server, World};
+use crate::judge::{BACKUP, Case, FEW_ROWS, is_label};
+use crate::killed::MIDDLE;
+use crate::tools::{Chance, Mounted, scale, together};
+
+/// Every second.
+const ALWAYS: &str = "schedule = \"* * * * * *\"";
+
+fn small() -> Database {
+    let database = Database::empty(Server::Pg15);
+    database.sql(FEW_ROWS);
+    database
+}
+
+fn world(top: &str, backups: &[(&str, &str, &str)]) -> World {
+    let world = World::new();
+    write_config(&world, top, &sections(backups));
+    world
+}
+
+fn sections(backups: &[(&str, &str, &str)]) -> String {
+    let one = |(name, database, keys): &(&str, &str, &str)| format!("[backups.{name}]\ndatabase = \"{database}\"\n{keys}\n");
+    backups.iter().map(one).collect::<Vec<_>>().concat()
+}
+
+/// No session of a run is left in a database.
+fn no_backend(database: &str) {
+    let ask = format!("select count(*) from pg_stat_activity where datname = '{database}' and application_name like 'pgvigil\\_%'");
+    until("no backend is left", || (Server::Pg15.sql("postgres", &ask) == "0").then_some(()));
+}
+
+/// A command under another clock.
+fn under_clock(world: &World, args: &[&str], clock: &[(&str, &str)]) -> Command {
+    let mut command = world.command(args);
+    command.env("LD_PRELOAD", "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1");
+    // Only what the time of day is: waiting goes on as ever, and files keep their stamps.
+    command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1").env("NO_FAKE_STAT", "1");
+    command.envs(clock.iter().copied());
+    command
+}
+
+#[test]
+fn killed_in_the_middle_of_a_dump() {
+    together([Server::Pg15, Server::Exec], |server| {
+        let case = Case::gated(server, "");
+        let (slot, once) = once_in(4);
+        case.configure(&case.server, &once);
+        case.gate().arm(MIDDLE);
+        let mut daemon = Daemon::of(&mut case.command(&["daemon"]));
+        case.gate().reached();
+        daemon.signal(Signal::SIGKILL);
+        daemon.end();
+        assert_eq!(case.world.names(BACKUP).iter().filter(|name| name.starts_with(".partial-")).count(), 1);
+        case.gate().open();
+
+        let daemon = Daemon::of(&mut case.command(&["daemon"]));
+        daemon.wait_for_line("alert=backup/shop/failed");
+        until("the slot is run again", || {
+            history(&case.world, BACKUP).into_iter().find(|row| row["outcome"] == "ok" && time(&row["slot"]) == slot)
+        });
+        daemon.wait_for_line("over: backup shop was interrupted");
+        daemon.stop();
+        let rows = history(&case.world, BACKUP);
+        let outcomes: Vec<&str> = rows.iter().map(|row| row["outcome"].as_str().unwrap()).collect();
+        assert_eq!(outcomes, ["ok", "interrupted", "ok"], "{rows:#?}");
+        assert_eq!((time(&rows[1]["slot"]), &rows[1]["id"]), (slot, &Value::Null));
+        assert_eq!(rows[2]["id"], format!("{BACKUP}/{}", label(&rows[2]["slot"])));
+        case.pgvigil(&["verify", rows[2]["id"].as_str().unwrap()]).expect(0);
+        assert!(case.programs().is_empty(), "{:?}", case.programs());
+        assert!(!case.world.names(BACKUP).iter().any(|name| name.starts_with('.')), "{:?}", case.world.names(BACKUP));
+        if server == Server::Pg15 {
+            no_backend(case.target.name());
+        }
+    });
+}
+
+/// With runs and deletions under way.
+#[test]
+fn killed_at_random() {
+    let mut chance = Chance::new();
+    let databases = [small(), small()];
+    let keys = format!("{ALWAYS}\nkeep = {{ last = 2 }}");
+    let backups = [("a", databases[0].name.as_str(), keys.as_str()), ("b", databases[1].name.as_str(), keys.as_str())];
+    let world = world("max_concurrent_runs = 2", &backups);
+    for round in 0..scale(10, 100) {
+        let mut daemon = Daemon::start(&world);
+        // Any moment is as good: there is no event to wait for.
+        std::thread::sleep(Duration::from_millis(chance.next() % 2_500));
+        daemon.signal(Signal::SIGKILL);
+        daemon.end();
+        for (name, _, _) in &backups {
+            whole(&world, name, round);
+        }
+    }
+    let daemon = Daemon::start(&world);
+    for (name, _, _) in &backups {
+        let before = history(&world, name).iter().filter(|row| row["outcome"] == "ok").count();
+        until("it goes on", || (history(&world, name).iter().filter(|row| row["outcome"] == "ok").count() > before).then_some(()));
+    }
+    daemon.stop();
+    for (name, database, _) in &backups {
+        whole(&world, name, usize::MAX);
+        assert!(!world.names(name).iter().any(|name| name.starts_with('.')), "{:?}", world.names(name));
+        assert!(world.names(name).iter().filter(|name| is_label(name)).count() <= 2, "{:?}", world.names(name));
+        no_backend(database);
+    }
+    // Whatever was said of it is over.
+    let status = world.pgvigil(&["--json", "status"]).expect(0).json();
+    assert_eq!(alerts(&status), Vec::<&str>::new());
+}
+
+/// What is under a label is a whole backup, every run has an end, and no slot was stored twice.
+fn whole(world: &World, backup: &str, round: usize) {
+    let list = world.pgvigil(&["--json", "list", backup]).expect(0).json();
+    let mut listed: Vec<&str> = list.as_array().unwrap().iter().map(|entry| entry["label"].as_str().unwrap()).collect();
+    listed.sort_unstable();
+    let mut there = world.names(backup);
+    there.retain(|name| is_label(name));
+    assert_eq!(listed, there, "round {round}");
+    for label in listed {
+        world.pgvigil(&["verify", &format!("{backup}/{label}")]).expect(0);
+    }
+    let rows = history(world, backup);
+    assert!(rows.iter().all(|row| row["outcome"].is_string()), "round {round}: {rows:#?}");
+    assert_no_slot_twice(&rows);
+}
+
+#[test]
+fn files_that_are_edited_badly() {
+    let mut chance = Chance::new();
+    let database = small();
+    let world = world("", &[("a", &database.name, ALWAYS), ("b", &database.name, "jitter = \"1s\"\nschedule = \"*/2 * * * * *\"")]);
+    let good = std::fs::read_to_string(world.config()).unwrap();
+    let daemon = Daemon::start(&world);
+    let answered = || daemon.count("the file was read again") + daemon.count("the file is faulty");
+    // Behind the paths: nobody may write anywhere else.
+    let from = good.find("[servers.main]").unwrap();
+    for _ in 0..scale(12, 300) {
+        let mut text = good.clone().into_bytes();
+        for _ in 0..=chance.below(3) {
+            let at = from + chance.below(text.len() - from);
+            match chance.below(4) {
+                0 => text.truncate(at),
+                1 => drop(text.remove(at)),
+                2 => text[at] = 32 + (chance.next() % 95) as u8,
+                _ => text.insert(at, *chance.pick(b"\"'[]{}=\n#.\\\xff")),
+            }
+            if text.len() <= from {
+                break;
+            }
+        }
+        let before = answered();
+        std::fs::write(world.config(), &text).unwrap();
+        daemon.signal(Signal::SIGHUP);
+        until("the daemon has read the file", || (answered() > before).then_some(()));
+    }
+    std::fs::write(world.config(), &good).unwrap();
+    let before = daemon.count("the file was read again");
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for_lines("the file was read again", before + 1);
+    for name in ["a", "b"] {
+        let words = format!("run ended backup={name}");
+        let before = daemon.count(&words);
+        daemon.wait_for_lines(&words, before + 2);
+        assert_no_slot_twice(&history(&world, name));
+    }
+    until("nothing is wrong any more", || {
+        let status = world.pgvigil(&["--json", "status"]).json();
+        (status["config"]["error"].is_null() && !alerts(&status).contains(&"config/reload")).then_some(())
+    });
+    daemon.stop();
+}
+
+/// One run for the latest slot of those that nobody was there for; or none.
+#[test]
+fn missed_slots() {
+    let database = small();
+    let name = &database.name;
+    // Hourly, the last time five minutes ago.
+    let minute = |ago: i64| (now() - TimeDelta::minutes(ago)).minute();
+    let (hourly, other) = (format!("schedule = \"{} * * * *\"", minute(5)), format!("schedule = \"{} * * * *\"", minute(6)));
+    let none = format!("{hourly}\ncatch_up = false");
+    let before = [("a", name.as_str(), hourly.as_str()), ("b", name, &none), ("c", name, &other)];
+    let world = world("", &before);
+    Daemon::of(&mut under_clock(&world, &["daemon"], &[("FAKETIME", "-3h")])).stop();
+    for backup in ["a", "b", "c"] {
+        assert_eq!(history(&world, backup), Vec::<Value>::new());
+    }
+    // c has another schedule now, and d is new.
+    write_config(&world, "", &sections(&[("a", name, &hourly), ("b", name, &none), ("c", name, &hourly), ("d", name, &hourly)]));
+    let daemon = Daemon::start(&world);
+    let ran = wait_for_outcome(&world, "a", "ok");
+    let skipped = wait_for_outcome(&world, "b", "skipped");
+    // Whatever else was due would have begun by now.
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for_line("the file was read again");
+    daemon.stop();
+    let latest = |row: &Value| now() - time(&row["slot"]);
+    assert!(latest(&ran) >= TimeDelta::minutes(5) && latest(&ran) < TimeDelta::minutes(7), "{ran:#}");
+    assert_eq!(time(&ran["slot"]).second(), 0);
+    assert_eq!(ran["id"], format!("a/{}", label(&ran["slot"])));
+    assert_eq!((&skipped["slot"], &skipped["id"]), (&ran["slot"], &Value::Null));
+    assert!(skipped["error"].as_str().unwrap().contains("catch_up = false"), "{skipped:#}");
+    for (backup, rows) in [("a", 1), ("b", 1), ("c", 0), ("d", 0)] {
+        assert_eq!(history(&world, backup).len(), rows, "{backup}");
+    }
+}
+
+/// A slot that came in time and waited for a place was not missed, whatever catch_up says. The clock
+/// runs twenty times as fast.
+#[test]
+fn late_is_not_missed() {
+    let (held, free) = (small(), small());
+    let keys = "timezone = \"UTC\"\nschedule = \"*/5 * * * *\"\ncatch_up = false";
+    let case_world = world("", &[("a", &held.name, keys), ("b", &free.name, keys)]);
+    let mut holder = hold(&held);
+    let daemon = Daemon::of(&mut under_clock(&case_world, &["daemon"], &[("FAKETIME", "@2026-06-01 11:59:50 x20"), ("TZ", "UTC")]));
+    daemon.wait_for_line("run begins backup=a");
+    let begun = std::time::Instant::now();
+    until("it is more than a minute late", || (begun.elapsed() > Duration::from_secs(5)).then_some(()));
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    wait_for_outcome(&case_world, "b", "ok");
+    daemon.stop();
+    let rows = history(&case_world, "b");
+    assert!(rows.iter().all(|row| row["outcome"] != "skipped"), "{rows:#?}");
+    assert_eq!(time(&rows[0]["slot"]).minute() % 5, 0);
+    assert!(time(&rows[0]["started_at"]) - time(&rows[0]["slot"]) > TimeDelta::seconds(61), "{rows:#?}");
+}
+
+/// Somebody who holds the table for a minute.
+fn hold(database: &Database) -> std::process::Child {
+    let mut psql = database.server.tool("psql");
+    psql.args([
+        "-X",
+        "-q",
+        "-d",
+        &database.name,
+        "-c",
+        "begin",
+        "-c",
+        "lock table rows in access exclusive mode",
+        "-c",
+        "select pg_sleep(60)",
+    ]);
+    let child = psql.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let held = "select count(*) from pg_locks where relation = 'rows'::regclass and mode = 'AccessExclusiveLock' and granted";
+    until("the lock is held", || (database.sql(held) == "1").then_some(()));
+    child
+}
+
+/// The lock of a backup held by one who is no run of it: the slot waits.
+#[test]
+fn a_lock_without_a_run() {
+    let database = small();
+    let (slot, once) = once_in(3);
+    let world = world("", &[("x", &database.name, &format!("{once}\ncatch_up = false"))]);
+    std::fs::create_dir_all(world.path("state/locks")).unwrap();
+    let daemon = Daemon::start(&world);
+    until("the daemon has swept", || world.path("state/locks/x.lock").exists().then_some(()));
+    let lock = std::fs::File::create(world.path("state/locks/x.lock")).unwrap();
+    until("the lock is free", || lock.try_lock().ok());
+    daemon.wait_for_line("run did not begin");
+    drop(lock);
+    let row = wait_for_outcome(&world, "x", "ok");
+    assert_eq!(time(&row["slot"]), slot);
+    assert_eq!(history(&world, "x").len(), 1);
+    daemon.stop();
+}
+
+fn set_clock(file: &Path, offset: &str) {
+    let aside = file.with_extension("new");
+    std::fs::write(&aside, offset).unwrap();
+    std::fs::rename(aside, file).unwrap();
+}
+
+#[test]
+fn a_clock_that_jumps_by_a_year() {
+    let database = small();
+    let world = world("", &[("x", &database.name, "schedule = \"*/2 * * * * *\"\nkeep = { last = 2 }\nretries = 0")]);
+    let clock = world.path("clock");
+    set_clock(&clock, "+0");
+    let clock_text = clock.display().to_string();
+    let daemon = Daemon::of(&mut under_clock(&world, &["daemon"], &[("FAKETIME_TIMESTAMP_FILE", &clock_text), ("FAKETIME_NO_CACHE", "1")]));
+    let good_near = |moment: DateTime<Utc>| {
+        let rows = history(&world, "x").into_iter().filter(|row| row["outcome"] == "ok");
+        rows.filter(|row| (time(&row["slot"]) - moment).abs() < TimeDelta::hours(1)).count()
+    };
+    let year = TimeDelta::days(365);
+    let two_more_near = |moment: DateTime<Utc>, what: &str| {
+        let before = good_near(moment);
+        let since = std::time::Instant::now();
+        until(what, || (good_near(moment) >= before + 2).then_some(()));
+        assert!(since.elapsed() < Duration::from_secs(25), "{what} {:?}: {}", since.elapsed(), daemon.log());
+    };
+    two_more_near(now(), "the schedule goes on");
+    set_clock(&clock, "+365d");
+    two_more_near(now() + year, "it goes on a year ahead");
+    let ahead: Vec<String> = world
+        .names("x")
+        .into_iter()
+        .filter(|name| is_label(name) && *name > label(&(now() + TimeDelta::days(9)).to_rfc3339().into()))
+        .collect();
+    assert!(!ahead.is_empty(), "{:?}", world.names("x"));
+    set_clock(&clock, "+0");
+    two_more_near(now(), "it goes on when the clock is back");
+    daemon.wait_for_line("alert=backup/x/future");
+    let status = world.pgvigil(&["--json", "status"]).expect(3).json();
+    assert!(alerts(&status).contains(&"backup/x/future"), "{status:#}");
+    let last = time(&status["backups"][0]["last_success_at"]);
+    assert!(last <= now() && now() - last < TimeDelta::minutes(1), "what is to come does not count: {status:#}");
+    set_clock(&clock, "-365d");
+    two_more_near(now() - year, "it goes on a year behind");
+    set_clock(&clock, "+0");
+    two_more_near(now(), "it goes on at the end");
+    daemon.stop();
+    let rows = history(&world, "x");
+    assert_no_slot_twice(&rows);
+    assert!(rows.iter().all(|row| row["outcome"] == "ok" || row["outcome"] == "skipped"), "{rows:#?}");
+    for label in ahead {
+        assert!(world.names("x").contains(&label), "{label} is gone: {:?}", world.names("x"));
+    }
+}
+
+/// A run that cannot be put on record is tried again, but not all the time; and it is told.
+#[test]
+fn a_state_that_is_full() {
+    let database = small();
+    let world = world("", &[("x", &database.name, ALWAYS)]);
+    let state = Mounted::tmpfs(&world.path("state"), "1m");
+    let daemon = Daemon::start(&world);
+    daemon.wait_for_line("outcome=\"ok\"");
+    let filler = state.path.join("filler");
+    let mut file = std::fs::File::create(&filler).unwrap();
+    while std::io::Write::write(&mut file, &[0; 4096]).is_ok() {}
+    drop(file);
+    let before = daemon.count("run could not begin");
+    daemon.wait_for_line("cannot be noted");
+    let since = std::time::Instant::now();
+    daemon.wait_for_lines("cannot be noted", 3);
+    assert!(since.elapsed() > Duration::from_secs(5), "it goes round and round: {}", daemon.log());
+    assert!(daemon.count("run could not begin") - before < 6, "{}", daemon.log());
+    std::fs::remove_file(&filler).unwrap();
+    let ok = daemon.count("outcome=\"ok\"");
+    daemon.wait_for_lines("outcome=\"ok\"", ok + 2);
+    daemon.stop();
+}
+
+/// Somebody holds the history, so that nothing can be read or written there.
+#[test]
+fn a_history_that_cannot_be_used() {
+    let database = small();
+    let world = world("", &[("x", &database.name, ALWAYS)]);
+    let daemon = Daemon::start(&world);
+    daemon.wait_for_line("outcome=\"ok\"");
+    let db = rusqlite::Connection::open(world.path("state/history.db")).unwrap();
+    db.busy_timeout(Duration::from_secs(10)).unwrap();
+    db.execute_batch("begin exclusive").unwrap();
+    daemon.wait_for_line("alert=state/history");
+    db.execute_batch("rollback").unwrap();
+    daemon.wait_for_line("over: no run can be put on record");
+    let ok = daemon.count("outcome=\"ok\"");
+    daemon.wait_for_lines("outcome=\"ok\"", ok + 2);
+    daemon.stop();
+}
