@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 
 use super::email::{Mailer, PATIENCE};
+use super::letter::Letter;
 use crate::config::Plan;
 use crate::error::{Error, Result};
 use crate::host::clock;
@@ -72,6 +73,21 @@ pub async fn deliver(plan: &Plan, alerts: &Alerts, sender: Sender) -> Result<Del
         }
     }
     Ok(delivered)
+}
+
+/// Sends a letter to everybody past the outbox, when that cannot be used.
+///
+/// # Errors
+/// Somebody was not reached.
+pub async fn at_once(plan: &Plan, letter: &Letter, now: DateTime<Utc>) -> Result<()> {
+    let Some(email) = &plan.email else { return Ok(()) };
+    let mailer = Mailer::new(email)?;
+    let mut result = Ok(());
+    for to in &email.to {
+        let sent = mailer.send(&to.to_string(), letter, &number(0, now), now).await;
+        result = result.and(sent);
+    }
+    result
 }
 
 /// Tells a message apart, the same in every attempt.

@@ -254,6 +254,18 @@ pub fn unusable_history(state_dir: &Path, error: &Error, now: DateTime<Utc>) -> 
     }
 }
 
+/// The alerts cannot be read or written: whatever else is wrong, nobody would be told.
+pub fn unusable_alerts(state_dir: &Path, error: &Error, now: DateTime<Utc>) -> Problem {
+    Problem {
+        key: "state/alerts".to_owned(),
+        since: now,
+        summary: format!("no alert can be kept: {}", printable(error.message.lines().next().unwrap_or_default())),
+        details: format!("until this is mended nothing else that is wrong is told\n{}", error.hint.as_deref().unwrap_or_default()),
+        facts: vec![("state_dir", state_dir.display().to_string())],
+        commands: vec![format!("df -h {}", state_dir.display()), "pgvigil status".to_owned()],
+    }
+}
+
 /// A moment in a zone, with its offset.
 pub fn time(time: DateTime<Utc>, zone: chrono_tz::Tz) -> String {
     time.with_timezone(&zone).format("%Y-%m-%d %H:%M:%S %:z").to_string()

@@ -13,6 +13,7 @@ use tokio::task::{self, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::alert::delivery::{self, Sender};
+use crate::alert::{letter, problems};
 use crate::config::Plan;
 use crate::config::plan::Backup;
 use crate::config::values::Name;
@@ -45,6 +46,9 @@ const AGAIN_AFTER: TimeDelta = TimeDelta::seconds(5);
 /// How long what was cancelled may take to end its programs and backends.
 const CANCEL_WITHIN: Duration = Duration::from_secs(30);
 
+/// When it is tried again to tell past the outbox.
+const CRY_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
 /// How long the last messages may take at the end.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
@@ -74,7 +78,7 @@ pub async fn run(mut file: Watch, plan: Plan, load: Load<'_>) -> Result<()> {
             }
             Some(done) = daemon.work.join_next_with_id() => daemon.ended(done),
             Some(done) = daemon.looking.join_next() => daemon.looked(done),
-            Some(done) = daemon.telling.join_next() => broken_off("the sending of mail", done.err()),
+            Some(done) = daemon.telling.join_next() => daemon.told(done),
             Some(told) = signals.recv() => match told {
                 Told::Reload => daemon.reload(load),
                 Told::Stop => break,
@@ -98,8 +102,8 @@ async fn stopped(signals: &mut UnboundedReceiver<Told>) {
 }
 
 /// A task of ours that panicked has a defect: it must not be passed over.
-fn broken_off(what: &str, error: Option<JoinError>) {
-    if let Some(error) = error.filter(JoinError::is_panic) {
+fn broken_off(what: &str, error: &JoinError) {
+    if error.is_panic() {
         tracing::error!(%error, "{what} was broken off");
     }
 }
@@ -133,12 +137,16 @@ struct Daemon {
     /// Before that moment nothing is due, unless the clock jumps.
     next_due: DateTime<Utc>,
     last_step: DateTime<Utc>,
-    looking: JoinSet<Duration>,
+    /// How long a look took, and why it could not be kept.
+    looking: JoinSet<(Duration, Option<Error>)>,
     look_at: Instant,
     /// When each store's disk was looked at.
     disks: BTreeMap<Name, Instant>,
-    telling: JoinSet<()>,
+    /// Returns how long not to tell past the outbox, if it did.
+    telling: JoinSet<Option<Duration>>,
     tell_at: Instant,
+    /// When it may be told again, past the outbox, that nothing can be kept.
+    cry_at: Instant,
 }
 
 impl Daemon {
@@ -162,6 +170,7 @@ impl Daemon {
             disks: BTreeMap::new(),
             telling: JoinSet::new(),
             tell_at: Instant::now(),
+            cry_at: Instant::now(),
         })
     }
 
@@ -360,18 +369,21 @@ impl Daemon {
         self.looking.spawn(async move {
             let started = Instant::now();
             let looked = assess::look_and_settle(&plan, &history, &alerts, &|name| due.contains(name), unusable.as_ref()).await;
-            if let Err(error) = looked {
-                tracing::error!(%error, "cannot look at how things stand; tried again");
+            if let Err(error) = &looked {
+                tracing::error!(%error, "cannot keep how things stand; tried again");
             }
-            started.elapsed()
+            (started.elapsed(), looked.err())
         });
     }
 
-    fn looked(&mut self, took: Result<Duration, JoinError>) {
-        let took = took.unwrap_or_else(|error| {
-            broken_off("a look at how things stand", Some(error));
-            Duration::ZERO
+    fn looked(&mut self, looked: Result<(Duration, Option<Error>), JoinError>) {
+        let (took, error) = looked.unwrap_or_else(|error| {
+            broken_off("a look at how things stand", &error);
+            Default::default()
         });
+        if let Some(error) = error {
+            self.cry(&error);
+        }
         let soonest = self.plan.stores.values().map(|store| store.check_every).min().unwrap_or(Duration::MAX);
         let pause = took.saturating_mul(ASSESS_SHARE).clamp(*ASSESS_EVERY.start(), *ASSESS_EVERY.end());
         self.look_at = Instant::now() + pause.min(soonest.max(Duration::from_secs(1)));
@@ -385,7 +397,32 @@ impl Daemon {
             if let Err(error) = delivery::deliver(&plan, &alerts, Sender::Daemon).await {
                 tracing::error!(%error, "cannot send mail; it stays in the outbox");
             }
+            None
         });
+    }
+
+    /// Tells that no alert can be kept: a message about that cannot be kept either, so it goes out
+    /// at once, and again every so often.
+    fn cry(&mut self, error: &Error) {
+        let Some(email) = self.plan.email.as_ref().filter(|_| self.telling.is_empty() && Instant::now() >= self.cry_at) else { return };
+        let remind_every = email.remind_every;
+        let plan = Arc::clone(&self.plan);
+        let problem = problems::unusable_alerts(&plan.state_dir, error, clock::now());
+        self.telling.spawn(async move {
+            let letter = letter::of_problem(&problem, letter::State::Open, &assess::machine(), problem.since);
+            let sent = delivery::at_once(&plan, &letter, problem.since).await;
+            if let Err(error) = &sent {
+                tracing::error!(%error, "cannot tell that no alert can be kept; tried again");
+            }
+            Some(if sent.is_ok() { remind_every } else { CRY_AGAIN_AFTER })
+        });
+    }
+
+    fn told(&mut self, told: Result<Option<Duration>, JoinError>) {
+        match told {
+            Ok(pause) => self.cry_at = pause.map_or(self.cry_at, |pause| Instant::now() + pause),
+            Err(error) => broken_off("the sending of mail", &error),
+        }
     }
 
     /// Takes the file as it is now, or goes on with what it had and says so.
