@@ -389,6 +389,24 @@ mod tests {
     }
 
     #[test]
+    fn reminders_do_not_pile_up_before_a_relay_that_is_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let alerts = Alerts::open(dir.path()).unwrap();
+        let to = ["a@b".to_owned()];
+        let remind = |secs| {
+            let step = (Step::Remind(problem()), letter::of_problem(&problem(), State::Reminder, "db1", at(secs)));
+            alerts.settle(&to, at(secs), |_| vec![step]).unwrap();
+            alerts.pending().unwrap()
+        };
+        open(&alerts, &to);
+        assert_eq!(remind(1).len(), 1);
+        alerts.sent(alerts.pending().unwrap()[0].row).unwrap();
+        assert_eq!(remind(2).len(), 1);
+        assert_eq!(remind(3).len(), 1);
+        assert_eq!(alerts.known().unwrap()[0].told_at, Some(at(3)));
+    }
+
+    #[test]
     fn what_a_daemon_has_loaded() {
         let dir = tempfile::tempdir().unwrap();
         let alerts = Alerts::open(dir.path()).unwrap();
