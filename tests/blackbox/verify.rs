@@ -117,7 +117,8 @@ fn a_backup_without_any_good_one_has_no_latest() {
         let ran = world.pgvigil(&args).expect(1);
         assert!(ran.stderr.contains("no backup of x is readable"), "{ran:#?}");
     }
-    // The next good one takes the place, and a bad one is not in its way.
+    // The next good one takes the place, and a bad one is not in its way. Retention would delete it.
+    world.pgvigil(&["pin", &id]).expect(0);
     let next = world.backup("x");
     assert_eq!(latest(&world), Some(next));
     std::fs::write(&dump, whole).unwrap();
