@@ -2,6 +2,7 @@
 
 pub mod adopt;
 pub mod assess;
+pub mod copy;
 pub mod dump;
 pub mod make;
 pub mod progress;

@@ -26,6 +26,7 @@ mod formats;
 mod fuzz;
 mod locks;
 mod mail;
+mod migrate;
 mod next;
 mod owner;
 mod restore_page;
