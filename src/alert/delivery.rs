@@ -84,7 +84,7 @@ pub async fn at_once(plan: &Plan, letter: &Letter, now: DateTime<Utc>) -> Result
     let mailer = Mailer::new(email)?;
     let mut result = Ok(());
     for to in &email.to {
-        let sent = mailer.send(&to.to_string(), letter, &number(0, now), now).await;
+        let sent = mailer.send(&to.to_string(), letter, &number(0, now), now, PATIENCE).await;
         result = result.and(sent);
     }
     result

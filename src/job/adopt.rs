@@ -195,6 +195,10 @@ impl Adopting<'_> {
 
     fn refuse(&mut self, nth: usize, error: Error) {
         let outcome = if error.kind == Kind::Cancelled { Outcome::Cancelled } else { Outcome::Failed };
+        let error = match error.kind {
+            Kind::Dump | Kind::Damaged => error.hint("it is no backup: what it lacks nobody can restore; the original is as it was"),
+            _ => error,
+        };
         self.tell(nth, None, outcome, None, Some(error.context("not adopted")), &[]);
     }
 
