@@ -1,6 +1,6 @@
 //! The catalog: every backup with its rung in every store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
@@ -36,10 +36,12 @@ impl Entry {
 pub type Documents = Vec<(String, Bytes)>;
 
 /// All backups, newest first, and the folders whose manifest cannot be read.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct Catalog {
     pub entries: Vec<Entry>,
     pub unreadable: Vec<(Id, Error)>,
+    /// Where an entry stands, while documents are taken in: there may be a hundred thousand.
+    places: HashMap<Id, usize>,
 }
 
 impl Catalog {
@@ -57,17 +59,21 @@ impl Catalog {
         };
         let proofs = in_order::<Proof>("proof", documents);
         let pinned = in_order::<Pin>("pin", documents).last().is_some_and(|pin| pin.pinned);
-        match self.entries.iter_mut().find(|entry| entry.id == *id) {
-            Some(entry) => {
-                entry.copies.insert(store.to_owned(), proofs);
-                entry.pinned |= pinned;
-            }
-            None => self.entries.push(Entry { id: id.clone(), manifest, copies: BTreeMap::from([(store.to_owned(), proofs)]), pinned }),
+        if self.places.len() != self.entries.len() {
+            self.places = self.entries.iter().enumerate().map(|(place, entry)| (entry.id.clone(), place)).collect();
+        }
+        if let Some(entry) = self.places.get(id).and_then(|place| self.entries.get_mut(*place)) {
+            entry.copies.insert(store.to_owned(), proofs);
+            entry.pinned |= pinned;
+        } else {
+            self.places.insert(id.clone(), self.entries.len());
+            self.entries.push(Entry { id: id.clone(), manifest, copies: BTreeMap::from([(store.to_owned(), proofs)]), pinned });
         }
     }
 
     /// Newest first, by the moment that a backup shows.
     pub fn sort(&mut self) {
+        self.places.clear();
         self.entries.sort_by(|a, b| (b.manifest.taken_at, &b.id).cmp(&(a.manifest.taken_at, &a.id)));
     }
 

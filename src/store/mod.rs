@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::StreamExt;
 use tokio::io::AsyncRead;
 
 use crate::catalog::entry::Documents;
@@ -148,6 +149,9 @@ pub trait FileWriter: Send {
     async fn finish(self: Box<Self>) -> Result<()>;
 }
 
+/// How many folders are read at a time.
+const READS_MAX: usize = 16;
+
 /// Reads what a store holds into a catalog: of one backup, or of all.
 ///
 /// # Errors
@@ -158,9 +162,11 @@ pub async fn catalog_of(store: &dyn Store, name: &str, backup: Option<&str>, cat
         None => store.backups().await?,
     };
     for backup in backups {
-        for label in store.labels(&backup).await? {
-            let id = Id { backup: backup.clone(), label };
-            catalog.add(name, &id, &store.documents(&id).await?);
+        let ids = store.labels(&backup).await?.into_iter().map(|label| Id { backup: backup.clone(), label });
+        let reads = ids.map(|id| async move { store.documents(&id).await.map(|documents| (id, documents)) });
+        let mut read = futures_util::stream::iter(reads).buffered(READS_MAX);
+        while let Some((id, documents)) = read.next().await.transpose()? {
+            catalog.add(name, &id, &documents);
         }
     }
     catalog.sort();
