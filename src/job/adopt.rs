@@ -278,6 +278,9 @@ impl Adopting<'_> {
                 .hint(format!("pgvigil show {id} says what it is; one label is one backup"))
         };
         let entry = catalog.entries.first().ok_or_else(|| other("without a manifest that can be read"))?;
+        if !entry.manifest.databases.contains(&dump.database) {
+            return Err(other("without this database: dumps of one time are one backup, adopt them together"));
+        }
         let (mut reader, hashed) = HashingReader::new(dump.original.reader()?);
         let read = tokio::io::copy(&mut reader, &mut tokio::io::sink()).await;
         read.map_err(|error| Error::system("cannot read it", &error))?;

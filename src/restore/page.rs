@@ -91,10 +91,16 @@ fn adopted(text: &mut String, manifest: &Manifest) {
     let _ = write!(
         text,
         "**Adopted.** Another tool made it and named it {}; the time above is that of the name. With which options it was dumped, \
-        and whether all of the database is in it, is not known. If it holds `DROP` statements (`--clean`), the restore below stops at \
-        the first thing that is not there: leave out the stop at errors then, and read what is said instead.\n\n",
+        and whether all of the database is in it, is not known.",
         names.join(", "),
     );
+    if manifest.format == Format::Plain {
+        text.push_str(
+            " If it holds `DROP` statements (`--clean`), the restore below stops at the first thing that is not there: leave out \
+            the stop at errors then, and read what is said instead.",
+        );
+    }
+    text.push_str("\n\n");
 }
 
 /// Whether the dump's preamble sets `transaction_timeout`, which came with 17, for an older server.

@@ -280,6 +280,9 @@ fn several_databases_of_one_time_are_one_backup() {
         let manifest = world.manifest("x/20240115T010000Z");
         assert_eq!(manifest["databases"], serde_json::json!([a, c]));
         assert_eq!(manifest["adopted_from"], serde_json::json!([name(a), name(c)]));
+        // The third comes too late: a backup is never changed.
+        let late = adopt(&world, &[write(&world, &name(b), &whole[1])]).expect(1);
+        assert!(late.json()[0]["error"]["message"].as_str().unwrap().contains("adopt them together"), "{late:#?}");
         world.pgvigil(&["verify", "x/latest"]).expect(0);
         std::fs::remove_dir_all(world.store()).unwrap();
     }
