@@ -365,6 +365,7 @@ impl Daemon {
             .map(|store| store.name.clone())
             .collect();
         self.disks.extend(due.iter().map(|name| (name.clone(), Instant::now())));
+        self.look_at = Instant::now() + *ASSESS_EVERY.end();
         let unusable = self.unread.as_ref().or(self.unnoted.as_ref()).cloned();
         self.looking.spawn(async move {
             let started = Instant::now();
@@ -386,7 +387,8 @@ impl Daemon {
         }
         let soonest = self.plan.stores.values().map(|store| store.check_every).min().unwrap_or(Duration::MAX);
         let pause = took.saturating_mul(ASSESS_SHARE).clamp(*ASSESS_EVERY.start(), *ASSESS_EVERY.end());
-        self.look_at = Instant::now() + pause.min(soonest.max(Duration::from_secs(1)));
+        // Sooner, if something has happened meanwhile.
+        self.look_at = self.look_at.min(Instant::now() + pause.min(soonest.max(Duration::from_secs(1))));
         self.tell_at = Instant::now();
     }
 

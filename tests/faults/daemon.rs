@@ -1,7 +1,7 @@
 //! The daemon killed at any moment, under a clock that jumps, with files that are edited badly, and
 //! with a state that cannot be written.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use crate::common::daemon::{
 use crate::common::{Database, Server, World};
 use crate::judge::{BACKUP, Case, FEW_ROWS, is_label};
 use crate::killed::MIDDLE;
+use crate::smtp::Smtp;
 use crate::tools::{Chance, Mounted, scale, together};
 
 /// Every second.
@@ -335,44 +336,14 @@ fn a_clock_that_jumps_by_a_year() {
     }
 }
 
-/// A relay that takes everything, and what it took.
-fn mailbox() -> (u16, std::sync::mpsc::Receiver<String>) {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let (sender, receiver) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            let mut answer = stream.try_clone().unwrap();
-            let mut say = |words: &str| answer.write_all(format!("{words}\r\n").as_bytes()).is_ok();
-            let (mut letter, mut in_data) = (String::new(), false);
-            say("220 here");
-            for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                if in_data && line == "." {
-                    in_data = false;
-                    let _ = sender.send(std::mem::take(&mut letter));
-                    say("250 taken");
-                } else if in_data {
-                    letter += &line;
-                    letter.push('\n');
-                } else {
-                    in_data = line.starts_with("DATA");
-                    say(if in_data { "354 go on" } else { "250 yes" });
-                }
-            }
-        }
-    });
-    (port, receiver)
-}
-
 /// A run that cannot be put on record is tried again, but not all the time; and it is told.
 #[test]
 fn a_state_that_is_full() {
     let database = small();
     let world = World::new();
-    let (relay, letters) = mailbox();
-    let email =
-        format!("[email]\nrelay = \"smtp://127.0.0.1:{relay}\"\ntls = \"none\"\nfrom = \"a@example.com\"\nto = [\"b@example.com\"]\n");
-    write_config(&world, "", &format!("{email}{}", sections(&[("x", &database.name, ALWAYS)])));
+    let relay = Smtp::start(&[]);
+    let email = relay.section("tls = \"none\"\n");
+    write_config(&world, "", &format!("{}{email}", sections(&[("x", &database.name, ALWAYS)])));
     let state = Mounted::tmpfs(&world.path("state"), "1m");
     let daemon = Daemon::start(&world);
     daemon.wait_for_line("outcome=\"ok\"");
@@ -387,8 +358,7 @@ fn a_state_that_is_full() {
     assert!(since.elapsed() > Duration::from_secs(5), "it goes round and round: {}", daemon.log());
     assert!(daemon.count("run could not begin") - before < 6, "{}", daemon.log());
     // The alert cannot be kept, and somebody hears of it all the same.
-    let letter = letters.recv_timeout(crate::common::daemon::PATIENCE).unwrap();
-    assert!(letter.contains("X-Pgvigil-Alert: state/alerts") && letter.contains("b@example.com"), "{letter}");
+    assert_eq!(relay.wait_for(2)[0].alert(), ("state/alerts", "open"));
     std::fs::remove_file(&filler).unwrap();
     let ok = daemon.count("outcome=\"ok\"");
     daemon.wait_for_lines("outcome=\"ok\"", ok + 2);

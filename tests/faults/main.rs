@@ -15,6 +15,10 @@
 #[expect(dead_code, reason = "the other test binaries use the rest of it")]
 mod common;
 
+#[path = "../common/smtp.rs"]
+#[expect(dead_code, reason = "the other test binaries use the rest of it")]
+mod smtp;
+
 mod gate;
 mod inject;
 mod judge;
