@@ -39,6 +39,8 @@ pub struct BackupFacts<'a> {
     /// Since when its schedule is known.
     pub since: Option<DateTime<Utc>>,
     pub running: bool,
+    /// When the run began that is under way.
+    pub running_since: Option<DateTime<Utc>>,
     /// The slot that failed will be tried again.
     pub retrying: bool,
     /// A slot on record that is still to come.
@@ -114,8 +116,9 @@ fn stale(facts: &BackupFacts<'_>, now: DateTime<Utc>) -> Option<Problem> {
     let name = &facts.backup.name;
     let newest = facts.newest_good(now).map(|entry| entry.manifest.taken_at);
     let since = stale_at(facts.backup, newest.or(facts.since)?)?;
-    // A run under way may be the cure; by its deadline it is over.
-    if now <= since || facts.running && facts.backup.max_age.is_none() {
+    // A run under way may be the cure, unless it lasts as long itself.
+    let is_cure = |began| stale_at(facts.backup, began).is_none_or(|hopeless| now <= hopeless);
+    if now <= since || facts.backup.max_age.is_none() && facts.running_since.is_some_and(is_cure) {
         return None;
     }
     let summary = match newest {

@@ -89,6 +89,7 @@ impl Assessment {
         // Without a daemon nobody tries again.
         let has_daemon = State::has_daemon(&plan.state_dir);
         let under_way = if running { history.under_way(name)? } else { None };
+        let running_since = under_way.as_ref().map(|run| run.started_at);
         let retry_under_way = record
             .and_then(|record| record.last)
             .is_some_and(|last| last.may_pass.is_some() && under_way.is_some_and(|run| run.slot == Some(last.slot)));
@@ -98,6 +99,7 @@ impl Assessment {
             last: last.as_ref(),
             since: record.map(|record| record.since),
             running,
+            running_since,
             retrying: has_daemon && (retry_under_way || record.is_some_and(|record| due::will_retry(backup, &record, now))),
             future_slot: history.future_slot(name, now)?,
         };

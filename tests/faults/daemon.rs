@@ -234,7 +234,7 @@ fn late_is_not_missed() {
     daemon.wait_for_line("run begins backup=a");
     let begun = std::time::Instant::now();
     until("it is more than a minute late", || (begun.elapsed() > Duration::from_secs(5)).then_some(()));
-    held.sql("select pg_terminate_backend(pid) from pg_locks where relation = 'rows'::regclass and mode = 'AccessExclusiveLock'");
+    release(&held);
     holder.wait().unwrap();
     wait_for_outcome(&case_world, "b", "ok");
     daemon.stop();
@@ -242,6 +242,27 @@ fn late_is_not_missed() {
     assert!(rows.iter().all(|row| row["outcome"] != "skipped"), "{rows:#?}");
     assert_eq!(time(&rows[0]["slot"]).minute() % 5, 0);
     assert!(time(&rows[0]["started_at"]) - time(&rows[0]["slot"]) > TimeDelta::seconds(61), "{rows:#?}");
+}
+
+/// A run that does not end is no excuse for ever.
+#[test]
+fn a_run_that_hangs_is_told() {
+    let database = small();
+    let world = world("shutdown_grace = \"1s\"", &[("x", &database.name, "schedule = \"*/10 * * * * *\"")]);
+    let mut holder = hold(&database);
+    let daemon = Daemon::of(&mut under_clock(&world, &["daemon"], &[("FAKETIME", "+0 x20")]));
+    daemon.wait_for_line("run begins backup=x");
+    let mut looks = 0;
+    until("it is told", || {
+        looks += 1;
+        daemon.signal(Signal::SIGHUP);
+        daemon.wait_for_lines("the file was read again", looks);
+        (daemon.count("alert=backup/x/stale") > 0).then_some(())
+    });
+    assert_eq!(daemon.count("run ended"), 0, "{}", daemon.log());
+    daemon.stop();
+    release(&database);
+    holder.wait().unwrap();
 }
 
 /// Somebody who holds the table for a minute.
@@ -263,6 +284,10 @@ fn hold(database: &Database) -> std::process::Child {
     let held = "select count(*) from pg_locks where relation = 'rows'::regclass and mode = 'AccessExclusiveLock' and granted";
     until("the lock is held", || (database.sql(held) == "1").then_some(()));
     child
+}
+
+fn release(database: &Database) {
+    database.sql("select pg_terminate_backend(pid) from pg_locks where relation = 'rows'::regclass and mode = 'AccessExclusiveLock'");
 }
 
 /// The lock of a backup held by one who is no run of it: the slot waits.
