@@ -178,6 +178,7 @@ impl Daemon {
     fn begin(&mut self) -> Result<()> {
         let plan = Arc::clone(&self.plan);
         self.alerts.set_loaded(Ok(()), clock::now())?;
+        self.alerts.release_claims_of_daemon()?;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             state_dir = %plan.state_dir.display(),

@@ -2,5 +2,7 @@
 
 pub mod coming;
 pub mod due;
+#[cfg(test)]
+mod simulation;
 pub mod slots;
 pub mod ticker;

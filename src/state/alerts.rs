@@ -85,6 +85,7 @@ impl Alerts {
                     attempts integer not null default 0,
                     next_try_at text not null,
                     claimed_until text,
+                    claimed_by_daemon integer,
                     last_error text
                 );
                 create table if not exists facts (name text primary key, at text not null, value text not null);",
@@ -196,7 +197,7 @@ impl Alerts {
     pub fn claim(&self, row: i64, now: DateTime<Utc>, only_due: bool) -> Result<bool> {
         self.db()
             .execute(
-                "update outbox set claimed_until = ?2 where row = ?1
+                "update outbox set claimed_until = ?2, claimed_by_daemon = ?6 where row = ?1
                 and (claimed_until is null or claimed_until < ?3 or claimed_until > ?4)
                 and (not ?6 or next_try_at <= ?3 or next_try_at > ?5)
                 and not exists (select 1 from outbox before
@@ -205,6 +206,15 @@ impl Alerts {
             )
             .map(|changed| changed == 1)
             .map_err(|error| failed(&error))
+    }
+
+    /// Lets go of what a former daemon had taken when it was killed. The caller holds the lock of the
+    /// daemon: there is no other.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn release_claims_of_daemon(&self) -> Result<()> {
+        self.db().execute("update outbox set claimed_until = null where claimed_by_daemon", []).map(drop).map_err(|error| failed(&error))
     }
 
     /// Notes that a message was taken by the relay.
@@ -359,7 +369,9 @@ mod tests {
         let claim = |secs| alerts.claim(pending.row, at(secs), true).unwrap();
         assert!(claim(0));
         assert!(!claim(1), "another has it");
-        assert!(claim(121), "the other one died");
+        alerts.release_claims_of_daemon().unwrap();
+        assert!(claim(2), "the daemon that had it died");
+        assert!(claim(123), "another one died");
         alerts.unsent(&pending, "no", at(130)).unwrap();
         assert!(!claim(144));
         assert!(claim(145));

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::common::daemon::{
     Daemon, alerts, assert_no_slot_twice, history, label, now, once_in, time, until, wait_for_outcome, write_config,
 };
-use crate::common::{Database, Server, World};
+use crate::common::{Database, Server, World, unique};
 use crate::judge::{BACKUP, Case, FEW_ROWS, is_label};
 use crate::killed::MIDDLE;
 use crate::smtp::Smtp;
@@ -123,6 +123,54 @@ fn killed_at_random() {
     // Whatever was said of it is over.
     let status = world.pgvigil(&["--json", "status"]).expect(0).json();
     assert_eq!(alerts(&status), Vec::<&str>::new());
+}
+
+/// With mail under way: every message arrives, in order, and at most one of each kill comes twice.
+#[test]
+fn killed_with_mail_pending() {
+    let mut chance = Chance::new();
+    let (good, absent) = (small(), unique("absent"));
+    let relay = Smtp::start(&["--slow", "0.2"]);
+    let backups = [("good", good.name.as_str(), ALWAYS), ("x", absent.as_str(), "schedule = \"*/2 * * * * *\"\nretries = 0")];
+    let world = World::new();
+    write_config(&world, "max_concurrent_runs = 2", &format!("{}{}", sections(&backups), relay.section("remind_every = \"1s\"\n")));
+    let rounds = scale(8, 60);
+    for _ in 0..rounds {
+        let mut daemon = Daemon::start(&world);
+        std::thread::sleep(Duration::from_millis(chance.next() % 3_500));
+        daemon.signal(Signal::SIGKILL);
+        daemon.end();
+    }
+    let daemon = Daemon::start(&world);
+    let database = Database::create(Server::Pg15, &absent, "template0");
+    let is = |key: &str, state: &str| relay.alerts().iter().filter(|mail| **mail == (key.to_owned(), state.to_owned())).count();
+    // To both recipients, and for good.
+    until("its end is told", || (is("backup/x/failed", "closed") >= 2).then_some(()));
+    until("nothing is left to tell", || {
+        let status = world.pgvigil(&["--json", "status"]).json();
+        (status["outbox"]["pending"] == 0 && status["healthy"] == true).then_some(())
+    });
+    daemon.stop();
+    drop(database);
+    let mails = relay.mails();
+    let mut seen: std::collections::BTreeMap<(&str, &str), usize> = std::collections::BTreeMap::new();
+    for mail in &mails {
+        *seen.entry((mail.header("Message-ID"), mail.to())).or_default() += 1;
+    }
+    assert!(seen.values().all(|times| *times <= 2), "{seen:#?}");
+    let twice = seen.values().filter(|times| **times == 2).count();
+    assert!(twice <= rounds, "{twice} of {rounds} kills");
+    for to in ["dba@example.com", "boss@example.com"] {
+        let states: Vec<&str> =
+            mails.iter().filter(|mail| mail.to() == to && mail.alert().0 == "backup/x/failed").map(|mail| mail.alert().1).collect();
+        assert_eq!((states.first(), states.last()), (Some(&"open"), Some(&"closed")), "{to}: {states:?}");
+    }
+    // Every spell that was opened has an end.
+    let keys: std::collections::BTreeSet<&str> = mails.iter().map(|mail| mail.alert().0).collect();
+    for key in keys {
+        let last = mails.iter().rev().find(|mail| mail.alert().0 == key).map(|mail| mail.alert().1);
+        assert_eq!(last, Some("closed"), "{key}");
+    }
 }
 
 /// What is under a label is a whole backup, every run has an end, and no slot was stored twice.
