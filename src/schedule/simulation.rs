@@ -37,6 +37,8 @@ struct World<'a> {
     slots: BTreeMap<DateTime<Utc>, (u32, Option<DateTime<Utc>>)>,
     /// By the right clock: when a slot was begun.
     begun: Vec<(DateTime<Utc>, DateTime<Utc>)>,
+    /// From when to when runs were under way, by the right clock.
+    busy: Vec<(DateTime<Utc>, DateTime<Utc>)>,
     runs: std::iter::Cycle<std::vec::IntoIter<Run>>,
 }
 
@@ -84,7 +86,9 @@ impl World<'_> {
             self.begun.push((slot, self.truly));
         }
         let run = self.runs.next().unwrap_or(Run { minutes: 1, fails: false });
+        let from = self.truly;
         self.truly += TimeDelta::minutes(run.minutes.into());
+        self.busy.push((from, self.truly));
         let ended = self.now();
         self.slots.insert(slot, (attempt, run.fails.then_some(ended)));
         // No overlap: what came meanwhile is put on record as skipped.
@@ -112,6 +116,9 @@ fn runs() -> impl Strategy<Value = Vec<Run>> {
 }
 
 proptest! {
+    // Each case is a year.
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 8, ..ProptestConfig::default() })]
+
     #[test]
     fn a_year(
         events in events(),
@@ -133,6 +140,7 @@ proptest! {
             since: start,
             slots: BTreeMap::new(),
             begun: Vec::new(),
+            busy: Vec::new(),
             runs: runs.into_iter().cycle(),
         };
         let mut calm = Vec::new();
@@ -151,15 +159,13 @@ proptest! {
                 }
             }
         }
-        // In every calm spell the schedule went on at once: each of its slots is on record, begun or
-        // skipped for a run that was under way.
+        // In every calm spell the schedule went on at once: each of its slots is on record, or came
+        // while a run was under way.
         for (from, to) in calm {
             let expected = slots::iter(backup.schedule.as_ref().unwrap(), backup.timezone, from).take_while(|slot| *slot < to - TimeDelta::hours(1));
             for slot in expected {
-                let covered = world.slots.contains_key(&slot)
-                    // Only the latest of those that came during a run is on record.
-                    || world.slots.range(slot..to).next().is_some_and(|(_, (attempts, _))| *attempts == 0);
-                prop_assert!(covered, "{} of the spell from {} to {}", slot, from, to);
+                let is_busy = world.busy.iter().any(|(begun, ended)| *begun <= slot && slot <= *ended);
+                prop_assert!(is_busy || world.slots.contains_key(&slot), "{} of the spell from {} to {}", slot, from, to);
             }
         }
         for (slot, at) in &world.begun {
