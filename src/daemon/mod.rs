@@ -241,15 +241,14 @@ impl Daemon {
     /// Begins what is due as far as there is a place, and returns when it must be asked again.
     fn begin_due(&mut self, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
         let plan = Arc::clone(&self.plan);
-        let mut waiting = Vec::new();
-        let waited = std::mem::take(&mut self.waiting);
+        let mut due_now = Vec::new();
         let mut next = now + TimeDelta::hours(1);
         for backup in plan.backups.values().filter(|backup| !self.busy.contains_key(&backup.name)) {
             let Some(schedule) = &backup.schedule else { continue };
             let record = self.history.record(backup.name.as_str(), &spelled(backup, &schedule.text), now)?;
             match due(backup, &record, now) {
-                Due::Run { slot, attempt } => waiting.push((slot, backup.name.clone(), attempt)),
-                Due::Skip { slot } if waited.contains(&backup.name) => waiting.push((slot, backup.name.clone(), 1)),
+                Due::Run { slot, attempt } => due_now.push((slot, backup.name.clone(), attempt)),
+                Due::Skip { slot } if self.waiting.contains(&backup.name) => due_now.push((slot, backup.name.clone(), 1)),
                 Due::Skip { slot } => {
                     let why = "missed while no daemon ran, and catch_up = false";
                     self.history.skipped(backup.name.as_str(), backup.server.as_str(), now, Some(slot), why)?;
@@ -260,9 +259,10 @@ impl Daemon {
             }
         }
         // Who waits already goes first: else one that is due again at once would always be.
-        waiting.sort_by_key(|(slot, name, _)| (!waited.contains(name), *slot, name.clone()));
+        let waited = std::mem::take(&mut self.waiting);
+        due_now.sort_by_key(|(slot, name, _)| (!waited.contains(name), *slot, name.clone()));
         let places = usize::try_from(plan.max_concurrent_runs).unwrap_or(usize::MAX);
-        for (slot, name, attempt) in waiting {
+        for (slot, name, attempt) in due_now {
             // The end of a run makes a place, and asks again.
             if self.busy.values().filter(|(work, _)| matches!(work, Work::Run { .. })).count() < places {
                 self.begin_run(name, slot, attempt);
@@ -286,7 +286,7 @@ impl Daemon {
 
     fn ended(&mut self, done: Result<(task::Id, Done), JoinError>) {
         let now = clock::now();
-        let mut pause = TimeDelta::zero();
+        let mut again = now;
         match done {
             Ok((_, (name, work, result))) => {
                 self.busy.remove(&name);
@@ -297,7 +297,7 @@ impl Daemon {
                 }
                 // Its slot may be due still.
                 if is_held || noted.is_err() {
-                    pause = AGAIN_AFTER;
+                    again = self.next_due.min(now + AGAIN_AFTER);
                     self.waiting.insert(name);
                 }
                 if matches!(work, Work::Run { .. }) {
@@ -317,7 +317,7 @@ impl Daemon {
                 }
             }
         }
-        self.next_due = now + pause;
+        self.next_due = again;
         self.look_at = Instant::now();
     }
 

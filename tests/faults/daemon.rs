@@ -246,7 +246,11 @@ fn missed_slots() {
     let none = format!("{hourly}\ncatch_up = false");
     let before = [("a", name.as_str(), hourly.as_str()), ("b", name, &none), ("c", name, &other)];
     let world = world("", &before);
-    Daemon::of(&mut under_clock(&world, &["daemon"], &[("FAKETIME", "-3h")])).stop();
+    let daemon = Daemon::of(&mut under_clock(&world, &["daemon"], &[("FAKETIME", "-3h")]));
+    let db = rusqlite::Connection::open(world.path("state/history.db")).unwrap();
+    let seen = || db.query_row("select count(*) from schedules", [], |row| row.get::<_, i64>(0)).unwrap();
+    until("the daemon has seen the schedules", || (seen() == 3).then_some(()));
+    daemon.stop();
     for backup in ["a", "b", "c"] {
         assert_eq!(history(&world, backup), Vec::<Value>::new());
     }
