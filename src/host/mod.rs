@@ -4,6 +4,7 @@ pub mod clock;
 pub mod disk;
 pub mod docker;
 pub mod local;
+pub mod memory;
 pub mod owner;
 pub mod secret;
 pub mod signals;

@@ -118,7 +118,8 @@ impl Making<'_> {
             return Err(Error::new(
                 Kind::Store,
                 format!(
-                    "it would not fit: the last backup has {} bytes, and store {store} has {} available",
+                    "the backup would not fit into {}: the last one has {} bytes, and {} are available",
+                    path.display(),
                     last.manifest.bytes(),
                     usage.available
                 ),

@@ -153,7 +153,8 @@ pub async fn run(plan: &Plan, backup: &str, order: Order, progress: &Progress, c
     if report.rung.is_some_and(Rung::is_good) && matches!(report.outcome, Outcome::Ok | Outcome::Problems) {
         progress.begin("pruning");
         if let Err(error) = prune(plan, &state, &history, backup).await {
-            report.problems.push(format!("retention: {}", error.message));
+            let hint = error.hint.map(|hint| format!("\nHINT: {hint}")).unwrap_or_default();
+            report.problems.push(format!("retention: {}{hint}", error.message));
             report.outcome = Outcome::Problems;
         }
     }

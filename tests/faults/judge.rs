@@ -189,9 +189,11 @@ impl Case {
     /// Every session of a run goes to the database of the case, so that the judge knows them.
     pub fn configure(&self, server: &str, backup: &str) {
         let name = self.target.name();
+        // What is stored stays, but where retention is the matter.
+        let keep = if backup.contains("keep = ") { "" } else { "keep = { last = \"forever\" }\n" };
         self.world.configure(&format!(
             "[servers.main]\npassword = {{ env = \"PGVIGIL_TEST_PASSWORD\" }}\nmaintenance_database = \"{name}\"\n{server}\n\
-            [backups.{BACKUP}]\ndatabase = \"{name}\"\n{backup}\n"
+            [backups.{BACKUP}]\ndatabase = \"{name}\"\n{keep}{backup}\n"
         ));
     }
 
