@@ -98,7 +98,8 @@ fn leftovers_of_state(case: &Case, at: usize, faults: &mut Vec<String>) {
     for entry in std::fs::read_dir(case.world.path("state")).unwrap() {
         let entry = entry.unwrap();
         let name = entry.file_name().into_string().unwrap();
-        if !["id", "locks", "history.db"].contains(&name.as_str()) && !name.starts_with("history.db-") {
+        let is_database = ["history.db", "alerts.db"].iter().any(|file| name == *file || name.starts_with(&format!("{file}-")));
+        if !["id", "locks"].contains(&name.as_str()) && !is_database {
             faults.push(format!("killed at call {at}: {name} is left in state_dir"));
             let _ = std::fs::remove_file(entry.path());
         }
