@@ -413,6 +413,32 @@ fn a_clock_that_jumps_by_a_year() {
     }
 }
 
+/// A year ahead for one night costs no old backup; a person may say that the clock is right.
+#[test]
+fn a_clock_that_has_jumped_deletes_nothing() {
+    let database = small();
+    let world = world("", &[("x", &database.name, "keep = { daily = 2 }")]);
+    let at = |clock: &str, args: &[&str]| crate::common::ran(&mut under_clock(&world, args, &[("FAKETIME", clock)]));
+    let count = || world.names("x").iter().filter(|name| is_label(name)).count();
+    at("-86390s", &["run", "x"]).expect(0);
+    at("+0", &["run", "x"]).expect(0);
+    assert_eq!(count(), 2);
+    at("+365d", &["run", "x"]).expect(0);
+    assert_eq!(count(), 3, "the oldest of three days would go");
+    let status = at("+365d", &["--json", "status"]).expect(3).json();
+    assert!(alerts(&status).contains(&"clock/jumped"), "{status:#}");
+    // It is right again: what is to come is told, and counts nowhere.
+    at("+0", &["run", "x"]).expect(0);
+    assert_eq!(count(), 4);
+    let status = at("+0", &["--json", "status"]).expect(3).json();
+    assert_eq!(alerts(&status), ["backup/x/future"]);
+    // Ahead again, and this time it is meant.
+    at("+365d", &["run", "x"]).expect(0);
+    assert_eq!(count(), 5);
+    let pruned = at("+365d", &["--json", "prune", "x"]).expect(0).json();
+    assert_eq!((pruned["deleted"].as_array().unwrap().len(), count()), (2, 3), "{pruned:#}");
+}
+
 /// A run that cannot be put on record is tried again, but not all the time; and it is told.
 #[test]
 fn a_state_that_is_full() {
