@@ -45,6 +45,8 @@ pub enum Reason {
         month: u32,
     },
     Yearly(i32),
+    /// Complete, and proven by nobody: it would fill a tier if it were good. It takes no good one's place.
+    Unproven,
     /// Another store still has to receive it. Only who sees all stores can tell; [`plan`] never does.
     AwaitedBy(String),
     Expired,
@@ -63,7 +65,13 @@ impl Reason {
             Reason::Weekly { .. } => Some("weekly"),
             Reason::Monthly { .. } => Some("monthly"),
             Reason::Yearly(_) => Some("yearly"),
-            Reason::Newest | Reason::Floor | Reason::Pinned | Reason::Future | Reason::AwaitedBy(_) | Reason::Expired => None,
+            Reason::Newest
+            | Reason::Floor
+            | Reason::Pinned
+            | Reason::Future
+            | Reason::Unproven
+            | Reason::AwaitedBy(_)
+            | Reason::Expired => None,
         }
     }
 
@@ -98,6 +106,7 @@ impl fmt::Display for Reason {
             Reason::Weekly { year, week } => write!(f, "weekly {year:04}-W{week:02}"),
             Reason::Monthly { year, month } => write!(f, "monthly {year:04}-{month:02}"),
             Reason::Yearly(year) => write!(f, "yearly {year:04}"),
+            Reason::Unproven => f.write_str("unproven"),
             Reason::AwaitedBy(store) => write!(f, "awaited by {store}"),
             Reason::Expired => f.write_str("expired"),
         }
@@ -145,28 +154,14 @@ pub fn plan(keep: &Keep, candidates: &[Candidate], zone: Tz, now: DateTime<Utc>)
         }
     }
 
-    for (&n, rank) in good.iter().zip(1..).take(limit(keep.last)) {
-        reasons[n].push(Reason::Last(rank));
+    for (n, reason) in tiers(keep, &copies, &good, zone, now) {
+        reasons[n].push(reason);
     }
-    if let Some(span) = keep.within {
-        for &n in &good {
-            if (now - copies[n].taken_at).to_std().is_ok_and(|age| age < span) {
-                reasons[n].push(Reason::Within(span));
-            }
-        }
-    }
-
-    let oldest_first: Vec<(NaiveDate, usize)> = good.iter().rev().map(|&n| (local_date(copies[n].taken_at, zone), n)).collect();
-    let units: [(Count, PeriodOf); 4] =
-        [(keep.daily, Reason::daily), (keep.weekly, Reason::weekly), (keep.monthly, Reason::monthly), (keep.yearly, Reason::yearly)];
-    for (count, period_of) in units {
-        let mut periods: Vec<(Reason, usize)> = oldest_first.iter().map(|&(date, n)| (period_of(date), n)).collect();
-        // A clock that goes back over midnight, as St. John's did, makes an earlier date come later.
-        // The sort is stable: the oldest of a period remains its first.
-        periods.sort_by(|(a, _), (b, _)| a.cmp(b));
-        periods.dedup_by(|(later, _), (first, _)| later == first);
-        for (period, n) in periods.into_iter().rev().take(limit(count)) {
-            reasons[n].push(period);
+    // Judged among themselves, or a single good one would push out all that nobody could look at.
+    let unproven: Vec<usize> = (newest..copies.len()).filter(|&n| copies[n].rung == Rung::Written).collect();
+    for (n, _) in tiers(keep, &copies, &unproven, zone, now) {
+        if !reasons[n].contains(&Reason::Unproven) {
+            reasons[n].push(Reason::Unproven);
         }
     }
 
@@ -181,6 +176,27 @@ pub fn plan(keep: &Keep, candidates: &[Candidate], zone: Tz, now: DateTime<Utc>)
             Verdict { id: copy.id.clone(), keep, reasons }
         })
         .collect()
+}
+
+/// The tiers that some of the copies fill, which are given newest first.
+fn tiers(keep: &Keep, copies: &[&Candidate], some: &[usize], zone: Tz, now: DateTime<Utc>) -> Vec<(usize, Reason)> {
+    let mut filled: Vec<(usize, Reason)> = some.iter().zip(1..).take(limit(keep.last)).map(|(&n, rank)| (n, Reason::Last(rank))).collect();
+    if let Some(span) = keep.within {
+        let is_within = |n: &&usize| (now - copies[**n].taken_at).to_std().is_ok_and(|age| age < span);
+        filled.extend(some.iter().filter(is_within).map(|&n| (n, Reason::Within(span))));
+    }
+    let oldest_first: Vec<(NaiveDate, usize)> = some.iter().rev().map(|&n| (local_date(copies[n].taken_at, zone), n)).collect();
+    let units: [(Count, PeriodOf); 4] =
+        [(keep.daily, Reason::daily), (keep.weekly, Reason::weekly), (keep.monthly, Reason::monthly), (keep.yearly, Reason::yearly)];
+    for (count, period_of) in units {
+        let mut periods: Vec<(Reason, usize)> = oldest_first.iter().map(|&(date, n)| (period_of(date), n)).collect();
+        // A clock that goes back over midnight, as St. John's did, makes an earlier date come later.
+        // The sort is stable: the oldest of a period remains its first.
+        periods.sort_by(|(a, _), (b, _)| a.cmp(b));
+        periods.dedup_by(|(later, _), (first, _)| later == first);
+        filled.extend(periods.into_iter().rev().take(limit(count)).map(|(period, n)| (n, period)));
+    }
+    filled
 }
 
 /// The period of a unit that a date falls into; it is also the reason that is told.
@@ -371,7 +387,7 @@ mod tests {
         of.extend([("2023-12-01T01:00:00Z", Rung::Bad), ("2024-01-03T01:00:00Z", Rung::Written)]);
         assert_eq!(
             judged(&keep, &copies(&of), Tz::UTC, "2024-01-05T00:00:00Z"),
-            ["daily 2023-06-01", "floor, daily 2023-06-02", "newest", "newest"]
+            ["daily 2023-06-01", "floor, daily 2023-06-02", "newest", "newest, unproven"]
         );
     }
 
@@ -497,13 +513,17 @@ mod tests {
             if good.is_empty() || highest || is_good && good.iter().all(|o| !newer(o, c)) {
                 reasons.insert("floor".to_owned());
             }
-            if is_good {
-                let rank = good.iter().filter(|o| newer(o, c)).count();
+            // Good ones fill tiers; written ones would, among themselves.
+            let peers: Vec<&Candidate> =
+                if is_good { good.clone() } else { real.iter().copied().filter(|o| o.rung == Rung::Written).collect() };
+            if peers.contains(&c) {
+                let mut filled = BTreeSet::new();
+                let rank = peers.iter().filter(|o| newer(o, c)).count();
                 if holds(keep.last, rank) {
-                    reasons.insert(format!("last {}", rank + 1));
+                    filled.insert(format!("last {}", rank + 1));
                 }
                 if keep.within.is_some_and(|within| c.taken_at > now - within) {
-                    reasons.insert(format!("within {}h", keep.within.unwrap().as_secs() / 3_600));
+                    filled.insert(format!("within {}h", keep.within.unwrap().as_secs() / 3_600));
                 }
                 for (count, unit, form) in [
                     (keep.daily, "daily", "%Y-%m-%d"),
@@ -513,11 +533,16 @@ mod tests {
                 ] {
                     let period = |c: &Candidate| c.taken_at.with_timezone(&zone).format(form).to_string();
                     let mine = period(c);
-                    let first = good.iter().all(|o| newer(o, c) || o.id == c.id || period(o) != mine);
-                    let later: BTreeSet<String> = good.iter().map(|o| period(o)).filter(|other| *other > mine).collect();
+                    let first = peers.iter().all(|o| newer(o, c) || o.id == c.id || period(o) != mine);
+                    let later: BTreeSet<String> = peers.iter().map(|o| period(o)).filter(|other| *other > mine).collect();
                     if first && holds(count, later.len()) {
-                        reasons.insert(format!("{unit} {mine}"));
+                        filled.insert(format!("{unit} {mine}"));
                     }
+                }
+                if is_good {
+                    reasons.extend(filled);
+                } else if !filled.is_empty() {
+                    reasons.insert("unproven".to_owned());
                 }
             }
             if reasons.is_empty() {

@@ -131,6 +131,27 @@ fn names(dir: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// The JSON documents of a folder.
+fn documents_in(dir: &Path) -> Result<Documents> {
+    let mut found = names(dir)?;
+    found.retain(|name| Path::new(name).extension().is_some_and(|end| end == "json"));
+    let mut documents = Vec::with_capacity(found.len());
+    for name in found {
+        let path = dir.join(&name);
+        let bytes = open(&path).and_then(|mut file| {
+            let mut bytes = Vec::new();
+            io::Read::read_to_end(&mut file, &mut bytes).map(|_| bytes)
+        });
+        match bytes {
+            Ok(bytes) => documents.push((name, Bytes::from(bytes))),
+            // Pruned in this moment.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("read", &path, &error)),
+        }
+    }
+    Ok(documents)
+}
+
 #[async_trait]
 impl Store for LocalStore {
     async fn begin(&self, id: &Id) -> Result<Box<dyn Upload>> {
@@ -175,26 +196,13 @@ impl Store for LocalStore {
 
     async fn documents(&self, id: &Id) -> Result<Documents> {
         let dir = self.dir(id);
-        blocking(move || {
-            let mut found = names(&dir)?;
-            found.retain(|name| Path::new(name).extension().is_some_and(|end| end == "json"));
-            let mut documents = Vec::with_capacity(found.len());
-            for name in found {
-                let path = dir.join(&name);
-                let bytes = open(&path).and_then(|mut file| {
-                    let mut bytes = Vec::new();
-                    io::Read::read_to_end(&mut file, &mut bytes).map(|_| bytes)
-                });
-                match bytes {
-                    Ok(bytes) => documents.push((name, Bytes::from(bytes))),
-                    // Pruned in this moment.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(error) => return Err(failed("read", &path, &error)),
-                }
-            }
-            Ok(documents)
-        })
-        .await
+        blocking(move || documents_in(&dir)).await
+    }
+
+    async fn documents_of(&self, ids: Vec<Id>) -> Result<Vec<(Id, Documents)>> {
+        // One change of threads for all of them: of a hundred thousand it would be most of the time.
+        let store = self.clone();
+        blocking(move || ids.into_iter().map(|id| documents_in(&store.dir(&id)).map(|documents| (id, documents))).collect()).await
     }
 
     async fn read(&self, id: &Id, name: &str) -> Result<Reader> {

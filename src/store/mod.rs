@@ -53,6 +53,19 @@ pub trait Store: Send + Sync {
     /// The store cannot be read.
     async fn documents(&self, id: &Id) -> Result<Documents>;
 
+    /// The documents of several backups, in the order of their ids.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    async fn documents_of(&self, ids: Vec<Id>) -> Result<Vec<(Id, Documents)>> {
+        let mut found = Vec::with_capacity(ids.len());
+        for id in ids {
+            let documents = self.documents(&id).await?;
+            found.push((id, documents));
+        }
+        Ok(found)
+    }
+
     /// A file of a backup.
     ///
     /// # Errors
@@ -149,8 +162,9 @@ pub trait FileWriter: Send {
     async fn finish(self: Box<Self>) -> Result<()>;
 }
 
-/// How many folders are read at a time.
-const READS_MAX: usize = 16;
+/// How many folders are read in one go, and how many goes there are at a time.
+const READS_IN_ONE: usize = 64;
+const READS_MAX: usize = 4;
 
 /// Reads what a store holds into a catalog: of one backup, or of all.
 ///
@@ -162,11 +176,14 @@ pub async fn catalog_of(store: &dyn Store, name: &str, backup: Option<&str>, cat
         None => store.backups().await?,
     };
     for backup in backups {
-        let ids = store.labels(&backup).await?.into_iter().map(|label| Id { backup: backup.clone(), label });
-        let reads = ids.map(|id| async move { store.documents(&id).await.map(|documents| (id, documents)) });
+        let ids: Vec<Id> = store.labels(&backup).await?.into_iter().map(|label| Id { backup: backup.clone(), label }).collect();
+        let goes: Vec<Vec<Id>> = ids.chunks(READS_IN_ONE).map(<[Id]>::to_vec).collect();
+        let reads = goes.into_iter().map(|ids| store.documents_of(ids));
         let mut read = futures_util::stream::iter(reads).buffered(READS_MAX);
-        while let Some((id, documents)) = read.next().await.transpose()? {
-            catalog.add(name, &id, &documents);
+        while let Some(some) = read.next().await.transpose()? {
+            for (id, documents) in some {
+                catalog.add(name, &id, &documents);
+            }
         }
     }
     catalog.sort();
