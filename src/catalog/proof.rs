@@ -81,6 +81,17 @@ pub fn document_name(prefix: &str, at: DateTime<Utc>, nth: u32) -> String {
     if nth == 0 { format!("{prefix}-{time}.json") } else { format!("{prefix}-{time}-{nth}.json") }
 }
 
+/// The file name of a document of that moment that comes after all that are there. One that was
+/// named while the clock was ahead must not hide it: it is named after that one then.
+pub fn next_document_name<'a>(prefix: &str, at: DateTime<Utc>, there: impl Iterator<Item = &'a str>) -> String {
+    let newest = there.filter_map(|name| document_order(prefix, name)).max();
+    let time = at.format(TIME_FORM).to_string();
+    match newest.filter(|(newest, _)| *newest >= time) {
+        Some((newest, nth)) => format!("{prefix}-{newest}-{}.json", nth.saturating_add(1)),
+        None => document_name(prefix, at, 0),
+    }
+}
+
 /// The key by which documents of a kind are in order: time, then number.
 pub fn document_order(prefix: &str, name: &str) -> Option<(String, u32)> {
     let rest = name.strip_prefix(prefix)?.strip_prefix('-')?.strip_suffix(".json")?;
@@ -105,6 +116,20 @@ mod tests {
         assert!(orders.is_sorted());
         assert_eq!(document_order("proof", &names[0]), None);
         assert_eq!(document_order("pin", "pin-x.json"), None);
+    }
+
+    #[test]
+    fn what_is_named_next_is_the_newest() {
+        let at = "2024-01-15T01:22:33Z".parse().unwrap();
+        for (there, expected) in [
+            (&[][..], "pin-20240115T012233Z.json"),
+            (&["pin-20240115T012232Z-4.json", "proof-20990101T000000Z.json", "manifest.json"], "pin-20240115T012233Z.json"),
+            (&["pin-20240115T012233Z-2.json", "pin-20240115T012233Z-10.json"], "pin-20240115T012233Z-11.json"),
+            // The clock was ahead.
+            (&["pin-20990101T000000Z.json", "pin-20240115T012233Z.json"], "pin-20990101T000000Z-1.json"),
+        ] {
+            assert_eq!(next_document_name("pin", at, there.iter().copied()), expected);
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::catalog::entry::in_order;
 use crate::catalog::manifest::MANIFEST;
-use crate::catalog::proof::document_name;
+use crate::catalog::proof::next_document_name;
 use crate::catalog::{Catalog, Entry, Id, Manifest, Proof, Role, Rung};
 use crate::config::Plan;
 use crate::config::file::{Format, Via};
@@ -115,17 +115,21 @@ async fn write(store: &dyn Store, id: &Id, proof: &Proof) -> Result<()> {
     add(store, id, "proof", proof.at, Bytes::from(bytes)).await
 }
 
-/// Adds a document under the first name of its second that is free.
+/// Adds a document so that it is the newest of its kind, whatever the clock said when the others
+/// were added.
 ///
 /// # Errors
 /// The store cannot be written.
 pub async fn add(store: &dyn Store, id: &Id, prefix: &str, at: chrono::DateTime<chrono::Utc>, bytes: Bytes) -> Result<()> {
-    for nth in 0..1000 {
-        if store.add_document(id, &document_name(prefix, at, nth), bytes.clone()).await? == Added::Done {
+    // Another may add one at the same time.
+    for _ in 0..1000 {
+        let there = store.documents(id).await?;
+        let name = next_document_name(prefix, at, there.iter().map(|(name, _)| name.as_str()));
+        if store.add_document(id, &name, bytes.clone()).await? == Added::Done {
             return Ok(());
         }
     }
-    Err(Error::new(Kind::Store, format!("cannot name a {prefix} of {id}: a thousand of this second are there")))
+    Err(Error::new(Kind::Store, format!("cannot name a {prefix} of {id}: somebody else takes every name")))
 }
 
 /// Points `latest` at the newest good backup of a store.

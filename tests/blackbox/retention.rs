@@ -277,3 +277,24 @@ fn a_prune_waits_for_no_run() {
     assert!(child.wait_with_output().unwrap().status.success());
     assert_eq!(listed(&world, "x").len(), 1, "the run pruned when it had ended");
 }
+
+#[test]
+fn what_was_said_while_the_clock_was_ahead_hides_nothing_that_is_said_later() {
+    let database = small();
+    let (world, ids) = nights(&database, 3, "{ last = 1 }");
+    let (newest, oldest) = (&ids[0], &ids[2]);
+    std::fs::write(world.folder(oldest).join("pin-20990101T000000Z.json"), "{\"pinned\": false}").unwrap();
+    let proof = paths(&world.folder(newest)).into_iter().find(|path| path.contains("proof-")).unwrap();
+    std::fs::copy(proof, world.folder(newest).join("proof-20990101T000000Z.json")).unwrap();
+
+    world.pgvigil(&["pin", oldest]).expect(0);
+    assert_eq!(world.pgvigil(&["--json", "list"]).expect(0).json()[2]["pinned"], true);
+    make_bad(&world, newest);
+    assert_eq!(world.pgvigil(&["--json", "list"]).expect(0).json()[0]["rung"], "bad");
+    assert_eq!(&latest(&world), &ids[1]);
+    world.pgvigil(&["prune"]).expect(0);
+    assert_eq!(listed(&world, "x"), ids, "two of them the newest and the newest good one, one pinned");
+    world.pgvigil(&["unpin", oldest]).expect(0);
+    world.pgvigil(&["prune"]).expect(0);
+    assert_eq!(listed(&world, "x"), ids[..2]);
+}
