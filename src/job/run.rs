@@ -150,7 +150,8 @@ pub async fn run(plan: &Plan, backup: &str, order: Order, progress: &Progress, c
             Report::nothing(outcome, Some(error))
         }
     };
-    if report.rung.is_some_and(Rung::is_good) && matches!(report.outcome, Outcome::Ok | Outcome::Problems) {
+    // What needs a look must not push out what needs none: a dump without its tables is readable too.
+    if report.rung.is_some_and(Rung::is_good) && report.outcome == Outcome::Ok {
         progress.begin("pruning");
         if let Err(error) = prune(plan, &state, &history, backup).await {
             let hint = error.hint.map(|hint| format!("\nHINT: {hint}")).unwrap_or_default();
