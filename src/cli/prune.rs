@@ -52,8 +52,8 @@ pub fn prune(session: &Session, backup: Option<&str>, dry_run: bool) -> Done {
                     return Err(Error::new(Kind::Busy, format!("a run of {} is under way", backup.name))
                         .hint("it prunes by itself when it has ended"));
                 };
-                let judged = prune::look(plan, state.owner(), &history, backup, clock::now()).await?;
-                prune::apply(plan, state.owner(), backup, &judged).await?;
+                let mut judged = prune::look(plan, state.owner(), &history, backup, clock::now()).await?;
+                prune::apply(plan, state.owner(), backup, &mut judged).await?;
                 Ok(judged)
             };
             match work.await {

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
-use crate::catalog::{Catalog, Id};
+use crate::catalog::entry::in_order;
+use crate::catalog::{Catalog, Id, Pin};
 use crate::config::Plan;
 use crate::config::plan::{Backup, StoreKind};
 use crate::config::values::Name;
@@ -22,12 +23,6 @@ use crate::store::{Store, catalog_of};
 pub struct Judged {
     pub store: Name,
     pub verdicts: Vec<Verdict>,
-}
-
-impl Judged {
-    pub fn expired(&self) -> impl Iterator<Item = &Id> {
-        self.verdicts.iter().filter(|verdict| !verdict.keep).map(|verdict| &verdict.id)
-    }
 }
 
 /// What retention says about a backup's copies in a store, by the catalog.
@@ -110,13 +105,14 @@ pub async fn look(plan: &Plan, owner: &str, history: &History, backup: &Backup, 
     Ok(judged)
 }
 
-/// Deletes what has expired. The caller holds the lock of the backup.
+/// Deletes what has expired. The caller holds the lock of the backup. What somebody has pinned since
+/// it was judged stays, and its verdict says so.
 ///
 /// # Errors
 /// A store cannot be written; what has not been deleted stays.
-pub async fn apply(plan: &Plan, owner: &str, backup: &Backup, judged: &[Judged]) -> Result<usize> {
+pub async fn apply(plan: &Plan, owner: &str, backup: &Backup, judged: &mut [Judged]) -> Result<usize> {
     let mut deleted = 0;
-    for judged in judged.iter().filter(|judged| judged.expired().next().is_some()) {
+    for judged in judged {
         let store = stores::open(&plan.stores[&judged.store], owner)?;
         let result = delete(&*store, judged, &mut deleted).await;
         // Whatever was deleted, the link must not lead nowhere.
@@ -126,13 +122,45 @@ pub async fn apply(plan: &Plan, owner: &str, backup: &Backup, judged: &[Judged])
     Ok(deleted)
 }
 
-async fn delete(store: &dyn Store, judged: &Judged, deleted: &mut usize) -> Result<()> {
+async fn delete(store: &dyn Store, judged: &mut Judged, deleted: &mut usize) -> Result<()> {
     // Oldest first: should it break off, what is newer is still there.
-    let expired: Vec<&Id> = judged.expired().collect();
-    for id in expired.into_iter().rev() {
+    for verdict in judged.verdicts.iter_mut().rev().filter(|verdict| !verdict.keep) {
+        let id = &verdict.id;
+        // A pin takes no lock, and thousands may go before this one does.
+        if in_order::<Pin>("pin", &store.documents(id).await?).last().is_some_and(|pin| pin.pinned) {
+            tracing::warn!(%id, store = %judged.store, "pinned just now: kept");
+            (verdict.keep, verdict.reasons) = (true, vec![Reason::Pinned]);
+            continue;
+        }
         store.remove(id).await?;
         *deleted += 1;
         tracing::info!(%id, store = %judged.store, "expired: deleted");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_pinned_after_it_was_judged_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let text =
+            format!("[servers.main]\nhost = \"x\"\n[stores.local]\npath = \"{}\"\n[backups.x]\ndatabase = \"x\"\n", dir.path().display());
+        let plan = crate::config::parse(&text, std::path::Path::new("x")).unwrap();
+        let expired = |label: &str| {
+            let folder = dir.path().join("x").join(label);
+            std::fs::create_dir_all(&folder).unwrap();
+            let id = Id { backup: "x".into(), label: label.parse().unwrap() };
+            (Verdict { id, keep: false, reasons: vec![Reason::Expired] }, folder)
+        };
+        let ((pinned, its_folder), (other, gone)) = (expired("20240102T010000Z"), expired("20240101T010000Z"));
+        std::fs::write(its_folder.join("pin-20240103T000000Z.json"), "{\"pinned\": true}").unwrap();
+        let mut judged = [Judged { store: "local".parse().unwrap(), verdicts: vec![pinned, other] }];
+        let deleted = apply(&plan, "0123456789abcdef", &plan.backups["x"], &mut judged).await.unwrap();
+        assert_eq!((deleted, its_folder.exists(), gone.exists()), (1, true, false));
+        let [kept, went] = &judged[0].verdicts[..] else { panic!("{judged:?}") };
+        assert_eq!((kept.keep, kept.reasons.as_slice(), went.keep), (true, &[Reason::Pinned][..], false));
+    }
 }

@@ -272,8 +272,8 @@ async fn prune(plan: &Plan, state: &State, history: &History, backup: &Backup) -
         tracing::warn!(backup = %backup.name, "{}", doubt.told());
         return Ok(());
     }
-    let judged = prune::look(plan, state.owner(), history, backup, clock::now()).await?;
-    prune::apply(plan, state.owner(), backup, &judged).await.map(drop)
+    let mut judged = prune::look(plan, state.owner(), history, backup, clock::now()).await?;
+    prune::apply(plan, state.owner(), backup, &mut judged).await.map(drop)
 }
 
 /// From `written` to `readable`.
