@@ -31,6 +31,7 @@ pub struct Problem {
 }
 
 /// What is known of a backup.
+#[derive(Clone, Copy)]
 pub struct BackupFacts<'a> {
     pub backup: &'a Backup,
     pub catalog: &'a Catalog,
@@ -84,6 +85,14 @@ impl BackupFacts<'_> {
 /// What is wrong with a backup.
 pub fn of_backup(facts: &BackupFacts<'_>, now: DateTime<Utc>) -> Vec<Problem> {
     [failed(facts, now), stale(facts, now), unproven(facts, now), future(facts, now)].into_iter().flatten().collect()
+}
+
+/// What cannot be told yet: it would be wrong, but for a run under way or one that is tried again.
+/// An alert of it is no news, and not over either.
+pub fn undecided(facts: &BackupFacts<'_>, found: &[Problem], now: DateTime<Utc>) -> Vec<String> {
+    let at_rest = BackupFacts { running: false, running_since: None, retrying: false, ..*facts };
+    let keys = of_backup(&at_rest, now).into_iter().map(|problem| problem.key);
+    keys.filter(|key| !found.iter().any(|problem| problem.key == *key)).collect()
 }
 
 /// Its last run failed, was broken off, or ended with something that needs a look.

@@ -141,15 +141,15 @@ async fn gather(plan: &Plan) -> Result<Status> {
     let loaded = alerts.loaded()?;
     let running = State::has_daemon(&plan.state_dir);
     let pending = if plan.email.is_some() { alerts.pending()? } else { Vec::new() };
-    let alerts: Vec<Alert> = assessment
-        .problems
-        .iter()
-        .map(|problem| Alert {
-            key: problem.key.clone(),
-            since: known.iter().find(|known| known.key == problem.key).map_or(problem.since, |known| known.since),
-            summary: problem.summary.clone(),
-        })
-        .collect();
+    let found = assessment.problems.iter().map(|problem| Alert {
+        key: problem.key.clone(),
+        since: known.iter().find(|known| known.key == problem.key).map_or(problem.since, |known| known.since),
+        summary: problem.summary.clone(),
+    });
+    let mut alerts: Vec<Alert> = found.collect();
+    // What nobody can tell just now is as open as it was.
+    let open = known.into_iter().filter(|known| assessment.undecided.contains(&known.key));
+    alerts.extend(open.map(|known| Alert { key: known.key, since: known.since, summary: known.summary }));
     let outbox = Outbox { pending: pending.len(), last_error: pending.into_iter().rev().find_map(|pending| pending.last_error) };
     let mut warnings = Vec::new();
     if !plan.has_channel {

@@ -33,6 +33,8 @@ pub struct Assessment {
     pub problems: Vec<Problem>,
     /// Keys that begin so were looked at: what is not among the problems is over.
     pub looked_at: Vec<String>,
+    /// Keys among them of which nothing can be told yet: an alert of them stays as it is.
+    pub undecided: Vec<String>,
     pub backups: Vec<BackupState>,
     pub stores: Vec<StoreState>,
 }
@@ -106,7 +108,9 @@ impl Assessment {
         let newest_good = facts.newest_good(now).map(|entry| (entry.id.clone(), entry.manifest.taken_at, entry.rung()));
         // What a store that cannot be read holds is not known: neither good nor bad.
         if complete {
-            self.problems.extend(problems::of_backup(&facts, now));
+            let found = problems::of_backup(&facts, now);
+            self.undecided.extend(problems::undecided(&facts, &found, now));
+            self.problems.extend(found);
             self.looked_at.push(format!("backup/{name}/"));
         }
         let next_at = backup.schedule.as_ref().and_then(|schedule| crate::schedule::slots::next(schedule, backup.timezone, now));
@@ -227,6 +231,11 @@ impl Assessment {
         Ok(())
     }
 
+    /// Whether what is not among the problems is over.
+    pub fn is_decided(&self, key: &str) -> bool {
+        self.looked_at.iter().any(|prefix| key.starts_with(prefix.as_str())) && !self.undecided.iter().any(|undecided| undecided == key)
+    }
+
     /// Writes what is wrong into the alerts, and the messages about it into the outbox.
     ///
     /// # Errors
@@ -235,9 +244,8 @@ impl Assessment {
         let recipients: Vec<String> = plan.email.iter().flat_map(|email| &email.to).map(ToString::to_string).collect();
         let remind_every = plan.email.as_ref().map(|email| email.remind_every);
         let machine = machine();
-        let looked_at = |key: &str| self.looked_at.iter().any(|prefix| key.starts_with(prefix.as_str()));
         let steps = alerts.settle(&recipients, now, |known| {
-            let steps = policy::settle(known, &self.problems, &looked_at, remind_every, now);
+            let steps = policy::settle(known, &self.problems, &|key| self.is_decided(key), remind_every, now);
             let letter = |step: &Step| match step {
                 Step::Open(problem) | Step::Reword(problem) => letter::of_problem(problem, LetterState::Open, &machine, now),
                 Step::Remind(problem) => letter::of_problem(problem, LetterState::Reminder, &machine, now),

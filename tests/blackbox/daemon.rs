@@ -340,6 +340,22 @@ fn what_fails_is_tried_again_and_told() {
     }
 }
 
+#[test]
+fn a_failure_is_not_over_while_it_is_tried_again() {
+    let smtp = crate::smtp::Smtp::start(&[]);
+    let nosuch = backup("x", &crate::common::unique("nosuch"), "schedule = \"*/12 * * * * *\"\nretries = 1");
+    let world = world("", &format!("{nosuch}{}", smtp.section("")));
+    let daemon = Daemon::start(&world);
+    smtp.wait_for(2);
+    // The next slot has failed too, and waits for its second try.
+    daemon.wait_for_lines("run ended", 3);
+    let status = world.pgvigil(&["--json", "status"]).expect(3).json();
+    assert_eq!(alerts(&status), ["backup/x/failed"], "{status:#}");
+    daemon.wait_for_lines("run ended", 4);
+    let told = vec![("backup/x/failed".to_owned(), "open".to_owned()); 2];
+    assert_eq!(smtp.alerts(), told, "{}", daemon.stop());
+}
+
 /// The daemon is there for the eyes of a person, too.
 #[test]
 fn a_daemon_that_cannot_begin_says_why() {
