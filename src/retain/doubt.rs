@@ -50,9 +50,17 @@ pub struct Doubt {
 pub fn observe(before: Option<Watched>, now: &Reading) -> Watched {
     let started = now.wall.timestamp() - now.uptime_secs;
     let fresh = Watched { boot: now.boot.clone(), started, doubt: None };
-    // After another start only the calendar could tell how long the machine was down.
-    let Some(before) = before.filter(|before| before.boot == now.boot) else {
-        return fresh;
+    let before = match before {
+        Some(before) if before.boot == now.boot => before,
+        // After another start only the calendar could tell how long the machine was down. It says
+        // nothing for a calendar that was doubted already: that is waited for anew.
+        other => {
+            let doubt = other.and_then(|before| before.doubt).filter(|doubt| !doubt.is_taken_back(now.wall));
+            return Watched {
+                doubt: doubt.map(|doubt| Doubt { before: started - doubt.by_secs, since_uptime_secs: now.uptime_secs, ..doubt }),
+                ..fresh
+            };
+        }
     };
     let step = started - before.started;
     let doubt = match before.doubt {
@@ -70,6 +78,12 @@ pub fn observe(before: Option<Watched>, now: &Reading) -> Watched {
 }
 
 impl Doubt {
+    /// Whether a calendar shows a time that it had left behind, or caught up with.
+    fn is_taken_back(&self, wall: DateTime<Utc>) -> bool {
+        let since = (wall - self.at).num_seconds();
+        if self.by_secs > 0 { since < -JUMP_SECS } else { since > -self.by_secs - JUMP_SECS }
+    }
+
     /// The jump in words.
     pub fn told(&self) -> String {
         let way = if self.by_secs > 0 { "ahead" } else { "back" };
@@ -108,7 +122,18 @@ mod tests {
             assert_eq!(look(&still, 201 + HOLD_SECS, way).doubt, None, "it was meant");
             assert_eq!(look(&jumped, 400, 5).doubt, None, "it was taken back");
             assert!(look(&jumped, 400, 2 * way).doubt.is_some(), "it went on");
-            assert_eq!(observe(Some(jumped), &reading("b", 5, way)).doubt, None, "another start of the machine");
+            // Another start of the machine, or of the container.
+            let again = |uptime_secs, ahead_secs| Reading { wall: reading("b", 700, ahead_secs).wall, ..reading("b", uptime_secs, 0) };
+            let started = observe(Some(jumped.clone()), &again(5, way));
+            assert_eq!(started.doubt.as_ref().map(|doubt| doubt.by_secs), Some(way), "it is as wrong as before");
+            let later = |uptime_secs, ahead_secs| Reading {
+                wall: reading("b", 695 + uptime_secs, ahead_secs).wall,
+                ..reading("b", uptime_secs, 0)
+            };
+            assert!(observe(Some(started.clone()), &later(300, way)).doubt.is_some());
+            assert_eq!(observe(Some(started.clone()), &later(300, 0)).doubt, None, "it was taken back");
+            assert_eq!(observe(Some(started), &later(6 + HOLD_SECS, way)).doubt, None, "it was meant");
+            assert_eq!(observe(Some(jumped), &again(5, 0)).doubt, None, "it was taken back meanwhile");
         }
     }
 }
