@@ -89,13 +89,17 @@ pub fn will_retry(backup: &Backup, record: &Record, now: DateTime<Utc>) -> bool 
 }
 
 /// When the run of a slot begins: at its time, or up to `jitter` later, the same for every attempt.
+/// It is always before the next slot, which would take its place: else a long jitter would let one
+/// slot after the other pass.
 pub fn begins(backup: &Backup, slot: DateTime<Utc>) -> DateTime<Utc> {
     let Some(jitter) = backup.jitter.filter(|jitter| !jitter.is_zero()) else {
         return slot;
     };
     let mut hasher = std::hash::DefaultHasher::new();
     (backup.name.as_str(), slot.timestamp()).hash(&mut hasher);
-    slot + delta(Duration::from_secs(hasher.finish() % (jitter.as_secs() + 1)))
+    let next = backup.schedule.as_ref().and_then(|schedule| slots::next(schedule, backup.timezone, slot));
+    let room = next.map_or(u64::MAX, |next| u64::try_from((next - slot).num_seconds() - 1).unwrap_or(0));
+    slot + delta(Duration::from_secs(hasher.finish() % (jitter.as_secs().min(room) + 1)))
 }
 
 /// From when on the newest good backup is too old: `max_age` after it, or when two slots in a row
@@ -218,6 +222,21 @@ mod tests {
         assert!(starts.iter().all(|start| (start.timestamp() - at("2026-01-01T02:00").timestamp()) % 86_400 <= 600));
         assert!(starts.windows(2).any(|pair| pair[1] - pair[0] != TimeDelta::days(1)));
         assert_eq!(begins(backup, at("2026-01-01T02:00")), starts[0]);
+    }
+
+    #[test]
+    fn a_jitter_longer_than_the_time_between_slots_lets_none_pass() {
+        let mut plan = plan("jitter = \"3h\"");
+        let backup = plan.backups.values_mut().next().unwrap();
+        backup.schedule = Some("0 * * * *".parse().unwrap());
+        let mut record = Record { since: at("2026-01-10T00:30"), last: None };
+        for hour in 1..24 {
+            let slot = at(&format!("2026-01-10T{hour:02}:00"));
+            let begins = begins(backup, slot);
+            assert!(slot <= begins && begins < slot + TimeDelta::hours(1), "{begins}");
+            assert_eq!(due(backup, &record, begins), Due::Run { slot, attempt: 1 });
+            record.last = Some(Attempted { slot, attempts: 1, may_pass: None });
+        }
     }
 
     #[test]
