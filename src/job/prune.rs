@@ -112,7 +112,7 @@ pub async fn look(plan: &Plan, owner: &str, history: &History, backup: &Backup, 
 /// A store cannot be written; what has not been deleted stays.
 pub async fn apply(plan: &Plan, owner: &str, backup: &Backup, judged: &mut [Judged]) -> Result<usize> {
     let mut deleted = 0;
-    for judged in judged {
+    for judged in judged.iter_mut().filter(|judged| judged.verdicts.iter().any(|verdict| !verdict.keep)) {
         let store = stores::open(&plan.stores[&judged.store], owner)?;
         let result = delete(&*store, judged, &mut deleted).await;
         // Whatever was deleted, the link must not lead nowhere.
