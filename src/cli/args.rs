@@ -147,6 +147,9 @@ pub enum Command {
         /// Only show what would be deleted
         #[arg(long)]
         dry_run: bool,
+        /// The clock is right: prune although it has jumped
+        #[arg(long)]
+        trust_clock: bool,
     },
     /// Take dumps that another tool left into the store and the catalog; the originals stay
     #[command(

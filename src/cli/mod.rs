@@ -90,7 +90,7 @@ fn dispatch(args: Args) -> Done {
         Command::Daemon => daemon::daemon(&session),
         Command::Next { days } => next::next(&session, days),
         Command::Restore { .. } => Err(not_yet_error("restore").hint("RESTORE.md in every backup says how to restore it with stock tools")),
-        Command::Prune { backup, dry_run } => prune::prune(&session, backup.as_deref(), dry_run),
+        Command::Prune { backup, dry_run, trust_clock } => prune::prune(&session, backup.as_deref(), dry_run, trust_clock),
         Command::Adopt { backup, files } => adopt::adopt(&session, &backup, &files),
         Command::Rebuild { .. } => not_yet("rebuild"),
         Command::Status => status::status(&session),

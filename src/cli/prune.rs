@@ -28,7 +28,7 @@ struct Row {
     reasons: Vec<String>,
 }
 
-pub fn prune(session: &Session, backup: Option<&str>, dry_run: bool) -> Done {
+pub fn prune(session: &Session, backup: Option<&str>, dry_run: bool, trust_clock: bool) -> Done {
     let opened = session.open(Uses::None)?;
     let plan = &opened.plan;
     let backups: Vec<&Backup> = match backup {
@@ -37,8 +37,15 @@ pub fn prune(session: &Session, backup: Option<&str>, dry_run: bool) -> Done {
     };
     let state = State::open(&plan.state_dir)?;
     let history = state.history()?;
-    if !dry_run {
-        prune::trust_the_clock(&state.alerts()?)?;
+    let alerts = state.alerts()?;
+    if trust_clock {
+        prune::trust_the_clock(&alerts)?;
+    } else if let Some(doubt) = prune::doubt(&alerts)? {
+        let doubted = Error::new(Kind::Store, doubt.told()).hint("look at `date`; when it is right: pgvigil prune --trust-clock");
+        if !dry_run {
+            return Err(doubted);
+        }
+        output::warn(&doubted.message, doubted.hint.as_deref());
     }
     let mut judged = Vec::new();
     let mut failed: Option<Error> = None;

@@ -120,6 +120,17 @@ pub fn check_rest(file: &File, examined: &mut Examined<'_>) {
             Ok(_) => {}
         }
     }
+    let places: Vec<_> = file.stores.iter().filter_map(|(name, store)| Some((name, store.path.as_ref()?))).collect();
+    for (n, (name, path)) in places.iter().enumerate() {
+        // Paths compare by their parts: a slash at the end makes no other folder.
+        if let Some((other, _)) = places[..n].iter().find(|(_, earlier)| earlier == path) {
+            examined.fault(
+                &["stores", name.as_str(), "path"],
+                format!("stores {other} and {name} have the same path"),
+                "keep one of them: each would prune the other's backups",
+            );
+        }
+    }
     for name in file.pings.keys().filter(|name| !file.backups.contains_key(*name)) {
         examined.fault(
             &["pings", name.as_str()],

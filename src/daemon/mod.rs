@@ -61,7 +61,7 @@ pub type Load<'a> = &'a dyn Fn() -> Result<Plan>;
 /// It cannot begin: another daemon holds the lock (`Busy`), or `state_dir` cannot be written.
 pub async fn run(mut file: Watch, plan: Plan, load: Load<'_>) -> Result<()> {
     let state = State::open(&plan.state_dir)?;
-    let Some(_lock) = state.lock_daemon()? else {
+    let Some(lock) = state.lock_daemon()? else {
         return Err(Error::new(Kind::Busy, format!("another daemon runs on {}", plan.state_dir.display()))
             .hint("one daemon serves all backups of a file; give a second one a state_dir of its own"));
     };
@@ -72,6 +72,9 @@ pub async fn run(mut file: Watch, plan: Plan, load: Load<'_>) -> Result<()> {
     loop {
         tokio::select! {
             () = ticker.tick() => {
+                if !lock.is_in_place() {
+                    return Err(daemon.lose_state().await);
+                }
                 if file.has_changed() {
                     daemon.reload(load);
                 }
@@ -419,6 +422,24 @@ impl Daemon {
             }
             Some(if sent.is_ok() { remind_every } else { CRY_AGAIN_AFTER })
         });
+    }
+
+    /// Ends what runs and tells that `state_dir` is gone: what is on record is lost, and another daemon
+    /// may have begun in its place.
+    async fn lose_state(&mut self) -> Error {
+        let error =
+            Error::new(Kind::System, format!("state_dir {} was removed or replaced under the daemon", self.plan.state_dir.display()))
+                .hint("start the daemon again; no backup is lost");
+        tracing::error!(%error, "the daemon ends");
+        self.cancel.cancel();
+        let ended = async { while self.work.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(CANCEL_WITHIN, ended).await;
+        let problem = problems::unusable_alerts(&self.plan.state_dir, &error, clock::now());
+        let letter = letter::of_problem(&problem, letter::State::Open, &assess::machine(), problem.since);
+        if let Ok(Err(error)) = tokio::time::timeout(LAST_WORDS, delivery::at_once(&self.plan, &letter, problem.since)).await {
+            tracing::error!(%error, "and nobody could be told by mail");
+        }
+        error
     }
 
     fn told(&mut self, told: Result<Option<Duration>, JoinError>) {

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use tokio::task::AbortHandle;
 
 use crate::alert::letter::{self, State as LetterState};
-use crate::alert::policy::{self, Step};
+use crate::alert::policy::{self, Known, Step};
 use crate::alert::problems::{self, BackupFacts, Problem};
 use crate::catalog::{Catalog, Id, Rung};
 use crate::config::Plan;
@@ -218,13 +218,7 @@ impl Assessment {
         self.look_at_clock(alerts)?;
         // Alerts about what is no longer in the file are over.
         for known in alerts.known()? {
-            let mut parts = known.key.split('/');
-            let gone = match (parts.next(), parts.next()) {
-                (Some("backup"), Some(name)) => !plan.backups.contains_key(name),
-                (Some("store"), Some(name)) => !plan.stores.contains_key(name),
-                _ => false,
-            };
-            if gone {
+            if !is_of(plan, &known.key) {
                 self.looked_at.push(known.key);
             }
         }
@@ -249,11 +243,25 @@ impl Assessment {
             let letter = |step: &Step| match step {
                 Step::Open(problem) | Step::Reword(problem) => letter::of_problem(problem, LetterState::Open, &machine, now),
                 Step::Remind(problem) => letter::of_problem(problem, LetterState::Reminder, &machine, now),
+                Step::Close(known) if !is_of(plan, &known.key) => {
+                    let summary = format!("{} (no longer watched: it is not in the file)", known.summary);
+                    letter::of_end(&Known { summary, ..known.clone() }, &machine, now)
+                }
                 Step::Close(known) => letter::of_end(known, &machine, now),
             };
             steps.into_iter().map(|step| (step.clone(), letter(&step))).collect()
         })?;
         Ok(steps)
+    }
+}
+
+/// Whether what an alert is about is in the file.
+fn is_of(plan: &Plan, key: &str) -> bool {
+    let mut parts = key.split('/');
+    match (parts.next(), parts.next()) {
+        (Some("backup"), Some(name)) => plan.backups.contains_key(name),
+        (Some("store"), Some(name)) => plan.stores.contains_key(name),
+        _ => true,
     }
 }
 

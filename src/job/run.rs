@@ -141,6 +141,7 @@ pub async fn run(plan: &Plan, backup: &str, order: Order, progress: &Progress, c
             let proven = tokio::select! {
                 proven = prove(plan, &*store, store_name, &made.manifest, std::mem::take(&mut made.opened), progress) => proven,
                 () = cancel.cancelled() => Err(Error::new(Kind::Cancelled, "told to stop while reading back; the backup is written")),
+                error = &mut deadline => Err(error.context("reading back what is written")),
             };
             reported(made, proven)
         }

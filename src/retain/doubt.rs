@@ -89,7 +89,7 @@ impl Doubt {
         let way = if self.by_secs > 0 { "ahead" } else { "back" };
         let days = TimeDelta::seconds(self.by_secs.abs()).num_days();
         format!(
-            "the clock of this machine has jumped {days} days {way}: retention deletes nothing until it is back, for a week, or until `pgvigil prune` by hand"
+            "the clock of this machine has jumped {days} days {way}: retention deletes nothing until it is back, for a week, or until `pgvigil prune --trust-clock`"
         )
     }
 }

@@ -7,7 +7,7 @@ pub mod history;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result, plain_io};
@@ -28,7 +28,19 @@ pub struct State {
 /// A lock that is held; the end of the process ends it too.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
+    path: PathBuf,
+}
+
+impl Lock {
+    /// Whether the file of the lock is still where it was taken. Without it another would get a lock
+    /// of the same name.
+    pub fn is_in_place(&self) -> bool {
+        match (self.file.metadata(), std::fs::metadata(&self.path)) {
+            (Ok(held), Ok(there)) => (held.dev(), held.ino()) == (there.dev(), there.ino()),
+            _ => false,
+        }
+    }
 }
 
 impl State {
@@ -61,7 +73,7 @@ impl State {
             .open(&path)
             .map_err(|error| unwritable(&path, &error))?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Lock { _file: file })),
+            Ok(()) => Ok(Some(Lock { file, path })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(unwritable(&path, &error)),
         }
@@ -173,6 +185,12 @@ mod tests {
         assert!(State::is_locked(dir.path(), "x"));
         assert!(state.lock("x").unwrap().is_none());
         assert!(state.lock("xx").unwrap().is_some());
+        assert!(held.as_ref().unwrap().is_in_place());
+        let elsewhere = state.lock("y").unwrap().unwrap();
+        std::fs::remove_file(dir.path().join("locks/y.lock")).unwrap();
+        assert!(!elsewhere.is_in_place());
+        let _another = state.lock("y").unwrap().unwrap();
+        assert!(!elsewhere.is_in_place());
         drop(held);
         assert!(state.lock("x").unwrap().is_some());
     }

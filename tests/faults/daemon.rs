@@ -435,8 +435,31 @@ fn a_clock_that_has_jumped_deletes_nothing() {
     // Ahead again, and this time it is meant.
     at("+365d", &["run", "x"]).expect(0);
     assert_eq!(count(), 5);
-    let pruned = at("+365d", &["--json", "prune", "x"]).expect(0).json();
+    let refused = at("+365d", &["prune", "x"]).expect(1);
+    assert!(refused.stderr.contains("--trust-clock") && count() == 5, "{refused:#?}");
+    let pruned = at("+365d", &["--json", "prune", "x", "--trust-clock"]).expect(0).json();
     assert_eq!((pruned["deleted"].as_array().unwrap().len(), count()), (2, 3), "{pruned:#}");
+}
+
+/// Another daemon may begin in its place: the first one ends, and is heard.
+#[test]
+fn a_state_that_is_removed() {
+    let database = small();
+    let relay = Smtp::start(&[]);
+    let world = World::new();
+    write_config(&world, "", &format!("{}{}", sections(&[("x", &database.name, ALWAYS)]), relay.section("tls = \"none\"\n")));
+    let mut daemon = Daemon::start(&world);
+    daemon.wait_for_line("outcome=\"ok\"");
+    std::fs::remove_dir_all(world.path("state")).unwrap();
+    let (code, _) = daemon.end();
+    assert_eq!(code, Some(1), "{}", daemon.log());
+    assert_eq!(relay.wait_for(1)[0].alert(), ("state/alerts", "open"));
+    let daemon = Daemon::start(&world);
+    daemon.wait_for_line("outcome=\"ok\"");
+    daemon.stop();
+    for label in world.names("x").iter().filter(|name| is_label(name)) {
+        world.pgvigil(&["verify", &format!("x/{label}")]).expect(0);
+    }
 }
 
 /// A run that cannot be put on record is tried again, but not all the time; and it is told.
