@@ -103,7 +103,7 @@ fn failed(facts: &BackupFacts<'_>, now: DateTime<Utc>) -> Option<Problem> {
     let (kind, what) = match outcome {
         _ if outcome == Outcome::Interrupted.as_str() => ("failed", "was interrupted"),
         _ if outcome == Outcome::Ok.as_str() || facts.retrying => return None,
-        _ if outcome == Outcome::Problems.as_str() => ("problems", "was stored with problems"),
+        _ if outcome == Outcome::Problems.as_str() => ("problems", "has problems"),
         _ if outcome == Outcome::Cancelled.as_str() => ("failed", "was cancelled"),
         _ => ("failed", "failed"),
     };

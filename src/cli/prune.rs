@@ -3,15 +3,15 @@
 use anstyle::AnsiColor;
 use serde::Serialize;
 
-use super::Done;
 use super::output::{self, JsonError};
 use super::session::{Session, Uses, runtime};
+use super::{Done, alert};
 use crate::config::plan::Backup;
 use crate::error::{Error, Kind, Result, exit};
-use crate::host::clock;
+use crate::host::{Tag, clock};
 use crate::job::prune::{self, Judged};
 use crate::job::run::find;
-use crate::state::State;
+use crate::state::{History, Outcome, State};
 
 #[derive(Serialize)]
 struct Answer<'a> {
@@ -50,7 +50,7 @@ pub fn prune(session: &Session, backup: Option<&str>, dry_run: bool, trust_clock
     let mut judged = Vec::new();
     let mut failed: Option<Error> = None;
     runtime()?.block_on(async {
-        for backup in backups {
+        for backup in &backups {
             let work = async {
                 if dry_run {
                     return prune::look(plan, state.owner(), &history, backup, clock::now()).await;
@@ -68,14 +68,27 @@ pub fn prune(session: &Session, backup: Option<&str>, dry_run: bool, trust_clock
                 // What cannot be pruned holds up no other.
                 Err(error) => {
                     output::tell(&error);
+                    if !dry_run && error.kind != Kind::Busy {
+                        note(&history, backup, &error)?;
+                    }
                     failed.get_or_insert(error);
                 }
+            }
+            if !dry_run {
+                alert::tell(plan, backup.name.as_str()).await;
             }
         }
         Result::Ok(())
     })?;
     answer(session, &judged, dry_run, failed.as_ref())?;
     Ok(failed.map_or(exit::OK, |error| error.kind.exit_code()))
+}
+
+/// Puts on record that a backup could not be pruned, from where it is told.
+fn note(history: &History, backup: &Backup, error: &Error) -> Result<()> {
+    let now = clock::now();
+    let row = history.begin(backup.name.as_str(), backup.server.as_str(), now, &Tag::random(), None)?;
+    history.end(row, now, Outcome::Problems, Some(&format!("prune: {}", error.message)), None, true)
 }
 
 fn answer(session: &Session, judged: &[Judged], dry_run: bool, error: Option<&Error>) -> Done {

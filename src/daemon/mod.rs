@@ -2,6 +2,7 @@
 //! and tells. What is due and what is wrong is decided elsewhere, by pure functions.
 
 mod file;
+mod probe;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -68,6 +69,7 @@ pub async fn run(mut file: Watch, plan: Plan, load: Load<'_>) -> Result<()> {
     let mut signals = signals::of_daemon()?;
     let mut daemon = Daemon::new(plan, state)?;
     daemon.begin()?;
+    daemon.probe();
     let ticker = Ticker::start().await?;
     loop {
         tokio::select! {
@@ -141,6 +143,8 @@ struct Daemon {
     next_due: DateTime<Utc>,
     last_step: DateTime<Utc>,
     /// How long a look took, and why it could not be kept.
+    /// Ends with the daemon.
+    probing: JoinSet<()>,
     looking: JoinSet<(Duration, Option<Error>)>,
     look_at: Instant,
     /// When each store's disk was looked at.
@@ -168,6 +172,7 @@ impl Daemon {
             unnoted: None,
             next_due: now,
             last_step: now,
+            probing: JoinSet::new(),
             looking: JoinSet::new(),
             look_at: Instant::now(),
             disks: BTreeMap::new(),
@@ -195,6 +200,12 @@ impl Daemon {
             self.sweep(backup);
         }
         Ok(())
+    }
+
+    /// Tries everything once, beside the work: what does not answer holds nothing up.
+    fn probe(&mut self) {
+        let plan = Arc::clone(&self.plan);
+        self.probing.spawn(async move { probe::probe(&plan).await });
     }
 
     /// Tells of a former run of a backup that was interrupted, and cleans up after it. Nothing of it

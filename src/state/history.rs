@@ -386,7 +386,8 @@ impl History {
     /// # Errors
     /// The file cannot be read.
     pub fn last_duration(&self, backup: &str) -> Result<Option<Duration>> {
-        let last = "backup = ?1 and row = (select max(row) from runs where backup = ?1 and outcome in ('ok', 'problems'))";
+        let last =
+            "backup = ?1 and row = (select max(row) from runs where backup = ?1 and id is not null and outcome in ('ok', 'problems'))";
         let run = self.select(last, Some(backup))?.pop();
         Ok(run.and_then(|run| (run.finished_at? - run.started_at).to_std().ok()))
     }

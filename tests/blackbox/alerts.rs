@@ -171,7 +171,7 @@ fn a_backup_with_problems_is_told_too() {
     world.pgvigil(&["run", "x"]).expect(3);
     assert_eq!(smtp.alerts(), both("backup/x/problems", "open"));
     let mail = smtp.mails().remove(0);
-    assert!(mail.header("Subject").contains("stored with problems") && mail.text().contains("holds none of them"), "{mail:#?}");
+    assert!(mail.header("Subject").contains("has problems") && mail.text().contains("holds none of them"), "{mail:#?}");
 }
 
 #[test]
@@ -338,4 +338,23 @@ fn a_disk_that_fills_up() {
     let page = world.pgvigil(&["status"]).expect(3).stdout;
     assert!(page.contains("store local is 100 % full"), "{page}");
     drop(mounted);
+}
+
+/// Without a daemon too, and by a command that makes no backup.
+#[test]
+fn a_prune_that_refuses_is_told() {
+    let relay = Smtp::start(&[]);
+    let database = Database::sample(Server::Pg15);
+    let world = World::with(Server::Pg15, &format!("[backups.x]\ndatabase = \"{}\"\n{}", database.name, relay.section("tls = \"none\"\n")));
+    world.pgvigil(&["run", "x"]).expect(0);
+    let away = world.path("away");
+    std::fs::rename(world.store(), &away).unwrap();
+    world.pgvigil(&["prune"]).expect(1);
+    let mails = relay.wait_for(2);
+    assert_eq!(mails[0].alert(), ("backup/x/problems", "open"));
+    assert!(mails[0].text().contains("nothing is pruned"), "{mails:#?}");
+    std::fs::rename(&away, world.store()).unwrap();
+    world.pgvigil(&["prune", "--dry-run"]).expect(0);
+    world.pgvigil(&["run", "x"]).expect(0);
+    assert_eq!(relay.wait_for(4)[3].alert(), ("backup/x/problems", "closed"));
 }

@@ -1,0 +1,37 @@
+//! What a daemon finds when it begins: every server, store and relay is tried once, beside the work,
+//! so that the log says in the first minute what would else be learned at night.
+
+use crate::alert::email::Mailer;
+use crate::config::Plan;
+use crate::config::plan::StoreKind;
+use crate::error::{Error, Kind};
+use crate::host::Tag;
+use crate::postgres::Server;
+use crate::store::aside;
+
+pub async fn probe(plan: &Plan) {
+    for store in plan.stores.values() {
+        let StoreKind::Local(path) = store.kind.clone() else { continue };
+        let tried = tokio::task::spawn_blocking(move || aside::try_out(&path)).await;
+        match tried.unwrap_or_else(|error| Err(Error::new(Kind::Store, error.to_string()))) {
+            Ok(available) => tracing::info!(store = %store.name, available, "store can be written"),
+            Err(error) => tracing::warn!(store = %store.name, %error, "store cannot be written"),
+        }
+    }
+    for (name, server) in &plan.servers {
+        match Server::connect(server, Tag::random()).await.and_then(|server| server.check_client().map(|()| server)) {
+            Ok(found) => tracing::info!(server = %name, version = %found.facts.version, "server answers"),
+            Err(error) => tracing::warn!(server = %name, %error, "server cannot be dumped"),
+        }
+    }
+    if let Some(email) = &plan.email {
+        let tried = match Mailer::new(email) {
+            Ok(mailer) => mailer.try_out().await,
+            Err(error) => Err(error),
+        };
+        match tried {
+            Ok(relay) => tracing::info!("mail relay {relay}"),
+            Err(error) => tracing::warn!(%error, "mail relay cannot be used"),
+        }
+    }
+}
