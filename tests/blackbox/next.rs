@@ -85,9 +85,9 @@ fn collisions() {
     let _ = world.pgvigil(&["--json", "status"]);
     let db = rusqlite::Connection::open(world.path("state/history.db")).unwrap();
     db.execute_batch(
-        "insert into runs (backup, server, started_at, finished_at, outcome) values
-            ('a', 'main', '2026-05-31T02:00:00Z', '2026-05-31T02:50:00Z', 'ok'),
-            ('a', 'main', '2026-06-01T02:00:00Z', '2026-06-01T08:00:00Z', 'failed')",
+        "insert into runs (backup, server, started_at, finished_at, outcome, id) values
+            ('a', 'main', '2026-05-31T02:00:00Z', '2026-05-31T02:50:00Z', 'ok', 'a/20260531T020000Z'),
+            ('a', 'main', '2026-06-01T02:00:00Z', '2026-06-01T08:00:00Z', 'failed', null)",
     )
     .unwrap();
     let found = ask();
