@@ -12,7 +12,7 @@ use tokio_util::io::StreamReader;
 
 use crate::catalog::id::dump_stem;
 use crate::catalog::manifest::{RESTORE_PAGE, UNKNOWN};
-use crate::catalog::{FileEntry, Id, Label, Manifest, Role};
+use crate::catalog::{Id, Label, Manifest, Role};
 use crate::config::Plan;
 use crate::config::file::Format;
 use crate::config::plan::{Backup, Place};
@@ -89,25 +89,11 @@ impl Copying<'_> {
                 manifest.server_version = versions.server.unwrap_or_else(|| UNKNOWN.to_owned());
                 manifest.client_version = versions.client.unwrap_or_else(|| UNKNOWN.to_owned());
             }
-            manifest.files.push(FileEntry {
-                name,
-                bytes: packed.bytes,
-                raw_bytes: packed.raw_bytes,
-                sha256: packed.sha256,
-                database: Some(dump.database.clone()),
-                role: Role::Dump,
-            });
+            manifest.files.push(dump::entry(name, packed, Some(dump.database.clone()), Role::Dump));
         }
         let text = self.page(&manifest)?;
         let packed = dump::put(upload, RESTORE_PAGE, Bytes::from(text)).await?;
-        manifest.files.push(FileEntry {
-            name: RESTORE_PAGE.to_owned(),
-            bytes: packed.bytes,
-            raw_bytes: packed.raw_bytes,
-            sha256: packed.sha256,
-            database: None,
-            role: Role::Notes,
-        });
+        manifest.files.push(dump::entry(RESTORE_PAGE.to_owned(), packed, None, Role::Notes));
         manifest.finished_at = clock::now();
         Ok((manifest, opened))
     }

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 
+use crate::catalog::{FileEntry, Role};
 use crate::error::{Error, Kind, Result, plain_io};
 use crate::host::{Call, Exit, Process, words_of_the_engine};
 use crate::pack::codec::Codec;
@@ -210,4 +211,9 @@ pub async fn hash_folder(folder: &Path) -> Result<Vec<(String, Packed)>> {
         Error::new(Kind::Store, format!("cannot read what pg_dump wrote into {path}: {}", plain_io(&error)))
             .hint("look into the kernel's log: the disk or the way to it may be failing; then run again")
     })
+}
+
+/// What the manifest says of a file that was written.
+pub fn entry(name: String, packed: Packed, database: Option<String>, role: Role) -> FileEntry {
+    FileEntry { name, bytes: packed.bytes, raw_bytes: packed.raw_bytes, sha256: packed.sha256, database, role }
 }

@@ -202,14 +202,7 @@ impl Making<'_> {
         let client_major = parse_version(&server.client_version).map_or(0, |(major, _)| major);
         let stem = dump_stem(&database.name, id.label.slot(), self.backup.timezone);
         let meter = self.progress.begin(format!("dumping {}", crate::host::printable(&database.name)));
-        let entry = |name: String, packed: Packed| FileEntry {
-            name,
-            bytes: packed.bytes,
-            raw_bytes: packed.raw_bytes,
-            sha256: packed.sha256,
-            database: Some(database.name.clone()),
-            role: Role::Dump,
-        };
+        let entry = |name: String, packed: Packed| dump::entry(name, packed, Some(database.name.clone()), Role::Dump);
         if spec.format == Format::Directory {
             let folder = upload.create_folder(&stem).await?;
             let call = server.call("pg_dump", arguments(spec, &database.name, client_major, Some(&folder))?);
@@ -249,7 +242,7 @@ impl Making<'_> {
             meter: self.progress.begin("dumping globals"),
         };
         let (packed, _) = dump::stream(server, call, way, writer).await?;
-        Ok(FileEntry { name, bytes: packed.bytes, raw_bytes: packed.raw_bytes, sha256: packed.sha256, database: None, role: Role::Globals })
+        Ok(dump::entry(name, packed, None, Role::Globals))
     }
 
     fn manifest(&self, server: &Server, databases: &[Database], id: &Id, started_at: DateTime<Utc>, taken_at: DateTime<Utc>) -> Manifest {
@@ -295,14 +288,7 @@ impl Making<'_> {
             maintenance_database: server.maintenance_database(),
         });
         let packed = dump::put(upload, RESTORE_PAGE, Bytes::from(text)).await?;
-        Ok(FileEntry {
-            name: RESTORE_PAGE.to_owned(),
-            bytes: packed.bytes,
-            raw_bytes: packed.raw_bytes,
-            sha256: packed.sha256,
-            database: None,
-            role: Role::Notes,
-        })
+        Ok(dump::entry(RESTORE_PAGE.to_owned(), packed, None, Role::Notes))
     }
 }
 

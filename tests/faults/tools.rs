@@ -1,15 +1,12 @@
 //! Chance with a seed, waiting for events, scripts in the place of programs, containers and file
 //! systems of a test's own.
 
+pub use crate::common::daemon::{PATIENCE, until};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use crate::common::{password, run, unique, var};
-
-/// An event that takes longer will not come.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whether the campaigns run at full size.
 pub fn long() -> bool {
@@ -56,19 +53,6 @@ impl Chance {
             return (1..=all).collect();
         }
         (0..points).map(|n| (n * all / points, (n + 1) * all / points)).map(|(from, to)| from + 1 + self.below(to - from)).collect()
-    }
-}
-
-/// Waits until something is there.
-#[track_caller]
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
