@@ -4,5 +4,6 @@ pub mod dump;
 pub mod programs;
 pub mod quote;
 pub mod server;
+pub mod session;
 
 pub use server::Server;
