@@ -1,4 +1,7 @@
 //! folder -> database.
 
+pub mod load;
 pub mod page;
 pub mod properties;
+pub mod select;
+pub mod source;
