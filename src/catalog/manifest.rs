@@ -1,14 +1,12 @@
 //! `manifest.json`: what a backup is. Written last, once, and never changed.
 
-use std::collections::BTreeMap;
-
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::evidence::Evidence;
 use super::id::{Id, Label};
 use crate::config::file::{Contents, Format};
 use crate::error::{Error, Kind, Result};
-use crate::postgres::server::Database;
 
 pub const MANIFEST: &str = "manifest.json";
 pub const RESTORE_PAGE: &str = "RESTORE.md";
@@ -63,27 +61,6 @@ pub const UNKNOWN: &str = "unknown";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Globals {
     pub no_role_passwords: bool,
-}
-
-/// What is known of the source at the moment of the dump.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Evidence {
-    pub databases: BTreeMap<String, DatabaseEvidence>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DatabaseEvidence {
-    /// What no dump of a database holds.
-    pub properties: DatabaseProperties,
-}
-
-/// The properties of a database, as a value that older and newer programs read alike.
-pub type DatabaseProperties = serde_json::Value;
-
-impl DatabaseEvidence {
-    pub fn of(database: &Database) -> Self {
-        DatabaseEvidence { properties: serde_json::to_value(database).unwrap_or_default() }
-    }
 }
 
 /// What a file of a backup is for.

@@ -2,12 +2,14 @@
 //! the truth; nothing here is kept anywhere else.
 
 pub mod entry;
+pub mod evidence;
 pub mod foreign;
 pub mod id;
 pub mod manifest;
 pub mod proof;
 
 pub use entry::{Catalog, Entry};
+pub use evidence::{DatabaseEvidence, Evidence};
 pub use id::{Id, Label, Wanted};
 pub use manifest::{FileEntry, Manifest, Role};
 pub use proof::{Pin, Proof, Rung};

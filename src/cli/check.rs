@@ -217,7 +217,7 @@ async fn of_backup(backup: &Backup, server: &Server, lines: &mut Vec<Line>) {
         }
     };
     let client_major = parse_version(&server.client_version).map_or(0, |(major, _)| major);
-    if let Err(error) = arguments(&backup.dump, "x", client_major, None) {
+    if let Err(error) = arguments(&backup.dump, "x", client_major, None, None) {
         lines.push(Line::bad(&subject, &error));
     }
     let bytes: i64 = databases.iter().filter_map(|database| database.bytes).sum();

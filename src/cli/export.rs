@@ -156,7 +156,7 @@ async fn write(server: &Server, args: &ExportArgs, database: &str, to_stdout: bo
     let meter = progress.begin(format!("dumping {}", crate::host::printable(database)));
     if spec.format == Format::Directory {
         let aside = Aside::folder(&args.output)?;
-        let call = server.call("pg_dump", arguments(&spec, database, client_major, Some(aside.path()))?);
+        let call = server.call("pg_dump", arguments(&spec, database, client_major, Some(aside.path()), None)?);
         dump::into_folder(server, call, aside.path(), STALL_TIMEOUT, &meter).await?;
         let files = dump::hash_folder(aside.path()).await?;
         let bytes = files.iter().map(|(_, packed)| packed.bytes).sum();
@@ -170,7 +170,7 @@ async fn write(server: &Server, args: &ExportArgs, database: &str, to_stdout: bo
         stall_timeout: STALL_TIMEOUT,
         meter,
     };
-    let call = server.call("pg_dump", arguments(&spec, database, client_major, None)?);
+    let call = server.call("pg_dump", arguments(&spec, database, client_major, None, None)?);
     if to_stdout {
         return Ok(dump::stream(server, call, way, Box::new(Stdout)).await?.0);
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use super::codec::Codec;
@@ -19,6 +19,8 @@ use crate::error::{Error, Kind, Result};
 pub struct Meter {
     pub raw: AtomicU64,
     pub packed: AtomicU64,
+    /// Told once, with the first byte.
+    pub begun: Notify,
 }
 
 impl Meter {

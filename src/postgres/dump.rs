@@ -12,13 +12,20 @@ use crate::error::{Error, Kind, Result};
 /// everything else queues behind the dump.
 const LOCK_WAIT_MS: u32 = 60_000;
 
-/// The arguments of `pg_dump` for one database. `folder` is where the directory format goes.
+/// The arguments of `pg_dump` for one database. `folder` is where the directory format goes, and
+/// `snapshot` the one that another session exports.
 /// Never with --create or --clean: their `\connect` would send a restore into a new database on to
 /// the live one. Never with --enable-row-security: it dumps a subset without a word.
 ///
 /// # Errors
 /// This pg_dump cannot do it.
-pub fn arguments(spec: &DumpSpec, database: &str, client_major: u32, folder: Option<&Path>) -> Result<Vec<String>> {
+pub fn arguments(
+    spec: &DumpSpec,
+    database: &str,
+    client_major: u32,
+    folder: Option<&Path>,
+    snapshot: Option<&str>,
+) -> Result<Vec<String>> {
     let mut args = vec!["--no-password".to_owned(), format!("--lock-wait-timeout={LOCK_WAIT_MS}")];
     args.push(format!(
         "--format={}",
@@ -48,6 +55,7 @@ pub fn arguments(spec: &DumpSpec, database: &str, client_major: u32, folder: Opt
         args.push(format!("--jobs={}", spec.jobs));
         args.push(format!("--file={}", folder.display()));
     }
+    args.extend(snapshot.map(|snapshot| format!("--snapshot={snapshot}")));
     args.push(format!("--dbname={}", conninfo(database)));
     Ok(args)
 }
@@ -97,7 +105,7 @@ mod tests {
     #[test]
     fn what_must_never_be_passed_is_not() {
         let spec = DumpSpec { contents: Contents::Data, tables: vec!["\"a b\"".to_owned()], ..spec() };
-        let args = arguments(&spec, "host=evil dbname=x", 15, None).unwrap();
+        let args = arguments(&spec, "host=evil dbname=x", 15, None, None).unwrap();
         for never in ["--create", "--clean", "-C", "-c", "--enable-row-security"] {
             assert!(!args.iter().any(|arg| arg == never), "{args:?}");
         }

@@ -2,8 +2,10 @@
 
 pub mod dump;
 pub mod programs;
+pub mod questions;
 pub mod quote;
 pub mod server;
 pub mod session;
+pub mod witness;
 
 pub use server::Server;

@@ -228,6 +228,10 @@ impl Server {
         if self.facts.major() >= 17 {
             options.push("-c transaction_timeout=0");
         }
+        // The text of a row must not depend on who reads it: a digest is of that text.
+        options.extend(["-c TimeZone=UTC", "-c bytea_output=hex"]);
+        let tag = format!("-c pgvigil.tag={}", self.tag.as_str());
+        options.push(&tag);
         self.set("PGOPTIONS", options.join(" "));
     }
 
@@ -367,6 +371,10 @@ pub fn explain(program: &str, exit: Exit, stderr: &str) -> Error {
         (
             "Peer authentication failed",
             "over a socket the system user must be the role of the same name: let that user own state_dir, or use host with a password",
+        ),
+        (
+            "unsupported startup parameter",
+            "a pooler stands in between: connect to PostgreSQL itself, not to PgBouncer or its like; set host and port of the server",
         ),
         ("does not support SSL", "set sslmode = \"prefer\" or \"disable\", or switch ssl on in the server"),
         ("role \"", "check user of the server in the file"),

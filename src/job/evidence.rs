@@ -1,0 +1,163 @@
+//! Evidence gathered beside a dump, under the snapshot of the dump.
+
+use std::collections::BTreeSet;
+
+use crate::catalog::DatabaseEvidence;
+use crate::catalog::evidence::RowsDigest;
+use crate::config::file::{Contents, EvidenceMode};
+use crate::config::plan::Backup;
+use crate::error::{Error, Result};
+use crate::host::clock;
+use crate::pack::census::TableRows;
+use crate::pack::packer::Meter;
+use crate::postgres::server::{Database, Server};
+use crate::postgres::witness::{self, Witness};
+use crate::verify::rows;
+
+/// What is known of one database after its dump.
+pub struct Gathered<T> {
+    pub dumped: T,
+    pub evidence: DatabaseEvidence,
+    /// What needs a look.
+    pub problems: Vec<String>,
+}
+
+/// A dump that tells which rows it held, where its format shows them.
+pub trait Dumped {
+    fn rows(&self) -> Option<&[TableRows]>;
+}
+
+/// Runs a dump under a snapshot and records what is to be seen under it. `dump` takes the snapshot
+/// by its name, and tells the meter when it has begun: it holds its locks then.
+///
+/// # Errors
+/// The dump fails. Evidence that cannot be had is a problem of the backup, not its end.
+pub async fn beside<T: Dumped, F: Future<Output = Result<T>>>(
+    backup: &Backup,
+    server: &Server,
+    database: &Database,
+    meter: &Meter,
+    dump: impl FnOnce(Option<String>) -> F,
+) -> Result<Gathered<T>> {
+    if backup.evidence == EvidenceMode::Off {
+        let dumped = dump(None).await?;
+        return Ok(Gathered { dumped, evidence: DatabaseEvidence::of(database), problems: Vec::new() });
+    }
+    let patience = backup.stall_timeout;
+    let witness = Witness::open(server, &database.name, clock::now(), patience).await?;
+    let snapshot = Some(witness.snapshot.as_str());
+    // Of a part it shows in the end which tables it is of.
+    let (dumped, looked) = if backup.dump.is_narrow() {
+        let dumped = dump(snapshot.map(str::to_owned)).await?;
+        let only = dumped.rows().unwrap_or_default().iter().map(|table| table.table.clone()).collect();
+        let looked = witness::look(server, &database.name, snapshot, Some(&only), patience).await;
+        (dumped, looked)
+    } else {
+        let dumping = dump(snapshot.map(str::to_owned));
+        let looking = async {
+            meter.begun.notified().await;
+            witness::look(server, &database.name, snapshot, None, patience).await
+        };
+        tokio::pin!(dumping, looking);
+        tokio::select! {
+            dumped = &mut dumping => (dumped?, looking.await),
+            looked = &mut looking => (dumping.await?, looked),
+        }
+    };
+    let looked = match looked {
+        Ok(looked) if backup.checks.is_empty() => Ok(looked),
+        Ok(looked) => {
+            let checked = witness::checks(server, &database.name, snapshot, &backup.checks, patience).await;
+            checked.map(|checks| DatabaseEvidence { checks, ..looked })
+        }
+        Err(error) => Err(error),
+    };
+    let held = DatabaseEvidence {
+        snapshot: Some(witness.snapshot.clone()),
+        taken_at: Some(witness.taken_at),
+        sequences: witness.sequences.clone(),
+        properties: DatabaseEvidence::of(database).properties,
+        ..DatabaseEvidence::default()
+    };
+    let closed = witness.close().await;
+    match looked.and_then(|looked| closed.map(|()| looked)) {
+        Ok(looked) => {
+            let evidence = DatabaseEvidence {
+                snapshot: held.snapshot,
+                taken_at: held.taken_at,
+                sequences: held.sequences,
+                properties: held.properties,
+                ..looked
+            };
+            let (evidence, problems) = settle(backup, evidence, dumped.rows());
+            Ok(Gathered { dumped, evidence, problems })
+        }
+        Err(error) => Ok(Gathered { dumped, evidence: DatabaseEvidence::of(database), problems: vec![not_recorded(&error)] }),
+    }
+}
+
+fn not_recorded(error: &Error) -> String {
+    format!("evidence could not be recorded, so that no drill can compare: {}", error.message)
+}
+
+/// Holds what was counted against what went by, and takes out what the dump does not hold.
+fn settle(backup: &Backup, mut evidence: DatabaseEvidence, passed: Option<&[TableRows]>) -> (DatabaseEvidence, Vec<String>) {
+    let spec = &backup.dump;
+    let mut problems: Vec<String> = evidence
+        .checks
+        .iter()
+        .filter(|(_, result)| !result.passes())
+        .map(|(name, result)| match &result.error {
+            Some(error) => format!("check {name} failed: {error}"),
+            None => format!("check {name} answers {:?}", result.value.as_deref().unwrap_or_default()),
+        })
+        .collect();
+    match passed {
+        Some(passed) if spec.contents != Contents::Schema => {
+            problems.extend(rows::differences(&evidence.rows, passed).into_iter().map(|mismatch| {
+                format!("{}: {} rows under the snapshot, {} in the dump", mismatch.object, mismatch.expected, mismatch.found)
+            }));
+            if backup.evidence == EvidenceMode::Content {
+                for table in passed {
+                    if let (Some(digest), true) = (table.digest, evidence.rows.contains_key(&table.table)) {
+                        let digest = RowsDigest { columns: table.columns.clone(), digest: digest.to_string() };
+                        evidence.digests.insert(table.table.clone(), digest);
+                    }
+                }
+            }
+        }
+        _ => {}
+    }
+    if spec.contents != Contents::All {
+        evidence.rows.retain(|_, _| spec.contents == Contents::Data);
+        evidence.sequences.clear();
+    }
+    if !(spec.tables.is_empty() && spec.exclude_tables.is_empty() && spec.schemas.is_empty()) {
+        let tables: BTreeSet<&str> = passed.unwrap_or_default().iter().map(|table| table.table.as_str()).collect();
+        evidence.definitions.retain(|key, _| is_of(key, &tables));
+        evidence.objects.clear();
+        for key in evidence.definitions.keys() {
+            *evidence.objects.entry(kind_of(key).to_owned()).or_default() += 1;
+        }
+        evidence.sequences.clear();
+        evidence.extensions.clear();
+        evidence.large_objects = 0;
+        evidence.partitions.retain(|child, _| tables.contains(child.as_str()));
+        evidence.left_out.push("sequences, indexes, and whatever is not of the chosen tables".to_owned());
+    }
+    (evidence, problems)
+}
+
+/// The kinds of objects that are of a table and named by it.
+const OF_TABLES: [&str; 6] = ["table", "constraint", "constraint not valid", "trigger", "policy", "rule"];
+
+/// The kind in front of a key of the definitions.
+fn kind_of(key: &str) -> &str {
+    OF_TABLES.iter().filter(|kind| key.strip_prefix(**kind).is_some_and(|rest| rest.starts_with(' '))).max_by_key(|kind| kind.len()).unwrap_or(&"")
+}
+
+fn is_of(key: &str, tables: &BTreeSet<&str>) -> bool {
+    let kind = kind_of(key);
+    let Some(name) = (!kind.is_empty()).then(|| key[kind.len()..].trim_start()) else { return false };
+    tables.iter().any(|table| name.strip_prefix(table).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+}
