@@ -12,4 +12,4 @@ pub use entry::{Catalog, Entry};
 pub use evidence::{DatabaseEvidence, Evidence};
 pub use id::{Id, Label, Wanted};
 pub use manifest::{FileEntry, Manifest, Role};
-pub use proof::{Pin, Proof, Rung};
+pub use proof::{Compared, DrillFacts, Mismatch, Pin, Proof, Rung};
