@@ -165,7 +165,7 @@ async fn write(server: &Server, args: &ExportArgs, database: &str, to_stdout: bo
     }
     let plain = spec.format == Format::Plain;
     let way = Way {
-        watch: if plain { EndWatch::plain() } else { EndWatch::custom() },
+        watch: if plain { EndWatch::plain(false) } else { EndWatch::custom() },
         codec: if plain { Codec::from(spec.compression) } else { Codec::None },
         stall_timeout: STALL_TIMEOUT,
         meter,

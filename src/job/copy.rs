@@ -103,7 +103,7 @@ impl Copying<'_> {
     async fn copy(&self, upload: &mut dyn Upload, name: &str, dump: &Candidate) -> Result<(Packed, Versions)> {
         let meter = self.progress.restart(format!("adopting {}", printable(&dump.original.name())), 0);
         let (codec, watch) = match dump.format {
-            Format::Plain => (Codec::of_name(name), EndWatch::plain()),
+            Format::Plain => (Codec::of_name(name), EndWatch::plain(false)),
             Format::Custom | Format::Directory => (Codec::None, EndWatch::custom()),
         };
         let mut writer = upload.create(name).await?;
@@ -145,7 +145,7 @@ impl Copying<'_> {
                 return Ok(Versions::default());
             }
         };
-        match archive::read(&*host, Source::Stream(upload.read(name).await?)).await {
+        match archive::read(&*host, Source::Stream(upload.read(name).await?), false).await {
             Ok(Ok(seen)) => opened.tables.extend(seen.tables.map(|tables| (dump.database.clone(), tables))),
             Ok(Err(wrong)) => return Err(Error::new(Kind::Dump, format!("it is not a whole archive: {wrong}"))),
             Err(error) => {

@@ -37,7 +37,7 @@ pub async fn stream(server: &Server, call: Call, way: Way, writer: Box<dyn FileW
     let program = call.program;
     let mut process = server.host().start(call).await?;
     let stdout = std::mem::replace(&mut process.stdout, Box::new(tokio::io::empty()));
-    let (stdout, head) = match first_bytes(stdout, way.stall_timeout).await {
+    let (stdout, head) = match first_bytes(stdout, &way.meter, way.stall_timeout).await {
         Ok(first) => first,
         Err(error) => return Err(stopped(&mut process, error).await),
     };
@@ -75,10 +75,11 @@ pub async fn put(upload: &mut dyn Upload, name: &str, bytes: Bytes) -> Result<Pa
 type Stdout = Box<dyn tokio::io::AsyncRead + Send + Unpin>;
 
 /// The Engine says on stdout when a program is missing: its first words are kept for the error.
-async fn first_bytes(mut stdout: Stdout, stall_timeout: Duration) -> Result<(Stdout, Bytes)> {
+async fn first_bytes(mut stdout: Stdout, meter: &Meter, stall_timeout: Duration) -> Result<(Stdout, Bytes)> {
     let mut head = vec![0; 512];
     match tokio::time::timeout(stall_timeout, stdout.read(&mut head)).await {
         Ok(Ok(len)) => {
+            meter.begun.notify_one();
             head.truncate(len);
             let head = Bytes::from(head);
             Ok((Box::new(std::io::Cursor::new(head.clone()).chain(stdout)), head))
@@ -141,10 +142,15 @@ pub async fn into_folder(server: &Server, call: Call, folder: &Path, stall_timeo
     let mut grown = tokio::time::Instant::now();
     loop {
         tokio::select! {
-            _ = &mut finished => break,
+            _ = &mut finished => {
+                meter.begun.notify_one();
+                break;
+            }
             _ = ticks.tick() => {
                 let now = folder_bytes(folder);
                 if now > meter.raw_bytes() {
+                    // It holds its locks by then.
+                    meter.begun.notify_one();
                     grown = tokio::time::Instant::now();
                     meter.raw.store(now, Ordering::Relaxed);
                     meter.packed.store(now, Ordering::Relaxed);

@@ -1,6 +1,6 @@
 //! Evidence gathered beside a dump, under the snapshot of the dump.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::catalog::DatabaseEvidence;
 use crate::catalog::evidence::RowsDigest;
@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::host::clock;
 use crate::pack::census::TableRows;
 use crate::pack::packer::Meter;
+use crate::postgres::quote::canonical;
 use crate::postgres::server::{Database, Server};
 use crate::postgres::witness::{self, Witness};
 use crate::verify::rows;
@@ -49,7 +50,7 @@ pub async fn beside<T: Dumped, F: Future<Output = Result<T>>>(
     // Of a part it shows in the end which tables it is of.
     let (dumped, looked) = if backup.dump.is_narrow() {
         let dumped = dump(snapshot.map(str::to_owned)).await?;
-        let only = dumped.rows().unwrap_or_default().iter().map(|table| table.table.clone()).collect();
+        let only = dumped.rows().unwrap_or_default().iter().map(|table| canonical(&table.table)).collect();
         let looked = witness::look(server, &database.name, snapshot, Some(&only), patience).await;
         (dumped, looked)
     } else {
@@ -118,10 +119,11 @@ fn settle(backup: &Backup, mut evidence: DatabaseEvidence, passed: Option<&[Tabl
                 format!("{}: {} rows under the snapshot, {} in the dump", mismatch.object, mismatch.expected, mismatch.found)
             }));
             if backup.evidence == EvidenceMode::Content {
+                let names: BTreeMap<String, &String> = evidence.rows.keys().map(|name| (canonical(name), name)).collect();
                 for table in passed {
-                    if let (Some(digest), true) = (table.digest, evidence.rows.contains_key(&table.table)) {
+                    if let (Some(digest), Some(name)) = (table.digest, names.get(&canonical(&table.table))) {
                         let digest = RowsDigest { columns: table.columns.clone(), digest: digest.to_string() };
-                        evidence.digests.insert(table.table.clone(), digest);
+                        evidence.digests.insert((*name).clone(), digest);
                     }
                 }
             }
@@ -133,8 +135,9 @@ fn settle(backup: &Backup, mut evidence: DatabaseEvidence, passed: Option<&[Tabl
         evidence.sequences.clear();
     }
     if !(spec.tables.is_empty() && spec.exclude_tables.is_empty() && spec.schemas.is_empty()) {
-        let tables: BTreeSet<&str> = passed.unwrap_or_default().iter().map(|table| table.table.as_str()).collect();
+        let tables: BTreeSet<&str> = evidence.rows.keys().map(String::as_str).collect();
         evidence.definitions.retain(|key, _| is_of(key, &tables));
+        evidence.partitions.retain(|child, _| tables.contains(child.as_str()));
         evidence.objects.clear();
         for key in evidence.definitions.keys() {
             *evidence.objects.entry(kind_of(key).to_owned()).or_default() += 1;
@@ -142,7 +145,6 @@ fn settle(backup: &Backup, mut evidence: DatabaseEvidence, passed: Option<&[Tabl
         evidence.sequences.clear();
         evidence.extensions.clear();
         evidence.large_objects = 0;
-        evidence.partitions.retain(|child, _| tables.contains(child.as_str()));
         evidence.left_out.push("sequences, indexes, and whatever is not of the chosen tables".to_owned());
     }
     (evidence, problems)
@@ -153,7 +155,11 @@ const OF_TABLES: [&str; 6] = ["table", "constraint", "constraint not valid", "tr
 
 /// The kind in front of a key of the definitions.
 fn kind_of(key: &str) -> &str {
-    OF_TABLES.iter().filter(|kind| key.strip_prefix(**kind).is_some_and(|rest| rest.starts_with(' '))).max_by_key(|kind| kind.len()).unwrap_or(&"")
+    OF_TABLES
+        .iter()
+        .filter(|kind| key.strip_prefix(**kind).is_some_and(|rest| rest.starts_with(' ')))
+        .max_by_key(|kind| kind.len())
+        .unwrap_or(&"")
 }
 
 fn is_of(key: &str, tables: &BTreeSet<&str>) -> bool {

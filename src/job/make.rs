@@ -1,28 +1,30 @@
 //! A backup in the making: from the server into an upload that is ready to be committed.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use globset::Glob;
 
 use crate::catalog::id::dump_stem;
-use crate::catalog::manifest::{DatabaseEvidence, Evidence, Globals, RESTORE_PAGE};
-use crate::catalog::{FileEntry, Id, Label, Manifest, Role};
+use crate::catalog::manifest::{Globals, RESTORE_PAGE};
+use crate::catalog::{DatabaseEvidence, Evidence, FileEntry, Id, Label, Manifest, Role};
 use crate::config::Plan;
-use crate::config::file::Format;
+use crate::config::file::{EvidenceMode, Format};
 use crate::config::plan::{Backup, StoreKind, Which};
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::{Tag, clock, secret};
 use crate::job::assess;
 use crate::job::dump::{self, Way};
+use crate::job::evidence::{self, Dumped};
 use crate::job::progress::Progress;
 use crate::job::verify::Opened;
+use crate::pack::census::TableRows;
 use crate::pack::codec::Codec;
 use crate::pack::end::EndWatch;
-use crate::pack::packer::Packed;
+use crate::pack::packer::{Meter, Packed};
 use crate::postgres::dump::{arguments, globals_arguments};
 use crate::postgres::programs::parse_version;
 use crate::postgres::quote::identifier;
@@ -35,6 +37,8 @@ use crate::verify::archive::{self, Source};
 pub struct Made {
     pub manifest: Manifest,
     pub warnings: Vec<String>,
+    /// What needs a look.
+    pub problems: Vec<String>,
     /// Tables of the user in each database, where all of them were asked for.
     pub tables_there: BTreeMap<String, u64>,
     pub opened: Opened,
@@ -156,13 +160,26 @@ impl Making<'_> {
         started_at: DateTime<Utc>,
     ) -> Result<Made> {
         let (mut files, mut tables_there, mut opened) = (Vec::new(), BTreeMap::new(), Opened::default());
-        let taken_at = clock::now();
+        let (mut found, mut problems) = (BTreeMap::new(), Vec::new());
+        let mut taken_at = clock::now();
         for database in databases {
-            let about = |error: Error| error.context(format_args!("database {:?}", database.name));
+            let name = &database.name;
+            let about = |error: Error| error.context(format_args!("database {name:?}"));
             if !self.backup.dump.is_narrow() {
-                tables_there.insert(database.name.clone(), count_tables(server, &database.name).await.map_err(about)?);
+                tables_there.insert(name.clone(), count_tables(server, name).await.map_err(about)?);
             }
-            files.extend(self.dump(upload, server, database, id, &mut opened).await.map_err(about)?);
+            let meter = self.progress.begin(format!("dumping {}", crate::host::printable(name)));
+            let (upload, passing) = (&mut *upload, Arc::clone(&meter));
+            let dump = move |snapshot| self.dump(upload, server, database, id, passing, snapshot);
+            let gathered = evidence::beside(self.backup, server, database, &meter, dump).await.map_err(about)?;
+            files.extend(gathered.dumped.files);
+            opened.tables.extend(gathered.dumped.opened.tables);
+            opened.notes.extend(gathered.dumped.opened.notes);
+            problems.extend(gathered.problems.into_iter().map(|problem| format!("database {name:?}: {problem}")));
+            if let (true, Some(first)) = (found.is_empty(), gathered.evidence.taken_at) {
+                taken_at = first;
+            }
+            found.insert(name.clone(), gathered.evidence);
         }
         let globals = if self.backup.globals {
             files.push(self.globals(upload, server).await.map_err(|error| error.context("globals"))?);
@@ -170,7 +187,8 @@ impl Making<'_> {
         } else {
             None
         };
-        let mut manifest = self.manifest(server, databases, id, started_at, taken_at);
+        let mut manifest = self.manifest(server, found, id, started_at, taken_at);
+        manifest.databases = databases.iter().map(|database| database.name.clone()).collect();
         manifest.files = files;
         manifest.globals = globals;
         let page = self.page(upload, server, databases, &manifest).await?;
@@ -183,7 +201,7 @@ impl Making<'_> {
                 manifest.client_version, manifest.server_version
             ));
         }
-        Ok(Made { manifest, warnings, tables_there, opened })
+        Ok(Made { manifest, warnings, problems, tables_there, opened })
     }
 
     fn codec(&self) -> Codec {
@@ -196,39 +214,41 @@ impl Making<'_> {
         server: &Server,
         database: &Database,
         id: &Id,
-        opened: &mut Opened,
-    ) -> Result<Vec<FileEntry>> {
+        meter: Arc<Meter>,
+        snapshot: Option<String>,
+    ) -> Result<DumpOf> {
         let spec = &self.backup.dump;
+        let digests = self.backup.evidence == EvidenceMode::Content;
         let client_major = parse_version(&server.client_version).map_or(0, |(major, _)| major);
         let stem = dump_stem(&database.name, id.label.slot(), self.backup.timezone);
-        let meter = self.progress.begin(format!("dumping {}", crate::host::printable(&database.name)));
         let entry = |name: String, packed: Packed| dump::entry(name, packed, Some(database.name.clone()), Role::Dump);
+        let arguments = |folder| arguments(spec, &database.name, client_major, folder, snapshot.as_deref());
+        let mut of = DumpOf::default();
         if spec.format == Format::Directory {
             let folder = upload.create_folder(&stem).await?;
-            let call = server.call("pg_dump", arguments(spec, &database.name, client_major, Some(&folder))?);
+            let call = server.call("pg_dump", arguments(Some(&folder))?);
             dump::into_folder(server, call, &folder, self.backup.stall_timeout, &meter).await?;
             upload.seal_folder(&folder).await?;
             let files = dump::hash_folder(&folder).await?;
-            open(server, Source::Folder(folder), &database.name, opened).await?;
-            return Ok(files.into_iter().map(|(name, packed)| entry(format!("{stem}/{name}"), packed)).collect());
+            of.open(server, Source::Folder(folder), &database.name, digests).await?;
+            of.files = files.into_iter().map(|(name, packed)| entry(format!("{stem}/{name}"), packed)).collect();
+            return Ok(of);
         }
         let plain = spec.format == Format::Plain;
         let (codec, name) =
             if plain { (self.codec(), format!("{stem}.sql{}", self.codec().suffix())) } else { (Codec::None, format!("{stem}.dump")) };
         let writer = upload.create(&name).await?;
-        let call = server.call("pg_dump", arguments(spec, &database.name, client_major, None)?);
-        let way = Way {
-            watch: if plain { EndWatch::plain() } else { EndWatch::custom() },
-            codec,
-            stall_timeout: self.backup.stall_timeout,
-            meter,
-        };
-        let (packed, _) = dump::stream(server, call, way, writer).await?;
+        let call = server.call("pg_dump", arguments(None)?);
+        let watch = if plain { EndWatch::plain(digests) } else { EndWatch::custom() };
+        let way = Way { watch, codec, stall_timeout: self.backup.stall_timeout, meter };
+        let (packed, seen) = dump::stream(server, call, way, writer).await?;
+        of.rows = seen.rows;
         if !plain {
             self.progress.begin("opening the archive");
-            open(server, Source::Stream(upload.read(&name).await?), &database.name, opened).await?;
+            of.open(server, Source::Stream(upload.read(&name).await?), &database.name, digests).await?;
         }
-        Ok(vec![entry(name, packed)])
+        of.files = vec![entry(name, packed)];
+        Ok(of)
     }
 
     async fn globals(&self, upload: &mut dyn Upload, server: &Server) -> Result<FileEntry> {
@@ -236,7 +256,7 @@ impl Making<'_> {
         let writer = upload.create(&name).await?;
         let call = server.call("pg_dumpall", globals_arguments(server.maintenance_database(), server.facts.reads_passwords));
         let way = Way {
-            watch: EndWatch::plain(),
+            watch: EndWatch::plain(false),
             codec: self.codec(),
             stall_timeout: self.backup.stall_timeout,
             meter: self.progress.begin("dumping globals"),
@@ -245,9 +265,15 @@ impl Making<'_> {
         Ok(dump::entry(name, packed, None, Role::Globals))
     }
 
-    fn manifest(&self, server: &Server, databases: &[Database], id: &Id, started_at: DateTime<Utc>, taken_at: DateTime<Utc>) -> Manifest {
+    fn manifest(
+        &self,
+        server: &Server,
+        found: BTreeMap<String, DatabaseEvidence>,
+        id: &Id,
+        started_at: DateTime<Utc>,
+        taken_at: DateTime<Utc>,
+    ) -> Manifest {
         let spec = &self.backup.dump;
-        let evidence = databases.iter().map(|database| (database.name.clone(), DatabaseEvidence::of(database))).collect::<BTreeMap<_, _>>();
         Manifest {
             format_version: Manifest::format_version(),
             id: id.to_string(),
@@ -267,10 +293,10 @@ impl Making<'_> {
             tables: spec.tables.clone(),
             exclude_tables: spec.exclude_tables.clone(),
             schemas: spec.schemas.clone(),
-            databases: databases.iter().map(|database| database.name.clone()).collect(),
+            databases: Vec::new(),
             files: Vec::new(),
             globals: None,
-            evidence: Some(Evidence { databases: evidence }),
+            evidence: Some(Evidence { databases: found }),
             encryption: None,
             signature: None,
             generator: crate::GENERATOR.to_owned(),
@@ -292,18 +318,37 @@ impl Making<'_> {
     }
 }
 
-/// Turns an archive back into SQL before it gets its name: no end of it can be seen in any other
-/// way, and a cut one is none.
-///
-/// # Errors
-/// It is not whole.
-async fn open(server: &Server, source: Source, database: &str, opened: &mut Opened) -> Result<()> {
-    match archive::read(&**server.host(), source).await {
-        Ok(Ok(seen)) => opened.tables.extend(seen.tables.map(|tables| (database.to_owned(), tables))),
-        Ok(Err(wrong)) => return Err(Error::new(Kind::Dump, format!("the archive that pg_dump wrote is not whole: {wrong}"))),
-        Err(error) => opened.notes.push(format!("the archive was not opened: {}", error.message)),
+/// The dump of one database.
+#[derive(Default)]
+struct DumpOf {
+    files: Vec<FileEntry>,
+    opened: Opened,
+    rows: Option<Vec<TableRows>>,
+}
+
+impl Dumped for DumpOf {
+    fn rows(&self) -> Option<&[TableRows]> {
+        self.rows.as_deref()
     }
-    Ok(())
+}
+
+impl DumpOf {
+    /// Turns an archive back into SQL before it gets its name: no end of it can be seen in any other
+    /// way, and a cut one is none.
+    ///
+    /// # Errors
+    /// It is not whole.
+    async fn open(&mut self, server: &Server, source: Source, database: &str, digests: bool) -> Result<()> {
+        match archive::read(&**server.host(), source, digests).await {
+            Ok(Ok(seen)) => {
+                self.opened.tables.extend(seen.tables.map(|tables| (database.to_owned(), tables)));
+                self.rows = seen.rows;
+            }
+            Ok(Err(wrong)) => return Err(Error::new(Kind::Dump, format!("the archive that pg_dump wrote is not whole: {wrong}"))),
+            Err(error) => self.opened.notes.push(format!("the archive was not opened: {}", error.message)),
+        }
+        Ok(())
+    }
 }
 
 /// The databases of a backup, out of those that the server has.

@@ -4,6 +4,7 @@ pub mod adopt;
 pub mod assess;
 pub mod copy;
 pub mod dump;
+pub mod evidence;
 pub mod make;
 pub mod progress;
 pub mod prune;

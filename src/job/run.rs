@@ -221,8 +221,7 @@ async fn end_leftovers(plan: &Plan, backup: &Backup, server: &OnceLock<Server>, 
 }
 
 fn reported(made: Made, proven: Result<Proven>) -> Report {
-    let Made { manifest, mut warnings, tables_there, .. } = made;
-    let mut problems = Vec::new();
+    let Made { manifest, mut warnings, mut problems, tables_there, .. } = made;
     let (rung, error) = match proven {
         Ok(Proven { proof, .. }) if proof.rung == Rung::Bad => (
             Rung::Bad,

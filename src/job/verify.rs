@@ -189,7 +189,7 @@ async fn open_archives(plan: &Plan, store: &dyn Store, id: &Id, manifest: &Manif
         }
         names.push(name);
         let verdict = match source(store, id, manifest.format, name).await {
-            Ok(source) => archive::read(&*host, source).await,
+            Ok(source) => archive::read(&*host, source, false).await,
             Err(error) => Err(error),
         };
         match verdict {

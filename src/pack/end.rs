@@ -21,13 +21,9 @@ pub enum EndWatch {
 const ARCHIVE_MAGIC: &[u8] = b"PGDMP";
 
 impl EndWatch {
-    pub fn plain() -> Self {
-        EndWatch::Plain(Box::new(PlainWatch::new(false)))
-    }
-
-    /// One that takes a digest of the rows of each table as they pass.
-    pub fn plain_with_digests() -> Self {
-        EndWatch::Plain(Box::new(PlainWatch::new(true)))
+    /// `digests`: takes one of the rows of each table as they pass.
+    pub fn plain(digests: bool) -> Self {
+        EndWatch::Plain(Box::new(PlainWatch::new(digests)))
     }
 
     pub fn custom() -> Self {
@@ -143,7 +139,7 @@ mod tests {
 
     /// What the watch says of a text that comes in pieces of a size.
     fn watch(text: &[u8], piece: usize) -> Result<Seen, String> {
-        let mut watch = EndWatch::plain();
+        let mut watch = EndWatch::plain(false);
         for bytes in text.chunks(piece.max(1)) {
             watch.feed(bytes);
         }

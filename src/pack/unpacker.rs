@@ -175,7 +175,7 @@ mod tests {
                 }
                 all
             });
-            let pass = pack(raw, EndWatch::plain(), codec, Duration::from_secs(60), Arc::new(Meter::default()), out).await.unwrap();
+            let pass = pack(raw, EndWatch::plain(false), codec, Duration::from_secs(60), Arc::new(Meter::default()), out).await.unwrap();
             (all.await.unwrap(), pass.packed)
         })
     }
@@ -254,7 +254,7 @@ mod tests {
         let meter = Arc::new(Meter::default());
         let (out, mut from) = mpsc::channel(1);
         let input = tokio::io::repeat(b'x').take(1 << 30);
-        let work = tokio::spawn(pack(input, EndWatch::plain(), Codec::None, Duration::from_secs(60), Arc::clone(&meter), out));
+        let work = tokio::spawn(pack(input, EndWatch::plain(false), Codec::None, Duration::from_secs(60), Arc::clone(&meter), out));
         let mut taken = 0u64;
         for _ in 0..8 {
             taken += from.recv().await.unwrap().len() as u64;
@@ -269,7 +269,7 @@ mod tests {
     async fn a_dump_that_says_nothing_is_given_up() {
         let (_silent, input) = tokio::io::duplex(16);
         let (out, _from) = mpsc::channel(1);
-        let result = pack(input, EndWatch::plain(), Codec::None, Duration::from_secs(3_600), Arc::new(Meter::default()), out).await;
+        let result = pack(input, EndWatch::plain(false), Codec::None, Duration::from_secs(3_600), Arc::new(Meter::default()), out).await;
         assert_eq!(result.err().map(|error| error.kind), Some(Kind::Timeout));
     }
 

@@ -19,13 +19,7 @@ const LOCK_WAIT_MS: u32 = 60_000;
 ///
 /// # Errors
 /// This pg_dump cannot do it.
-pub fn arguments(
-    spec: &DumpSpec,
-    database: &str,
-    client_major: u32,
-    folder: Option<&Path>,
-    snapshot: Option<&str>,
-) -> Result<Vec<String>> {
+pub fn arguments(spec: &DumpSpec, database: &str, client_major: u32, folder: Option<&Path>, snapshot: Option<&str>) -> Result<Vec<String>> {
     let mut args = vec!["--no-password".to_owned(), format!("--lock-wait-timeout={LOCK_WAIT_MS}")];
     args.push(format!(
         "--format={}",

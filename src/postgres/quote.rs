@@ -22,6 +22,23 @@ pub fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// A name with or without a schema, every part of it quoted: servers of different versions quote
+/// different words.
+pub fn canonical(name: &str) -> String {
+    let mut parts = vec![String::new()];
+    let mut in_quotes = false;
+    let mut chars = name.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '"' if in_quotes && chars.next_if_eq(&'"').is_some() => parts.last_mut().map(|part| part.push('"')).unwrap_or_default(),
+            '"' => in_quotes = !in_quotes,
+            '.' if !in_quotes => parts.push(String::new()),
+            c => parts.last_mut().map(|part| part.push(c)).unwrap_or_default(),
+        }
+    }
+    parts.iter().map(|part| identifier(part)).collect::<Vec<_>>().join(".")
+}
+
 /// An identifier of SQL for a page: on one line, whatever is in it.
 /// <https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS>
 pub fn identifier_on_one_line(name: &str) -> String {
@@ -98,6 +115,8 @@ mod tests {
         assert_eq!(literal(r"a'b\c"), r"E'a\'b\\c'");
         assert_eq!(literal("it's"), "'it''s'");
         assert_eq!(identifier(r#"a"b"#), r#""a""b""#);
+        assert_eq!(canonical(r#"public."a.""b""#), r#""public"."a.""b""#);
+        assert_eq!(canonical("t"), r#""t""#);
         assert_eq!(shell("a b$(x)'y"), r"'a b$(x)'\''y'");
         assert_eq!(shell("dbname='x y'"), "\"dbname='x y'\"");
         assert_eq!(shell("plain-1.2"), "plain-1.2");

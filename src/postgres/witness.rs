@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use super::questions::{CATALOGS, SEQUENCES, SETTINGS, TABLES};
-use super::quote::literal;
+use super::quote::{canonical, literal};
 use super::server::Server;
 use super::session::Session;
 use crate::catalog::evidence::{CheckResult, DatabaseEvidence, RowsDigest, Sequence};
@@ -34,7 +34,8 @@ pub struct Witness {
 /// The tables of a database.
 #[derive(Debug, Default, Deserialize)]
 struct Tables {
-    tables: Vec<String>,
+    #[serde(rename = "tables")]
+    plain: Vec<String>,
     foreign: u64,
     materialized: u64,
     configuration: Vec<String>,
@@ -69,8 +70,11 @@ impl Witness {
             session.ask(SETTINGS).await?;
             let tag = session.ask("SELECT current_setting('pgvigil.tag', true)").await?;
             if tag.trim() != server.tag().as_str() {
-                return Err(Error::new(Kind::Postgres, "a pooler stands between pgvigil and the server: the session is not the one that was asked for")
-                    .hint("connect to PostgreSQL itself, not to PgBouncer or its like: set host and port of the server"));
+                return Err(Error::new(
+                    Kind::Postgres,
+                    "a pooler stands between pgvigil and the server: the session is not the one that was asked for",
+                )
+                .hint("connect to PostgreSQL itself, not to PgBouncer or its like: set host and port of the server"));
             }
             let snapshot = session.ask("SELECT pg_catalog.pg_export_snapshot()").await?;
             let sequences = session.query(SEQUENCES).await?;
@@ -90,6 +94,14 @@ impl Witness {
     }
 }
 
+/// Nothing may come between the two: a snapshot is taken before the first question, or not at all.
+fn begin(snapshot: Option<&str>) -> String {
+    match snapshot {
+        Some(snapshot) => format!("{BEGIN}; SET TRANSACTION SNAPSHOT {}", literal(snapshot)),
+        None => BEGIN.to_owned(),
+    }
+}
+
 async fn within<T>(patience: Duration, asked: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(patience, asked).await.unwrap_or_else(|_| {
         Err(Error::new(Kind::Timeout, format!("the server gave no answer for {} s", patience.as_secs()))
@@ -98,7 +110,7 @@ async fn within<T>(patience: Duration, asked: impl Future<Output = Result<T>>) -
 }
 
 /// What is in a database, under `snapshot` where there is one: the catalogs, and the rows counted of
-/// `only` these tables, or of all that a whole dump holds. Without a snapshot its sequences as well.
+/// `only` these tables (canonical names), or of all that a whole dump holds. Without a snapshot its sequences as well.
 ///
 /// # Errors
 /// The server refuses, or an answer takes longer than `patience`.
@@ -111,22 +123,20 @@ pub async fn look(
 ) -> Result<DatabaseEvidence> {
     let mut session = Session::open(server, database).await?;
     session.ask(SETTINGS).await?;
-    let begin = match snapshot {
-        Some(snapshot) => format!("{BEGIN}; SET TRANSACTION SNAPSHOT {}", literal(snapshot)),
-        None => BEGIN.to_owned(),
-    };
+    let begin = begin(snapshot);
     session.ask(&begin).await?;
     let there: Tables = within(patience, session.query(TABLES)).await?;
     let catalogs: Catalogs = within(patience, session.query(CATALOGS)).await?;
     let sequences = if snapshot.is_none() { within(patience, session.query(SEQUENCES)).await? } else { BTreeMap::new() };
-    let wanted: Vec<&String> = there.tables.iter().filter(|table| only.is_none_or(|only| only.contains(*table))).collect();
+    let wanted: Vec<&String> = there.plain.iter().filter(|table| only.is_none_or(|only| only.contains(&canonical(table)))).collect();
     let mut rows = BTreeMap::new();
     for some in wanted.chunks(COUNTED_AT_ONCE) {
         // To plan a count locks the table and its indexes until the transaction ends: all at once
         // could be more locks than the server has room for, and pg_dump has its own.
         session.ask("COMMIT").await?;
         session.ask(&begin).await?;
-        let counts: Vec<String> = some.iter().map(|table| format!("SELECT {} AS t, count(*) AS n FROM ONLY {table}", literal(table))).collect();
+        let counts: Vec<String> =
+            some.iter().map(|table| format!("SELECT {} AS t, count(*) AS n FROM ONLY {table}", literal(table))).collect();
         let sql = format!("SELECT jsonb_object_agg(t, n) FROM ({}) c", counts.join(" UNION ALL "));
         let counted: BTreeMap<String, u64> = within(patience, session.query(&sql)).await?;
         rows.extend(counted);
@@ -175,10 +185,7 @@ pub async fn checks(
     for (name, sql) in checks {
         let mut session = Session::open(server, database).await?;
         let answered = within(patience, async {
-            session.ask(BEGIN).await?;
-            if let Some(snapshot) = snapshot {
-                session.ask(&format!("SET TRANSACTION SNAPSHOT {}", literal(snapshot))).await?;
-            }
+            session.ask(&begin(snapshot)).await?;
             session.ask(sql.trim().trim_end_matches(';')).await
         })
         .await;
@@ -189,7 +196,8 @@ pub async fn checks(
             }
             Err(error) => {
                 session.stop().await?;
-                CheckResult { value: None, error: Some(error.message) }
+                let words = error.message.split_once("ERROR:  ").map_or(error.message.as_str(), |(_, words)| words);
+                CheckResult { value: None, error: Some(words.lines().next().unwrap_or_default().to_owned()) }
             }
         };
         results.insert(name.to_string(), result);

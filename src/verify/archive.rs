@@ -26,13 +26,13 @@ const READ_BYTES: usize = 256 * 1024;
 /// How much of a list is its header, in bytes at most.
 const HEAD_BYTES: usize = 4 * 1024;
 
-/// Reads an archive to its end by `pg_restore`. The inner result says what is wrong with it.
+/// Reads an archive to its end by `pg_restore`, with digests of the rows if asked. The inner result says what is wrong with it.
 ///
 /// # Errors
 /// There is no `pg_restore`, or it could not be run: nothing is known of the archive.
-pub async fn read(host: &dyn Host, source: Source) -> Result<Result<Seen, String>> {
+pub async fn read(host: &dyn Host, source: Source, digests: bool) -> Result<Result<Seen, String>> {
     let (mut process, feeding) = start(host, "--file=-", source).await?;
-    let seen = judge(&mut process).await;
+    let seen = judge(&mut process, digests).await;
     if let Some(feeding) = feeding {
         feeding.abort();
     }
@@ -95,8 +95,8 @@ async fn start(host: &dyn Host, way: &str, source: Source) -> Result<(Process, F
     Ok((process, feeding))
 }
 
-async fn judge(process: &mut Process) -> Result<Result<Seen, String>> {
-    let mut watch = EndWatch::plain();
+async fn judge(process: &mut Process, digests: bool) -> Result<Result<Seen, String>> {
+    let mut watch = EndWatch::plain(digests);
     let mut block = vec![0; READ_BYTES];
     loop {
         match process.stdout.read(&mut block).await {

@@ -73,7 +73,7 @@ async fn read_file(
     let (out, mut blocks) = mpsc::channel(4);
     let unpacked = tokio::spawn(unpack(reader, codec, out));
     let mut watch = match (file.role, format) {
-        (Role::Globals, _) | (Role::Dump, Format::Plain) => Some(EndWatch::plain()),
+        (Role::Globals, _) | (Role::Dump, Format::Plain) => Some(EndWatch::plain(false)),
         (Role::Dump, Format::Custom) => Some(EndWatch::custom()),
         (Role::Dump, Format::Directory) | (Role::Notes, _) => None,
     };

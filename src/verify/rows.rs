@@ -4,18 +4,19 @@ use std::collections::BTreeMap;
 
 use crate::catalog::proof::Mismatch;
 use crate::pack::census::TableRows;
+use crate::postgres::quote::canonical;
 
 /// The tables whose rows differ. A table of the dump that nobody counted is none: rows of extensions
 /// are there as well. A table that was counted as empty may be missing.
 pub fn differences(counted: &BTreeMap<String, u64>, passed: &[TableRows]) -> Vec<Mismatch> {
-    let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut seen: BTreeMap<String, u64> = BTreeMap::new();
     for table in passed {
-        *seen.entry(&table.table).or_default() += table.rows;
+        *seen.entry(canonical(&table.table)).or_default() += table.rows;
     }
     counted
         .iter()
         .filter_map(|(table, expected)| {
-            let found = seen.get(table.as_str()).copied();
+            let found = seen.get(&canonical(table)).copied();
             (found.unwrap_or(0) != *expected).then(|| Mismatch {
                 object: format!("table {table}"),
                 expected: expected.to_string(),
@@ -31,9 +32,11 @@ mod tests {
 
     #[test]
     fn a_row_too_few_or_too_many_is_named() {
-        let counted: BTreeMap<String, u64> = [("public.a", 2), ("public.b", 0), ("public.c", 1)].map(|(name, n)| (name.to_owned(), n)).into();
+        let counted: BTreeMap<String, u64> =
+            [("public.a", 2), ("public.b", 0), ("public.c", 1)].map(|(name, n)| (name.to_owned(), n)).into();
         let passed = |tables: &[(&str, u64)]| -> Vec<TableRows> {
-            let rows = |(table, rows): &(&str, u64)| TableRows { table: (*table).to_owned(), columns: String::new(), rows: *rows, digest: None };
+            let rows =
+                |(table, rows): &(&str, u64)| TableRows { table: (*table).to_owned(), columns: String::new(), rows: *rows, digest: None };
             tables.iter().map(rows).collect()
         };
         let named = |tables: &[(&str, u64)]| -> Vec<String> {
