@@ -4,5 +4,6 @@ pub mod dump;
 pub mod programs;
 pub mod quote;
 pub mod server;
+pub mod throwaway;
 
 pub use server::Server;
