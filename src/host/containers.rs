@@ -100,7 +100,8 @@ async fn watch(docker: &Docker, name: &str) -> Result<(Tail, JoinHandle<()>)> {
     let watched = tokio::spawn(async move {
         let _open = attached.input;
         let mut output = attached.output;
-        while let Some(Ok(LogOutput::StdOut { message } | LogOutput::StdErr { message } | LogOutput::Console { message })) = output.next().await
+        while let Some(Ok(LogOutput::StdOut { message } | LogOutput::StdErr { message } | LogOutput::Console { message })) =
+            output.next().await
         {
             into.push(&message);
         }

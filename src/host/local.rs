@@ -14,6 +14,7 @@ use nix::unistd::{Gid, Pid, Uid};
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 
+use super::strays::tagged;
 use super::{Call, Exit, Host, Process, Running, Secret, Tag, Tail};
 use crate::error::{Error, Kind, Result};
 
@@ -149,23 +150,6 @@ impl Host for LocalHost {
         }
         Ok(found.len())
     }
-}
-
-/// Processes whose environment carries the mark: only a run of ours sets it.
-fn tagged(tag: &Tag) -> Vec<Pid> {
-    let wanted = format!("PGAPPNAME={}", tag.as_str());
-    let Ok(entries) = std::fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| {
-            let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environ.split(|byte| *byte == 0).any(|var| var == wanted.as_bytes())
-        })
-        .map(Pid::from_raw)
-        .collect()
 }
 
 /// A password file that only has a descriptor, no name: nothing of it is on disk, and it goes with

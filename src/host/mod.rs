@@ -9,6 +9,7 @@ pub mod memory;
 pub mod owner;
 pub mod secret;
 pub mod signals;
+pub mod strays;
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -79,7 +79,7 @@ pub fn any(found: &Found) -> Option<PathBuf> {
     found.versioned.last().map(|(_, dir)| dir.clone())
 }
 
-/// The folder of the programs that make and run a server of a major version: the own one, else the
+/// The folder of the programs that make, run and fill a server of a major version: the own one, else the
 /// next newer one; 0 stands for the newest. `given` is looked at beside the usual places.
 ///
 /// # Errors
@@ -92,9 +92,11 @@ pub fn of_server(given: Option<PathBuf>, major: u32) -> Result<PathBuf> {
     choose_server(&found, major)
 }
 
-/// Packages of client programs lack them.
+/// Packages of client programs lack the first two, and what a drill runs there it runs with the rest.
+const OF_A_SERVER: [&str; 4] = ["initdb", "postgres", "psql", "pg_restore"];
+
 fn server_in(dir: PathBuf) -> Option<(u32, PathBuf)> {
-    (dir.join("initdb").exists() && dir.join("postgres").exists()).then_some(())?;
+    OF_A_SERVER.iter().all(|program| dir.join(program).exists()).then_some(())?;
     Some((major_of(&dir.join("postgres"))?, dir))
 }
 
@@ -105,7 +107,8 @@ fn choose_server(found: &[(u32, PathBuf)], major: u32) -> Result<PathBuf> {
         return Ok(dir.clone());
     }
     let newest = found.iter().map(|(here, _)| *here).max();
-    let here = newest.map_or("this machine has no initdb and postgres".to_owned(), |newest| format!("the newest server here is PostgreSQL {newest}"));
+    let here = newest
+        .map_or("this machine has no initdb and postgres".to_owned(), |newest| format!("the newest server here is PostgreSQL {newest}"));
     let package = if major == 0 { "postgresql".to_owned() } else { format!("postgresql-{major}") };
     Err(Error::unverifiable(format_args!("{here}{}", if major == 0 { String::new() } else { format!(", and the source is {major}") }))
         .hint(format!("install {package}, or set bin_dir of the server to a folder with initdb and postgres")))
@@ -127,7 +130,10 @@ mod tests {
         ] {
             assert_eq!(choose_server(&found(here), source).ok(), chosen.map(PathBuf::from), "{here:?} {source}");
         }
-        assert_eq!(choose_server(&[], 15).unwrap_err().hint.unwrap(), "install postgresql-15, or set bin_dir of the server to a folder with initdb and postgres");
+        assert_eq!(
+            choose_server(&[], 15).unwrap_err().hint.unwrap(),
+            "install postgresql-15, or set bin_dir of the server to a folder with initdb and postgres"
+        );
     }
 
     #[test]

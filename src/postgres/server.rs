@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::programs;
 use super::quote::{conninfo, literal};
+use super::{programs, throwaway};
 use crate::config::file::Via;
 use crate::config::plan::{self, Place};
 use crate::error::{Error, Kind, Result};
@@ -174,7 +174,7 @@ impl Server {
     pub async fn throwaway(host: Arc<dyn Host>, socket_dir: &str, superuser: &str, tag: Tag, reached: Reached) -> Result<Self> {
         let mut server = Server::unasked(host, tag, reached);
         server.set("PGHOST", socket_dir.to_owned());
-        server.set("PGPORT", "5432".to_owned());
+        server.set("PGPORT", throwaway::PORT.to_owned());
         server.set("PGUSER", superuser.to_owned());
         let (facts, version) = tokio::try_join!(server.ask_facts(), server.version_of("psql"))?;
         server.facts = facts;

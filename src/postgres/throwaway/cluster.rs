@@ -14,7 +14,7 @@ use super::{START_TIMEOUT, Throwaway, Wanted, What, all, left_in, ready, setting
 use crate::config::plan;
 use crate::error::{Error, Kind, Result};
 use crate::host::local::{Confined, LocalHost};
-use crate::host::{self, Call, Host, Process, Tag};
+use crate::host::{self, Call, Host, Process, Tag, strays};
 use crate::postgres::server::Reached;
 use crate::postgres::{Server, programs};
 
@@ -124,10 +124,13 @@ impl Cluster {
 
 async fn start(place: &Folder, wanted: &Wanted<'_>) -> Result<Process> {
     let mut args = settings::INITDB.map(str::to_owned).to_vec();
-    args.push(format!("--username={}", wanted.superuser));
+    args.push(format!("--username={}", wanted.superuser()));
     let made = tokio::time::timeout(START_TIMEOUT, initdb(place, args)).await;
     made.map_err(|_| Error::unverifiable(format_args!("initdb did not end within {} s", START_TIMEOUT.as_secs())))??;
-    place.host.start(place.call("postgres", settings::postgres(&place.name(), wanted.preload))).await
+    let mut args = settings::postgres(&place.name(), wanted.preload);
+    // In its folder, so that it goes with the folder however it ends.
+    args.extend(["-c".to_owned(), "dynamic_shared_memory_type=mmap".to_owned()]);
+    place.host.start(place.call("postgres", args)).await
 }
 
 async fn initdb(place: &Folder, args: Vec<String>) -> Result<()> {
@@ -149,7 +152,7 @@ async fn serve(process: &mut Process, place: &Folder, wanted: &Wanted<'_>) -> Re
     };
     ready(&log, ended, wanted.preload).await?;
     let reached = Reached::Address(place.path.display().to_string());
-    Server::throwaway(Arc::new(place.host.clone()), &place.name(), wanted.superuser, wanted.tag.clone(), reached).await
+    Server::throwaway(Arc::new(place.host.clone()), &place.name(), wanted.superuser(), wanted.tag.clone(), reached).await
 }
 
 fn account() -> (Uid, Gid) {
@@ -170,9 +173,13 @@ pub(super) async fn sweep(owner: &str, folder: &Path) -> Result<usize> {
     all(results)
 }
 
-/// Also what a COPY FROM PROGRAM has started carries the mark.
+/// With what still runs there, be it what a COPY FROM PROGRAM has started.
 async fn remove(path: PathBuf, mark: &Tag) -> Result<()> {
-    LocalHost::new(None).end_tagged(mark).await.map_err(|error| error.context(format_args!("a server in {} is left", path.display())))?;
+    let postmaster = std::fs::read_to_string(path.join("data/postmaster.pid")).ok();
+    let postmaster = postmaster.and_then(|text| text.lines().next()?.parse().ok());
+    strays::end_cluster(&path, mark, postmaster)
+        .await
+        .map_err(|error| error.context(format_args!("a server in {} is left", path.display())))?;
     let gone = path.clone();
     let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(gone)).await;
     match removed.map_err(io::Error::other).flatten() {

@@ -52,7 +52,7 @@ fn recipe(image: String, wanted: &Wanted<'_>) -> containers::Wanted {
          initdb -D \"$d/pgvigil\" {} --username=\"$superuser\" && exec postgres -D \"$d/pgvigil\" \"$@\"",
         settings::INITDB.join(" ")
     );
-    let mut command = ["sh", "-c", &script, "pgvigil", wanted.superuser].map(str::to_owned).to_vec();
+    let mut command = ["sh", "-c", &script, "pgvigil", wanted.superuser()].map(str::to_owned).to_vec();
     command.extend(settings::postgres(SOCKET_DIR, wanted.preload));
     containers::Wanted {
         image,
@@ -69,12 +69,13 @@ async fn serve(made: &mut Made, wanted: &Wanted<'_>) -> Result<Server> {
     let log = made.log.clone();
     ready(&log, made.ended(), wanted.preload).await?;
     let reached = Reached::Container(made.name.clone());
-    Server::throwaway(Arc::new(made.host()), SOCKET_DIR, wanted.superuser, wanted.tag.clone(), reached).await
+    Server::throwaway(Arc::new(made.host()), SOCKET_DIR, wanted.superuser(), wanted.tag.clone(), reached).await
 }
 
 fn without_user(error: Error) -> Error {
     if error.message.contains("unable to find user") {
-        return Error::unverifiable(format_args!("the image of the source has no account {USER}")).hint("drill on = \"local\" or on a server");
+        return Error::unverifiable(format_args!("the image of the source has no account {USER}"))
+            .hint("drill on = \"local\" or on a server");
     }
     error
 }

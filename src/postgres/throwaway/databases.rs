@@ -29,8 +29,11 @@ impl Throwaway {
         let connected = Server::connect(server, wanted.tag.clone()).await?;
         let (name, major) = (&server.name, connected.facts.major());
         if major < wanted.major {
-            return Err(Error::unverifiable(format_args!("server {name} is PostgreSQL {major}, older than {} of the source", wanted.major))
-                .hint("drill on = \"container\", \"local\" or on a newer server"));
+            return Err(Error::unverifiable(format_args!(
+                "server {name} is PostgreSQL {major}, older than {} of the source",
+                wanted.major
+            ))
+            .hint("drill on = \"container\", \"local\" or on a newer server"));
         }
         let may: bool = connected
             .query(
@@ -84,11 +87,12 @@ pub(super) async fn sweep(plan: &Plan, owner: &str, folder: &Path) -> Result<usi
 }
 
 async fn sweep_server(plan: &Plan, owner: &str, server: &str, note: &Path) -> Result<usize> {
-    let mut swept = 0;
-    match plan.servers.get(server) {
-        Some(known) => swept = drop_all(&Server::connect(known, Tag::random()).await?, owner).await?,
-        None => tracing::warn!(server, "databases of a drill may be left on a server that is no longer in the file"),
-    }
+    let swept = if let Some(known) = plan.servers.get(server) {
+        drop_all(&Server::connect(known, Tag::random()).await?, owner).await?
+    } else {
+        tracing::warn!(server, "databases of a drill may be left on a server that is no longer in the file");
+        0
+    };
     std::fs::remove_file(note).map_err(|error| Error::system(format_args!("cannot remove {}", note.display()), &error))?;
     Ok(swept)
 }
@@ -113,7 +117,8 @@ async fn drop_all(server: &Server, owner: &str) -> Result<usize> {
             )
         };
         let dropped: Result<bool> = server.query(maintenance, &format!("{drop}; select to_json(true)")).await;
-        dropped.map_err(|error| error.context(format_args!("database {name} is left")).hint(format!("DROP DATABASE {}", identifier(name))))?;
+        dropped
+            .map_err(|error| error.context(format_args!("database {name} is left")).hint(format!("DROP DATABASE {}", identifier(name))))?;
     }
     Ok(names.len())
 }

@@ -25,6 +25,9 @@ use databases::Databases;
 /// The label of our containers; its value is the owner.
 const LABEL: &str = "pgvigil.drill";
 
+/// The port that names the socket of a server of ours.
+pub(super) const PORT: &str = "5432";
+
 /// A server that does not answer so long after its start never will.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -59,6 +62,14 @@ enum What {
     Container(Made),
     Cluster(Cluster),
     Databases(Databases),
+}
+
+impl Wanted<'_> {
+    /// The superuser's name as initdb takes it. Current minors refuse some characters; then the role
+    /// is missing, as others are that a drill makes by itself.
+    fn superuser(&self) -> &str {
+        if self.superuser.contains(['"', '$', '\'', '\\']) { "postgres" } else { self.superuser }
+    }
 }
 
 impl Throwaway {
@@ -154,16 +165,13 @@ async fn ready(log: &Tail, ended: impl Future<Output = ()>, preload: Option<&str
 /// Why a server did not start, by the end of its log.
 fn not_started(what: &str, log: &str, preload: Option<&str>) -> Error {
     let lines: Vec<&str> = log.lines().collect();
-    let tail: String = lines[lines.len().saturating_sub(10)..].iter().map(|line| format!("\n  {line}")).collect();
-    let Some(preload) = preload.filter(|preload| !preload.is_empty()) else {
+    let tail = format!("\n  {}", lines[lines.len().saturating_sub(10)..].join("\n  "));
+    let libraries = preload.unwrap_or_default().split(',').map(|library| library.trim().trim_matches('"'));
+    // The library that its words are about; what it does not speak of is not to blame.
+    let Some(library) = libraries.filter(|library| !library.is_empty()).find(|library| log.contains(*library)) else {
         return Error::unverifiable(format_args!("the drill's server {what}{tail}"));
     };
-    let missing = ["could not access file \"", "could not load library \""]
-        .iter()
-        .find_map(|words| log.split_once(words)?.1.split('"').next().map(str::to_owned));
-    let error = Error::unverifiable(format_args!("the drill's server {what} with shared_preload_libraries = '{preload}' of the source{tail}"));
-    match missing {
-        Some(library) => error.hint(format!("install what brings the library {library} where the drill runs")),
-        None => error.hint("install what the source preloads where the drill runs, or drill on a server that has it"),
-    }
+    let preload = preload.unwrap_or_default();
+    Error::unverifiable(format_args!("the drill's server {what} with shared_preload_libraries = '{preload}' of the source{tail}"))
+        .hint(format!("install what brings the library {library} where the drill runs, or drill on a server that has it"))
 }

@@ -1,13 +1,12 @@
 //! What a throwaway server is told: fast, for nothing in it has to survive.
 
+use super::PORT;
+
 /// The cap on the memory of a drill's container.
 pub const MEMORY_BYTES: i64 = 2 * 1024 * 1024 * 1024;
 
 /// Of its /dev/shm, where parallel workers meet. It counts towards the cap.
 pub const SHARED_MEMORY_BYTES: i64 = 512 * 1024 * 1024;
-
-/// The port that names the socket.
-pub const PORT: &str = "5432";
 
 /// What `initdb` is told beside the folder and the superuser's name. Everybody who reaches the
 /// socket is the superuser; databases come from template0 with properties of their own.
