@@ -31,6 +31,8 @@ pub enum Kind {
     Store,
     /// A backup's bytes are not what its manifest says.
     Damaged,
+    /// What is needed to prove a backup is not to be had: no verdict on the backup.
+    Unverifiable,
     /// The run was told to stop.
     Cancelled,
     /// No byte came for too long, or the deadline passed.
@@ -63,6 +65,7 @@ impl Kind {
         match self {
             Kind::Usage => exit::USAGE,
             Kind::Config => exit::CONFIG,
+            Kind::Unverifiable => exit::PROBLEMS,
             Kind::Busy => exit::BUSY,
             Kind::Secret
             | Kind::NotFound
@@ -94,7 +97,8 @@ impl Kind {
             | Kind::Cancelled
             // A restore takes a database away for a moment.
             | Kind::NotFound => true,
-            Kind::Usage | Kind::Config | Kind::Secret | Kind::NotYet => false,
+            // Somebody has to install or to change something first.
+            Kind::Usage | Kind::Config | Kind::Secret | Kind::Unverifiable | Kind::NotYet => false,
         }
     }
 }
@@ -112,6 +116,11 @@ pub struct Error {
 impl Error {
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Error { kind, message: message.into(), hint: None }
+    }
+
+    /// Why a backup cannot be proven here, although it may be a good one.
+    pub fn unverifiable(why: impl fmt::Display) -> Self {
+        Error::new(Kind::Unverifiable, format!("cannot verify: {why}"))
     }
 
     /// Adds what to do next; a hint that is there already stays, it was nearer to the cause.

@@ -16,7 +16,7 @@ use super::{Call, Exit, Host, Process, Running, Tag, Tail, printable};
 use crate::error::{Error, Kind, Result};
 
 /// An Engine that does not answer for so long is not there.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The Engine's frames are up to 32 KiB; a buffer of several spares system calls.
 const STREAM_BUFFER_BYTES: usize = 256 * 1024;
@@ -55,6 +55,11 @@ impl DockerHost {
     /// No Engine answers there.
     pub async fn connect(address: Option<&str>, container: &str) -> Result<Self> {
         Ok(DockerHost { docker: engine(address).await?, container: container.to_owned() })
+    }
+
+    /// A container of an Engine that answers.
+    pub(super) fn of(docker: Docker, container: String) -> Self {
+        DockerHost { docker, container }
     }
 
     /// Looks at the container.
@@ -270,7 +275,7 @@ impl Running for Exec {
 }
 
 /// Connects to an Engine and negotiates the version of the API.
-async fn engine(address: Option<&str>) -> Result<Docker> {
+pub(super) async fn engine(address: Option<&str>) -> Result<Docker> {
     let from_env = std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
     let address = address.map(str::to_owned).or(from_env).unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
     let unreachable = |why: &dyn std::fmt::Display| Error::new(Kind::Docker, format!("no Docker Engine answers at {address}: {why}"));
@@ -321,7 +326,7 @@ async fn running_containers(docker: &Docker) -> Vec<(String, String)> {
     found
 }
 
-async fn answer<T>(doing: &str, call: impl Future<Output = Result<T, bollard::errors::Error>>) -> Result<T> {
+pub(super) async fn answer<T>(doing: &str, call: impl Future<Output = Result<T, bollard::errors::Error>>) -> Result<T> {
     match tokio::time::timeout(ANSWER_TIMEOUT, call).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(refused(&format!("cannot {doing}"), &error)),
@@ -329,14 +334,14 @@ async fn answer<T>(doing: &str, call: impl Future<Output = Result<T, bollard::er
     }
 }
 
-fn status(error: &bollard::errors::Error) -> Option<u16> {
+pub(super) fn status(error: &bollard::errors::Error) -> Option<u16> {
     match error {
         bollard::errors::Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
         _ => None,
     }
 }
 
-fn refused(doing: &str, error: &bollard::errors::Error) -> Error {
+pub(super) fn refused(doing: &str, error: &bollard::errors::Error) -> Error {
     let failure = Error::new(Kind::Docker, format!("{doing}: {}", words(error)));
     match status(error) {
         Some(403) => failure.hint("the socket proxy refuses this call: allow containers, exec and version"),
@@ -344,7 +349,7 @@ fn refused(doing: &str, error: &bollard::errors::Error) -> Error {
     }
 }
 
-fn words(error: &bollard::errors::Error) -> String {
+pub(super) fn words(error: &bollard::errors::Error) -> String {
     match error {
         bollard::errors::Error::DockerResponseServerError { message, .. } => printable(message),
         // The cause at the bottom says it best: "Connection refused", not "client error (Connect)".

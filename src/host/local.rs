@@ -1,18 +1,20 @@
 //! Programs of this machine, each in a process group of its own.
 
 use std::io::{self, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Gid, Pid, Uid};
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 
+use super::strays::tagged;
 use super::{Call, Exit, Host, Process, Running, Secret, Tag, Tail};
 use crate::error::{Error, Kind, Result};
 
@@ -22,13 +24,41 @@ const PIPE_BYTES: i32 = 1024 * 1024;
 /// How long a program may take to obey SIGTERM before it gets SIGKILL.
 const TERM_GRACE: Duration = Duration::from_secs(5);
 
+/// A postmaster ends by it at once with all of its children; at SIGTERM it would wait for sessions.
+/// <https://www.postgresql.org/docs/current/server-shutdown.html>
+const IMMEDIATE_SHUTDOWN: Signal = Signal::SIGQUIT;
+
 /// This machine.
+#[derive(Debug, Clone, Default)]
 pub struct LocalHost {
     /// The folder of the programs; `None`: found in PATH.
     pub bin_dir: Option<PathBuf>,
+    /// A folder that every program gets opened, as [`LocalHost::folder_for_programs`].
+    pub folder: Option<Arc<OwnedFd>>,
+    /// Whether the programs do what a stranger's dump tells them.
+    pub confined: Option<Confined>,
+}
+
+/// What a program may that does what a stranger tells it: it gets nothing of our environment, and
+/// as root it is an account without rights, in a network of its own where the system allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Confined {
+    /// `None`: this is not root, and who it is stays.
+    pub account: Option<(Uid, Gid)>,
 }
 
 impl LocalHost {
+    /// Programs in a folder; `None`: found in PATH.
+    pub fn new(bin_dir: Option<PathBuf>) -> Self {
+        LocalHost { bin_dir, ..LocalHost::default() }
+    }
+
+    /// The name of `folder` for the programs. It leads there whoever they are and wherever it lies:
+    /// no right on the folders above is needed, and a socket in it has a short name.
+    pub fn folder_for_programs(&self) -> Option<String> {
+        self.folder.as_ref().map(|folder| format!("/proc/self/fd/{}", folder.as_raw_fd()))
+    }
+
     fn path(&self, program: &str) -> PathBuf {
         match &self.bin_dir {
             Some(dir) => dir.join(program),
@@ -49,13 +79,21 @@ impl Host for LocalHost {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
+        if self.confined.is_some() {
+            command.env_clear();
+            // Where we are it may not be allowed to look.
+            command.current_dir("/");
+            command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+        }
         // Of our own environment nothing may reach libpq: PGHOST there would win over the file.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
             command.env_remove(name);
         }
         // libpq looks into ~/.postgresql: with the rights of this user it must be the home of this
         // user, not of root who started us.
-        let home = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map(|user| user.dir);
+        let account = self.confined.and_then(|confined| confined.account);
+        let user = account.map_or_else(nix::unistd::geteuid, |(uid, _)| uid);
+        let home = nix::unistd::User::from_uid(user).ok().flatten().map(|user| user.dir);
         command.env("HOME", home.unwrap_or_else(|| PathBuf::from("/nonexistent")));
         command.envs(call.env).env("PGAPPNAME", call.tag.as_str()).env("LC_MESSAGES", "C");
         let passfile = call.password.as_ref().map(passfile).transpose()?;
@@ -65,7 +103,9 @@ impl Host for LocalHost {
             // The default, ~/.pgpass, must not decide as whom a backup is made.
             command.env("PGPASSFILE", "/nonexistent/pgpass");
         }
-        in_child(&mut command, passfile.as_ref());
+        let end = if call.program == "postgres" { IMMEDIATE_SHUTDOWN } else { Signal::SIGTERM };
+        let inherited = passfile.iter().map(AsRawFd::as_raw_fd).chain(self.folder.iter().map(AsRawFd::as_raw_fd)).collect();
+        in_child(&mut command, inherited, account, end);
         let mut child = command.spawn().map_err(|error| missing(&path, &error))?;
         let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
 
@@ -87,7 +127,7 @@ impl Host for LocalHost {
             stdin: stdin.map(|stdin| Box::new(stdin) as _),
             stdout: Box::new(stdout),
             stderr: tail,
-            running: Box::new(LocalProcess { child, group, drained: Some(drained) }),
+            running: Box::new(LocalProcess { child, group, end, drained: Some(drained) }),
         })
     }
 
@@ -112,23 +152,6 @@ impl Host for LocalHost {
     }
 }
 
-/// Processes whose environment carries the mark: only a run of ours sets it.
-fn tagged(tag: &Tag) -> Vec<Pid> {
-    let wanted = format!("PGAPPNAME={}", tag.as_str());
-    let Ok(entries) = std::fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| {
-            let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environ.split(|byte| *byte == 0).any(|var| var == wanted.as_bytes())
-        })
-        .map(Pid::from_raw)
-        .collect()
-}
-
 /// A password file that only has a descriptor, no name: nothing of it is on disk, and it goes with
 /// the process. libpq asks that it is a regular file of mode 0600, which a memfd can be.
 /// <https://www.postgresql.org/docs/current/libpq-pgpass.html>
@@ -148,27 +171,35 @@ fn passline(password: &str) -> String {
     format!("*:*:*:*:{escaped}\n")
 }
 
-/// What the child does between fork and exec.
+/// What the child does between fork and exec: `inherited` descriptors stay open, and it becomes the
+/// account.
 #[expect(unsafe_code, reason = "pre_exec is the only way to set what a child inherits")]
-fn in_child(command: &mut Command, passfile: Option<&OwnedFd>) {
+fn in_child(command: &mut Command, inherited: Vec<RawFd>, account: Option<(Uid, Gid)>, end: Signal) {
     let parent = nix::unistd::getpid();
-    let keep = passfile.map(AsRawFd::as_raw_fd);
     let setup = move || {
-        // A pg_dump whose parent was killed ends, and cancels its query on the server.
-        nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
+        if let Some((uid, gid)) = account {
+            // Refused in a container without the right to: then there is that container's network.
+            let _ = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET);
+            nix::unistd::setgroups(&[])?;
+            nix::unistd::setgid(gid)?;
+            nix::unistd::setuid(uid)?;
+        }
+        // A program whose parent was killed ends; pg_dump cancels its query on the server. After
+        // the change of user, which forgets it.
+        nix::sys::prctl::set_pdeathsig(end)?;
         if nix::unistd::getppid() != parent {
             return Err(io::Error::from(Errno::ESRCH));
         }
         // Past a limit on file sizes it says so, instead of dying without a word.
         ignore(nix::libc::SIGXFSZ);
-        if let Some(fd) = keep {
+        for fd in &inherited {
             // SAFETY: the descriptor is open in the parent until spawn returns.
-            let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+            let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(*fd) };
             nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
         }
         Ok(())
     };
-    // SAFETY: prctl, getppid and fcntl are async-signal-safe, and nothing is allocated.
+    // SAFETY: these calls are async-signal-safe, and nothing is allocated.
     unsafe {
         command.pre_exec(setup);
     }
@@ -196,6 +227,8 @@ fn missing(path: &Path, error: &io::Error) -> Error {
 struct LocalProcess {
     child: Child,
     group: Option<Pid>,
+    /// What it is asked to end by.
+    end: Signal,
     /// Reads stderr to its end.
     drained: Option<tokio::task::JoinHandle<()>>,
 }
@@ -226,7 +259,7 @@ impl Running for LocalProcess {
     }
 
     async fn stop(&mut self) -> Result<()> {
-        self.signal(Signal::SIGTERM);
+        self.signal(self.end);
         if tokio::time::timeout(TERM_GRACE, self.child.wait()).await.is_err() {
             self.signal(Signal::SIGKILL);
             let _ = self.child.wait().await;

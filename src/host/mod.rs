@@ -1,6 +1,7 @@
 //! The edge to the outside: processes here and in containers, secrets, signals, the clock.
 
 pub mod clock;
+pub mod containers;
 pub mod disk;
 pub mod docker;
 pub mod local;
@@ -8,13 +9,16 @@ pub mod memory;
 pub mod owner;
 pub mod secret;
 pub mod signals;
+pub mod strays;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 
 use crate::error::{Error, Kind, Result};
 use secret::Secret;
@@ -58,6 +62,11 @@ impl Tag {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The part that differs, for names.
+    pub fn random_part(&self) -> &str {
+        self.0.trim_start_matches("pgvigil_")
     }
 }
 
@@ -125,20 +134,40 @@ impl fmt::Display for Exit {
 
 /// The last bytes that a program wrote to stderr.
 #[derive(Debug, Clone, Default)]
-pub struct Tail(Arc<Mutex<VecDeque<u8>>>);
+pub struct Tail(Arc<Written>);
+
+#[derive(Debug, Default)]
+struct Written {
+    bytes: Mutex<VecDeque<u8>>,
+    more: Notify,
+}
 
 impl Tail {
     pub fn push(&self, bytes: &[u8]) {
-        let mut tail = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tail = self.0.bytes.lock().unwrap_or_else(PoisonError::into_inner);
         tail.extend(bytes);
         let excess = tail.len().saturating_sub(STDERR_BYTES_MAX);
         tail.drain(..excess);
+        self.0.more.notify_waiters();
     }
 
     /// The text so far, without control characters that would upset a terminal.
     pub fn text(&self) -> String {
-        let mut tail = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tail = self.0.bytes.lock().unwrap_or_else(PoisonError::into_inner);
         printable(&String::from_utf8_lossy(tail.make_contiguous()))
+    }
+
+    /// Waits until the program has written these words.
+    pub async fn until(&self, words: &str) {
+        loop {
+            let mut more = pin!(self.0.more.notified());
+            // Before the look, or what comes between look and wait would be missed.
+            more.as_mut().enable();
+            if self.text().contains(words) {
+                return;
+            }
+            more.await;
+        }
     }
 }
 

@@ -96,7 +96,7 @@ async fn end_everything(server: &crate::config::plan::Server, tag: &Tag) -> Resu
 /// # Errors
 /// The Engine does not answer, or a process would not end.
 pub async fn end_on_host(server: &crate::config::plan::Server, tag: &Tag) -> Result<()> {
-    LocalHost { bin_dir: None }.end_tagged(tag).await?;
+    LocalHost::new(None).end_tagged(tag).await?;
     if let Place::Container { container, docker, .. } = &server.place {
         let engine = DockerHost::connect(docker.as_deref(), container).await?;
         if engine.is_running().await? {

@@ -157,7 +157,7 @@ pub async fn archive_host(plan: &Plan, manifest: &Manifest) -> Result<Arc<dyn Ho
             return Ok(docker::shared(host));
         }
         if server.bin_dir.is_some() {
-            return Ok(Arc::new(LocalHost { bin_dir: server.bin_dir.clone() }));
+            return Ok(Arc::new(LocalHost::new(server.bin_dir.clone())));
         }
     }
     let found = tokio::task::spawn_blocking(programs::find).await.unwrap_or_default();
@@ -166,7 +166,7 @@ pub async fn archive_host(plan: &Plan, manifest: &Manifest) -> Result<Arc<dyn Ho
         // The newest reads what any older one wrote.
         None => programs::any(&found),
     };
-    Ok(Arc::new(LocalHost { bin_dir }))
+    Ok(Arc::new(LocalHost::new(bin_dir)))
 }
 
 /// Reads every archive to its end by `pg_restore`; what is wrong with one goes to the errors.

@@ -7,5 +7,6 @@ pub mod quote;
 pub mod server;
 pub mod session;
 pub mod witness;
+pub mod throwaway;
 
 pub use server::Server;

@@ -79,9 +79,62 @@ pub fn any(found: &Found) -> Option<PathBuf> {
     found.versioned.last().map(|(_, dir)| dir.clone())
 }
 
+/// The folder of the programs that make, run and fill a server of a major version: the own one, else the
+/// next newer one; 0 stands for the newest. `given` is looked at beside the usual places.
+///
+/// # Errors
+/// There are none, or only older ones.
+pub fn of_server(given: Option<PathBuf>, major: u32) -> Result<PathBuf> {
+    let in_path = std::env::var_os("PATH");
+    let dirs = in_path.iter().flat_map(std::env::split_paths).filter(|dir| dir.is_absolute());
+    let versioned = find().versioned.into_iter().map(|(_, dir)| dir);
+    let found: Vec<(u32, PathBuf)> = given.into_iter().chain(versioned).chain(dirs).filter_map(server_in).collect();
+    choose_server(&found, major)
+}
+
+/// Packages of client programs lack the first two, and what a drill runs there it runs with the rest.
+const OF_A_SERVER: [&str; 4] = ["initdb", "postgres", "psql", "pg_restore"];
+
+fn server_in(dir: PathBuf) -> Option<(u32, PathBuf)> {
+    OF_A_SERVER.iter().all(|program| dir.join(program).exists()).then_some(())?;
+    Some((major_of(&dir.join("postgres"))?, dir))
+}
+
+fn choose_server(found: &[(u32, PathBuf)], major: u32) -> Result<PathBuf> {
+    let fitting = found.iter().filter(|(here, _)| *here >= major);
+    let chosen = if major == 0 { fitting.max_by_key(|(here, _)| *here) } else { fitting.min_by_key(|(here, _)| *here) };
+    if let Some((_, dir)) = chosen {
+        return Ok(dir.clone());
+    }
+    let newest = found.iter().map(|(here, _)| *here).max();
+    let here = newest
+        .map_or("this machine has no initdb and postgres".to_owned(), |newest| format!("the newest server here is PostgreSQL {newest}"));
+    let package = if major == 0 { "postgresql".to_owned() } else { format!("postgresql-{major}") };
+    Err(Error::unverifiable(format_args!("{here}{}", if major == 0 { String::new() } else { format!(", and the source is {major}") }))
+        .hint(format!("install {package}, or set bin_dir of the server to a folder with initdb and postgres")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_of_the_own_major_then_the_next_newer_never_an_older() {
+        let found = |majors: &[u32]| majors.iter().map(|major| (*major, PathBuf::from(format!("/pg/{major}")))).collect::<Vec<_>>();
+        for (here, source, chosen) in [
+            (&[14, 15, 17][..], 15, Some("/pg/15")),
+            (&[17, 14, 16], 15, Some("/pg/16")),
+            (&[15, 18, 16], 0, Some("/pg/18")),
+            (&[14], 15, None),
+            (&[], 0, None),
+        ] {
+            assert_eq!(choose_server(&found(here), source).ok(), chosen.map(PathBuf::from), "{here:?} {source}");
+        }
+        assert_eq!(
+            choose_server(&[], 15).unwrap_err().hint.unwrap(),
+            "install postgresql-15, or set bin_dir of the server to a folder with initdb and postgres"
+        );
+    }
 
     #[test]
     fn the_own_major_then_the_next_newer_never_an_older() {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::programs;
 use super::quote::{conninfo, literal};
+use super::{programs, throwaway};
 use crate::config::file::Via;
 use crate::config::plan::{self, Place};
 use crate::error::{Error, Kind, Result};
@@ -115,23 +115,9 @@ impl Server {
         let key = |key: &str| format!("servers.{}.{key}", plan.name);
         let password = plan.password.as_ref().map(|given| secret::resolve(&key("password"), given)).transpose()?;
         let user = plan.user.as_ref().map(|given| secret::resolve(&key("user"), given)).transpose()?;
-        let mut server = Server {
-            host: Arc::new(LocalHost { bin_dir: None }),
-            env: vec![("PGCONNECT_TIMEOUT".to_owned(), CONNECT_SECS.to_owned())],
-            password,
-            tag,
-            maintenance_database: plan.maintenance_database.clone(),
-            facts: Facts {
-                version: String::new(),
-                version_num: 0,
-                user: String::new(),
-                is_superuser: false,
-                reads_passwords: false,
-                databases: Vec::new(),
-            },
-            client_version: String::new(),
-            reached: Reached::Address(String::new()),
-        };
+        let mut server = Server::unasked(Arc::new(LocalHost::new(None)), tag, Reached::Address(String::new()));
+        server.password = password;
+        server.maintenance_database.clone_from(&plan.maintenance_database);
         let user = user.map(|user| user.reveal().to_owned());
         let by_exec = match &plan.place {
             Place::Container { container, docker, via } => {
@@ -181,6 +167,49 @@ impl Server {
         Ok(server)
     }
 
+    /// A server of our own making: who reaches its socket is its superuser.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn throwaway(host: Arc<dyn Host>, socket_dir: &str, superuser: &str, tag: Tag, reached: Reached) -> Result<Self> {
+        let mut server = Server::unasked(host, tag, reached);
+        server.set("PGHOST", socket_dir.to_owned());
+        server.set("PGPORT", throwaway::PORT.to_owned());
+        server.set("PGUSER", superuser.to_owned());
+        let (facts, version) = tokio::try_join!(server.ask_facts(), server.version_of("psql"))?;
+        server.facts = facts;
+        server.client_version = version;
+        server.end_with_the_client();
+        Ok(server)
+    }
+
+    /// A server of which nothing is known yet.
+    fn unasked(host: Arc<dyn Host>, tag: Tag, reached: Reached) -> Self {
+        Server {
+            host,
+            env: vec![("PGCONNECT_TIMEOUT".to_owned(), CONNECT_SECS.to_owned())],
+            password: None,
+            tag,
+            maintenance_database: "postgres".to_owned(),
+            facts: Facts {
+                version: String::new(),
+                version_num: 0,
+                user: String::new(),
+                is_superuser: false,
+                reads_passwords: false,
+                databases: Vec::new(),
+            },
+            client_version: String::new(),
+            reached,
+        }
+    }
+
+    /// The same server, with programs that run elsewhere.
+    #[must_use]
+    pub fn with_host(&self, host: Arc<dyn Host>) -> Self {
+        Server { host, ..self.clone() }
+    }
+
     fn set(&mut self, name: &str, value: String) {
         self.env.push((name.to_owned(), value));
     }
@@ -208,11 +237,11 @@ impl Server {
         let given = bin_dir.is_some();
         let found = if given { programs::Found::default() } else { tokio::task::spawn_blocking(programs::find).await.unwrap_or_default() };
         let first = bin_dir.or_else(|| programs::any(&found));
-        self.host = Arc::new(LocalHost { bin_dir: first.clone() });
+        self.host = Arc::new(LocalHost::new(first.clone()));
         self.facts = self.ask_facts().await?;
         if !given {
             let chosen = programs::choose(&found, self.facts.major())?;
-            self.host = Arc::new(LocalHost { bin_dir: chosen });
+            self.host = Arc::new(LocalHost::new(chosen));
         }
         self.client_version = self.version_of("pg_dump").await?;
         Ok(())

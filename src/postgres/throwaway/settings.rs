@@ -1,0 +1,65 @@
+//! What a throwaway server is told: fast, for nothing in it has to survive.
+
+use super::PORT;
+
+/// The cap on the memory of a drill's container.
+pub const MEMORY_BYTES: i64 = 2 * 1024 * 1024 * 1024;
+
+/// Of its /dev/shm, where parallel workers meet. It counts towards the cap.
+pub const SHARED_MEMORY_BYTES: i64 = 512 * 1024 * 1024;
+
+/// What `initdb` is told beside the folder and the superuser's name. Everybody who reaches the
+/// socket is the superuser; databases come from template0 with properties of their own.
+pub const INITDB: [&str; 4] = ["--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync"];
+
+/// The memory fits under the cap with four sessions that build indexes at the same time.
+/// <https://www.postgresql.org/docs/current/populate.html>
+const SETTINGS: [(&str, &str); 25] = [
+    ("fsync", "off"),
+    ("full_page_writes", "off"),
+    ("synchronous_commit", "off"),
+    ("wal_level", "minimal"),
+    ("max_wal_senders", "0"),
+    ("archive_mode", "off"),
+    ("wal_buffers", "16MB"),
+    ("max_wal_size", "4GB"),
+    ("checkpoint_timeout", "1d"),
+    ("autovacuum", "off"),
+    ("shared_buffers", "256MB"),
+    ("maintenance_work_mem", "256MB"),
+    ("work_mem", "32MB"),
+    ("max_parallel_maintenance_workers", "2"),
+    ("max_connections", "50"),
+    // A dump of 100,000 tables in one transaction locks them all.
+    ("max_locks_per_transaction", "2048"),
+    ("jit", "off"),
+    ("listen_addresses", ""),
+    ("port", PORT),
+    ("logging_collector", "off"),
+    ("log_destination", "stderr"),
+    ("lc_messages", "C"),
+    ("log_checkpoints", "off"),
+    // The rows of a statement that failed are nothing for a log.
+    ("log_min_error_statement", "panic"),
+    ("log_error_verbosity", "terse"),
+];
+
+/// What `postgres` is told beside the folder.
+pub fn postgres(socket_dir: &str, preload: Option<&str>) -> Vec<String> {
+    let mut args = Vec::new();
+    let own = [("unix_socket_directories", socket_dir), ("shared_preload_libraries", preload.unwrap_or_default())];
+    for (name, value) in SETTINGS.into_iter().chain(own) {
+        args.extend(["-c".to_owned(), format!("{name}={value}")]);
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_one_argument_each() {
+        assert!(postgres("/s", Some("a, b")).contains(&"shared_preload_libraries=a, b".to_owned()));
+    }
+}
