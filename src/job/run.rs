@@ -63,7 +63,8 @@ pub enum Order {
 }
 
 impl Order {
-    fn slot(self) -> Option<DateTime<Utc>> {
+    /// The slot that it is for. `None`: by hand.
+    pub fn slot(self) -> Option<DateTime<Utc>> {
         match self {
             Order::ByHand => None,
             Order::Slot(slot) => Some(slot),
@@ -275,7 +276,7 @@ async fn prune(plan: &Plan, state: &State, history: &History, backup: &Backup) -
         return Ok(());
     }
     let mut judged = prune::look(plan, state.owner(), history, backup, clock::now()).await?;
-    prune::apply(plan, state.owner(), backup, &mut judged).await.map(drop)
+    prune::apply(plan, state, backup, &mut judged).await.map(drop)
 }
 
 /// From `written` to `readable`.
