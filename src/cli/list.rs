@@ -131,7 +131,7 @@ pub fn history(session: &Session, backup: Option<&str>) -> Done {
     // To look is not to make.
     let mut runs = if plan.state_dir.join("history.db").exists() { History::open(&plan.state_dir)?.runs(backup)? } else { Vec::new() };
     // A killed run could not note its end; the next one will.
-    for run in runs.iter_mut().filter(|run| run.outcome.is_none() && !State::is_locked(&plan.state_dir, &run.backup)) {
+    for run in runs.iter_mut().filter(|run| run.outcome.is_none() && !State::is_locked(&plan.state_dir, run.lock())) {
         run.interrupt();
     }
     if let Some(backup) = backup
@@ -146,11 +146,12 @@ pub fn history(session: &Session, backup: Option<&str>) -> Done {
     if runs.is_empty() {
         return output::text("no runs yet; pgvigil run BACKUP makes one\n");
     }
-    let mut table = output::table(&["BACKUP", "STARTED (UTC)", "SECONDS", "OUTCOME", "ID", "WHY"]);
+    let mut table = output::table(&["BACKUP", "KIND", "STARTED (UTC)", "SECONDS", "OUTCOME", "ID", "WHY"]);
     for run in runs {
         let seconds = run.finished_at.map(|end| (end - run.started_at).num_seconds().to_string());
         table.add_row(vec![
             run.backup,
+            run.kind.as_str().to_owned(),
             run.started_at.format("%Y-%m-%d %H:%M:%S").to_string(),
             seconds.unwrap_or_default(),
             run.outcome.unwrap_or_else(|| "running".to_owned()),

@@ -9,12 +9,13 @@ use super::session::{Session, Uses};
 use crate::config::values::Name;
 use crate::host::clock;
 use crate::schedule::coming::coming;
+use crate::schedule::due::Job;
 use crate::state::History;
 
 #[derive(Serialize)]
 struct Row {
     backup: String,
-    kind: &'static str,
+    kind: Job,
     at: DateTime<Utc>,
     /// In the zone of the backup, with its offset.
     local: String,
@@ -26,7 +27,7 @@ pub fn next(session: &Session, days: u16) -> Done {
     let plan = &opened.plan;
     // To look is not to make.
     let history = if plan.state_dir.join("history.db").exists() { Some(History::open(&plan.state_dir)?) } else { None };
-    let took = |name: &Name| history.as_ref().and_then(|history| history.last_duration(name.as_str()).ok().flatten());
+    let took = |name: &Name, job| history.as_ref().and_then(|history| history.last_duration(name.as_str(), job).ok().flatten());
     let now = clock::now();
     let places = usize::try_from(plan.max_concurrent_runs).unwrap_or(usize::MAX);
     let rows: Vec<Row> = coming(plan.backups.values(), &took, places, now, now + TimeDelta::days(days.into()))
@@ -35,7 +36,7 @@ pub fn next(session: &Session, days: u16) -> Done {
             let zone = plan.backups[&slot.backup].timezone;
             Row {
                 backup: slot.backup.to_string(),
-                kind: "dump",
+                kind: slot.job,
                 at: slot.at,
                 local: slot.at.with_timezone(&zone).format("%Y-%m-%dT%H:%M:%S%:z").to_string(),
                 note: (!slot.notes.is_empty()).then(|| slot.notes.join("; ")),
@@ -51,7 +52,13 @@ pub fn next(session: &Session, days: u16) -> Done {
     let mut table = output::table(&["LOCAL", "ZONE", "BACKUP", "KIND", "NOTE"]);
     for row in rows {
         let zone = plan.backups.get(row.backup.as_str()).map_or("", |backup| backup.timezone.name());
-        table.add_row(vec![row.local.replace('T', " "), zone.to_owned(), row.backup, row.kind.to_owned(), row.note.unwrap_or_default()]);
+        table.add_row(vec![
+            row.local.replace('T', " "),
+            zone.to_owned(),
+            row.backup,
+            row.kind.as_str().to_owned(),
+            row.note.unwrap_or_default(),
+        ]);
     }
     output::text(&format!("{}\n", table.trim_fmt()))
 }

@@ -60,7 +60,7 @@ pub fn prune(session: &Session, backup: Option<&str>, dry_run: bool, trust_clock
                         .hint("it prunes by itself when it has ended"));
                 };
                 let mut judged = prune::look(plan, state.owner(), &history, backup, clock::now()).await?;
-                prune::apply(plan, state.owner(), backup, &mut judged).await?;
+                prune::apply(plan, &state, backup, &mut judged).await?;
                 Ok(judged)
             };
             match work.await {

@@ -25,7 +25,7 @@ use crate::job::assess::{self, Assessment, spelled};
 use crate::job::progress::Progress;
 use crate::job::run::{self, Order, Report};
 use crate::job::sweep;
-use crate::schedule::due::{Due, due};
+use crate::schedule::due::{Due, Job, due};
 use crate::schedule::slots;
 use crate::schedule::ticker::Ticker;
 use crate::state::{Alerts, History, Outcome, State};
@@ -219,7 +219,7 @@ impl Daemon {
             let swept = async {
                 sweep::note_interrupted(&plan, &state, &history, &backup).await?;
                 let is_locked = State::is_locked(&plan.state_dir, backup.name.as_str());
-                let last = history.last_verdict(backup.name.as_str(), is_locked)?;
+                let last = history.last_verdict(Job::Dump, backup.name.as_str(), is_locked)?;
                 if last.is_some_and(|run| run.outcome.as_deref() == Some(Outcome::Interrupted.as_str())) {
                     let mut assessment = Assessment::default();
                     assessment.look_at_backup(&plan, &history, &backup, clock::now()).await?;
@@ -259,13 +259,13 @@ impl Daemon {
         let mut next = now + TimeDelta::hours(1);
         for backup in plan.backups.values().filter(|backup| !self.busy.contains_key(&backup.name)) {
             let Some(schedule) = &backup.schedule else { continue };
-            let record = self.history.record(backup.name.as_str(), &spelled(backup, &schedule.text), now)?;
+            let record = self.history.record(Job::Dump, backup.name.as_str(), &spelled(backup, &schedule.text), now)?;
             match due(backup, &record, now) {
                 Due::Run { slot, attempt } => due_now.push((slot, backup.name.clone(), attempt)),
                 Due::Skip { slot } if self.waiting.contains(&backup.name) => due_now.push((slot, backup.name.clone(), 1)),
                 Due::Skip { slot } => {
                     let why = "missed while no daemon ran, and catch_up = false";
-                    self.history.skipped(backup.name.as_str(), backup.server.as_str(), now, Some(slot), why)?;
+                    self.history.skipped(Job::Dump, backup.name.as_str(), backup.server.as_str(), now, Some(slot), why)?;
                     tracing::warn!(backup = %backup.name, %slot, "slot skipped: {why}");
                     next = now;
                 }
@@ -364,7 +364,7 @@ impl Daemon {
             && let Some(missed) = slots::latest(schedule, backup.timezone, slot, now - TimeDelta::seconds(1))
         {
             let why = "the run of an earlier slot was still under way";
-            self.history.skipped(name.as_str(), backup.server.as_str(), now, Some(missed), why)?;
+            self.history.skipped(Job::Dump, name.as_str(), backup.server.as_str(), now, Some(missed), why)?;
             tracing::warn!(backup = %name, slot = %missed, "slot skipped: {why}");
         }
         Ok(())

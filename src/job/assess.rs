@@ -20,7 +20,7 @@ use crate::error::{Error, Kind, Result};
 use crate::host::clock;
 use crate::host::disk::{self, Usage};
 use crate::job::{prune, stores};
-use crate::schedule::due;
+use crate::schedule::due::{self, Job};
 use crate::state::{Alerts, History, Run, State};
 use crate::store::catalog_of;
 
@@ -86,11 +86,11 @@ impl Assessment {
             self.looked_at.push(key);
         }
         let running = State::is_locked(&plan.state_dir, name);
-        let last = history.last_verdict(name, running)?;
-        let record = if backup.schedule.is_some() { history.recorded(name, now)? } else { None };
+        let last = history.last_verdict(Job::Dump, name, running)?;
+        let record = if backup.schedule.is_some() { history.recorded(Job::Dump, name, now)? } else { None };
         // Without a daemon nobody tries again.
         let has_daemon = State::has_daemon(&plan.state_dir);
-        let under_way = if running { history.under_way(name)? } else { None };
+        let under_way = if running { history.under_way(Job::Dump, name)? } else { None };
         let running_since = under_way.as_ref().map(|run| run.started_at);
         let retry_under_way = record
             .and_then(|record| record.last)

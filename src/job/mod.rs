@@ -3,6 +3,8 @@
 pub mod adopt;
 pub mod assess;
 pub mod copy;
+pub mod drill;
+pub mod drill_copy;
 pub mod dump;
 pub mod evidence;
 pub mod make;

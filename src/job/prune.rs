@@ -15,7 +15,7 @@ use crate::host::clock;
 use crate::job::{stores, verify};
 use crate::retain::doubt::{self, Doubt};
 use crate::retain::policy::{self, Candidate, Reason, Verdict};
-use crate::state::{Alerts, History};
+use crate::state::{Alerts, History, State};
 use crate::store::{Store, catalog_of};
 
 /// What retention says about the copies of a backup in one store, newest first.
@@ -106,15 +106,15 @@ pub async fn look(plan: &Plan, owner: &str, history: &History, backup: &Backup, 
 }
 
 /// Deletes what has expired. The caller holds the lock of the backup. What somebody has pinned since
-/// it was judged stays, and its verdict says so.
+/// it was judged stays, and what is under drill does; its verdict says so.
 ///
 /// # Errors
 /// A store cannot be written; what has not been deleted stays.
-pub async fn apply(plan: &Plan, owner: &str, backup: &Backup, judged: &mut [Judged]) -> Result<usize> {
+pub async fn apply(plan: &Plan, state: &State, backup: &Backup, judged: &mut [Judged]) -> Result<usize> {
     let mut deleted = 0;
     for judged in judged.iter_mut().filter(|judged| judged.verdicts.iter().any(|verdict| !verdict.keep)) {
-        let store = stores::open(&plan.stores[&judged.store], owner)?;
-        let result = delete(&*store, judged, &mut deleted).await;
+        let store = stores::open(&plan.stores[&judged.store], state.owner())?;
+        let result = delete(state, &*store, judged, &mut deleted).await;
         // Whatever was deleted, the link must not lead nowhere.
         verify::point_latest(&*store, judged.store.as_str(), backup.name.as_str()).await?;
         result.map_err(|error| error.context(format_args!("store {}", judged.store)))?;
@@ -122,7 +122,7 @@ pub async fn apply(plan: &Plan, owner: &str, backup: &Backup, judged: &mut [Judg
     Ok(deleted)
 }
 
-async fn delete(store: &dyn Store, judged: &mut Judged, deleted: &mut usize) -> Result<()> {
+async fn delete(state: &State, store: &dyn Store, judged: &mut Judged, deleted: &mut usize) -> Result<()> {
     // Oldest first: should it break off, what is newer is still there.
     for verdict in judged.verdicts.iter_mut().rev().filter(|verdict| !verdict.keep) {
         let id = &verdict.id;
@@ -132,6 +132,12 @@ async fn delete(store: &dyn Store, judged: &mut Judged, deleted: &mut usize) -> 
             (verdict.keep, verdict.reasons) = (true, vec![Reason::Pinned]);
             continue;
         }
+        // Nor does a drill take the lock of the backup: it may last for hours.
+        let Some(_held) = state.hold_copy(id)? else {
+            tracing::warn!(%id, store = %judged.store, "under drill: kept");
+            (verdict.keep, verdict.reasons) = (true, vec![Reason::UnderDrill]);
+            continue;
+        };
         store.remove(id).await?;
         *deleted += 1;
         tracing::info!(%id, store = %judged.store, "expired: deleted");
@@ -144,7 +150,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_pinned_after_it_was_judged_stays() {
+    async fn what_is_pinned_after_it_was_judged_stays_and_what_is_under_drill() {
         let dir = tempfile::tempdir().unwrap();
         let text =
             format!("[servers.main]\nhost = \"x\"\n[stores.local]\npath = \"{}\"\n[backups.x]\ndatabase = \"x\"\n", dir.path().display());
@@ -156,11 +162,20 @@ mod tests {
             (Verdict { id, keep: false, reasons: vec![Reason::Expired] }, folder)
         };
         let ((pinned, its_folder), (other, gone)) = (expired("20240102T010000Z"), expired("20240101T010000Z"));
+        let (drilled, under_drill) = expired("20240103T010000Z");
+        let states = tempfile::tempdir().unwrap();
+        let state = State::open(states.path()).unwrap();
+        let held = state.hold_copy(&drilled.id).unwrap().unwrap();
         std::fs::write(its_folder.join("pin-20240103T000000Z.json"), "{\"pinned\": true}").unwrap();
-        let mut judged = [Judged { store: "local".parse().unwrap(), verdicts: vec![pinned, other] }];
-        let deleted = apply(&plan, "0123456789abcdef", &plan.backups["x"], &mut judged).await.unwrap();
-        assert_eq!((deleted, its_folder.exists(), gone.exists()), (1, true, false));
-        let [kept, went] = &judged[0].verdicts[..] else { panic!("{judged:?}") };
+        let mut judged = [Judged { store: "local".parse().unwrap(), verdicts: vec![drilled, pinned, other] }];
+        let deleted = apply(&plan, &state, &plan.backups["x"], &mut judged).await.unwrap();
+        assert_eq!((deleted, under_drill.exists(), its_folder.exists(), gone.exists()), (1, true, true, false));
+        let [drilled, kept, went] = &judged[0].verdicts[..] else { panic!("{judged:?}") };
+        assert_eq!((drilled.keep, drilled.reasons.as_slice()), (true, &[Reason::UnderDrill][..]));
         assert_eq!((kept.keep, kept.reasons.as_slice(), went.keep), (true, &[Reason::Pinned][..], false));
+        // The next prune has it.
+        drop(held);
+        judged[0].verdicts[0].keep = false;
+        assert_eq!((apply(&plan, &state, &plan.backups["x"], &mut judged).await.unwrap(), under_drill.exists()), (1, false));
     }
 }

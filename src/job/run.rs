@@ -16,6 +16,7 @@ use crate::job::progress::Progress;
 use crate::job::verify::{Opened, Proven};
 use crate::job::{prune, stores, sweep, verify};
 use crate::postgres::server::Server;
+use crate::schedule::due::Job;
 use crate::state::{History, Outcome, State};
 use crate::store::Store;
 
@@ -62,7 +63,8 @@ pub enum Order {
 }
 
 impl Order {
-    fn slot(self) -> Option<DateTime<Utc>> {
+    /// The slot that it is for. `None`: by hand.
+    pub fn slot(self) -> Option<DateTime<Utc>> {
         match self {
             Order::ByHand => None,
             Order::Slot(slot) => Some(slot),
@@ -84,8 +86,8 @@ pub async fn run(plan: &Plan, backup: &str, order: Order, progress: &Progress, c
         let busy =
             Error::new(Kind::Busy, format!("another run of {} is under way", backup.name)).hint("wait for it; pgvigil history shows it");
         // One who prunes or cleans up holds the lock too, and no run: a slot waits for its end.
-        if order == Order::ByHand || history.under_way(backup.name.as_str())?.is_some() {
-            history.skipped(backup.name.as_str(), backup.server.as_str(), clock::now(), order.slot(), &busy.message)?;
+        if order == Order::ByHand || history.under_way(Job::Dump, backup.name.as_str())?.is_some() {
+            history.skipped(Job::Dump, backup.name.as_str(), backup.server.as_str(), clock::now(), order.slot(), &busy.message)?;
         }
         return Err(busy);
     };
@@ -108,7 +110,7 @@ pub async fn run(plan: &Plan, backup: &str, order: Order, progress: &Progress, c
     if is_there {
         // The record of it was lost, not the backup.
         let there = "it is in the store already: a slot is never run again under its label";
-        history.skipped(backup.name.as_str(), backup.server.as_str(), clock::now(), order.slot(), there)?;
+        history.skipped(Job::Dump, backup.name.as_str(), backup.server.as_str(), clock::now(), order.slot(), there)?;
         return Ok(Report::nothing(Outcome::Skipped, None));
     }
     let started = std::time::Instant::now();
@@ -273,7 +275,7 @@ async fn prune(plan: &Plan, state: &State, history: &History, backup: &Backup) -
         return Ok(());
     }
     let mut judged = prune::look(plan, state.owner(), history, backup, clock::now()).await?;
-    prune::apply(plan, state.owner(), backup, &mut judged).await.map(drop)
+    prune::apply(plan, state, backup, &mut judged).await.map(drop)
 }
 
 /// From `written` to `readable`.

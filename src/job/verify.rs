@@ -111,7 +111,11 @@ pub fn round(seconds: f64) -> f64 {
     (seconds * 1000.0).round() / 1000.0
 }
 
-async fn write(store: &dyn Store, id: &Id, proof: &Proof) -> Result<()> {
+/// Keeps a proof beside its copy.
+///
+/// # Errors
+/// The store cannot be written.
+pub async fn write(store: &dyn Store, id: &Id, proof: &Proof) -> Result<()> {
     let bytes = serde_json::to_vec_pretty(proof).map_err(|error| Error::new(Kind::System, format!("cannot write a proof: {error}")))?;
     add(store, id, "proof", proof.at, Bytes::from(bytes)).await
 }

@@ -6,7 +6,7 @@ pub mod questions;
 pub mod quote;
 pub mod server;
 pub mod session;
-pub mod witness;
 pub mod throwaway;
+pub mod witness;
 
 pub use server::Server;

@@ -49,6 +49,8 @@ pub enum Reason {
     Unproven,
     /// Another store still has to receive it. Only who sees all stores can tell; [`plan`] never does.
     AwaitedBy(String),
+    /// A drill reads it just now. Only who deletes can tell; [`plan`] never does.
+    UnderDrill,
     Expired,
 }
 
@@ -71,6 +73,7 @@ impl Reason {
             | Reason::Future
             | Reason::Unproven
             | Reason::AwaitedBy(_)
+            | Reason::UnderDrill
             | Reason::Expired => None,
         }
     }
@@ -108,6 +111,7 @@ impl fmt::Display for Reason {
             Reason::Yearly(year) => write!(f, "yearly {year:04}"),
             Reason::Unproven => f.write_str("unproven"),
             Reason::AwaitedBy(store) => write!(f, "awaited by {store}"),
+            Reason::UnderDrill => f.write_str("under drill"),
             Reason::Expired => f.write_str("expired"),
         }
     }

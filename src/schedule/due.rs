@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
+use serde::Serialize;
 
 use super::slots;
 use crate::config::plan::Backup;
@@ -18,6 +19,25 @@ const BACKOFF_MAX: Duration = Duration::from_secs(900);
 
 /// A slot that begins later than this after its time was missed: nobody was there to begin it.
 const LATE: Duration = Duration::from_secs(60);
+
+/// What the slot of a schedule asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Job {
+    /// A new backup.
+    Dump,
+    /// A restore of the newest good one, for a trial.
+    Drill,
+}
+
+impl Job {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Job::Dump => "dump",
+            Job::Drill => "drill",
+        }
+    }
+}
 
 /// What is on record of a backup's schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,22 +73,45 @@ pub fn due(backup: &Backup, record: &Record, now: DateTime<Utc>) -> Due {
     let Some(schedule) = &backup.schedule else {
         return Due::At(None);
     };
-    // What lies in the future was written under another clock.
-    let since = if record.since > now { now } else { record.since };
-    let last = record.last.filter(|last| last.slot <= now);
-    let watermark = last.map_or(since, |last| last.slot.max(since));
-    if let Some(slot) = slots::latest(schedule, backup.timezone, watermark, now) {
-        let start = begins(backup, slot);
-        if now < start {
-            return Due::At(Some(start));
-        }
-        return if !backup.catch_up && now - start > delta(LATE) { Due::Skip { slot } } else { Due::Run { slot, attempt: 1 } };
+    let from = watermark(record, now);
+    if let Some(slot) = slots::latest(schedule, backup.timezone, from, now) {
+        return come(backup, slot, begins(backup, slot), now);
     }
-    let next = slots::next(schedule, backup.timezone, watermark.max(now)).map(|slot| begins(backup, slot));
+    let next = slots::next(schedule, backup.timezone, from.max(now)).map(|slot| begins(backup, slot));
     match retry(backup, record, now) {
         Some((last, at)) if at <= now => Due::Run { slot: last.slot, attempt: last.attempts + 1 },
         Some((_, at)) => Due::At(Some(next.map_or(at, |next| next.min(at)))),
         None => Due::At(next),
+    }
+}
+
+/// What is due of a backup's drills while none of it is under way. One that could not be done is not
+/// tried again before its next slot: it has been told, and the backup is as good as it was.
+pub fn drill_due(backup: &Backup, record: &Record, now: DateTime<Utc>) -> Due {
+    let Some(schedule) = backup.drill_schedule() else {
+        return Due::At(None);
+    };
+    let from = watermark(record, now);
+    match slots::latest(schedule, backup.timezone, from, now) {
+        // Drills come one at a time anyway: no jitter.
+        Some(slot) => come(backup, slot, slot, now),
+        None => Due::At(slots::next(schedule, backup.timezone, from.max(now))),
+    }
+}
+
+/// Slots after that moment are still to be done.
+fn watermark(record: &Record, now: DateTime<Utc>) -> DateTime<Utc> {
+    // What lies in the future was written under another clock.
+    let since = if record.since > now { now } else { record.since };
+    record.last.filter(|last| last.slot <= now).map_or(since, |last| last.slot.max(since))
+}
+
+/// What to do about a slot that has come, and begins at `start`.
+fn come(backup: &Backup, slot: DateTime<Utc>, start: DateTime<Utc>, now: DateTime<Utc>) -> Due {
+    match now - start {
+        early if early < TimeDelta::zero() => Due::At(Some(start)),
+        late if !backup.catch_up && late > delta(LATE) => Due::Skip { slot },
+        _ => Due::Run { slot, attempt: 1 },
     }
 }
 
@@ -112,6 +155,13 @@ pub fn stale_at(backup: &Backup, newest: DateTime<Utc>) -> Option<DateTime<Utc>>
         }
         (None, None) => None,
     }
+}
+
+/// From when on a proof is missing: two slots of the drills in a row have passed since the newest one
+/// at `proven`, or since they are waited for. One alone may be under way, or meet a server that is down.
+/// `None`: no drill has a schedule.
+pub fn unproven_at(backup: &Backup, proven: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    second_slot(backup.drill_schedule()?, backup.timezone, proven).map(|slot| slot + delta(LATE))
 }
 
 fn second_slot(schedule: &Schedule, zone: Tz, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
@@ -167,6 +217,41 @@ mod tests {
         ] {
             assert_eq!(ask(keys, record, now), expected, "{keys} {now}");
         }
+    }
+
+    #[test]
+    fn drills_have_slots_of_their_own() {
+        let fresh = Record { since: at("2026-01-10T12:00"), last: None };
+        // It failed, or was broken off: the next slot is the next try.
+        let done = Record { last: Some(attempted("2026-01-11T04:00", 1, Some("2026-01-11T04:01"))), ..fresh };
+        let run = |slot: &str| Due::Run { slot: at(slot), attempt: 1 };
+        let weekly = "drill = { schedule = \"0 4 * * 0\" }\njitter = \"50m\"";
+        for (keys, record, now, expected) in [
+            ("", fresh, "2026-01-11T04:00", Due::At(None)),
+            ("drill = {}", fresh, "2026-01-11T04:00", Due::At(None)),
+            (weekly, fresh, "2026-01-10T12:00", Due::At(Some(at("2026-01-11T04:00")))),
+            (weekly, fresh, "2026-01-11T04:00", run("2026-01-11T04:00")),
+            (weekly, done, "2026-01-11T05:00", Due::At(Some(at("2026-01-18T04:00")))),
+            // Two were missed: one drill, for the latest of them.
+            (weekly, done, "2026-01-26T05:00", run("2026-01-25T04:00")),
+            (&format!("{weekly}\ncatch_up = false"), done, "2026-01-26T05:00", Due::Skip { slot: at("2026-01-25T04:00") }),
+            // The gap of Berlin on 29 March.
+            (
+                "timezone = \"Europe/Berlin\"\ndrill = { schedule = \"30 2 * * *\" }",
+                Record { since: at("2026-03-28T12:00"), last: None },
+                "2026-03-29T00:30",
+                Due::At(Some(at("2026-03-29T01:00"))),
+            ),
+        ] {
+            assert_eq!(drill_due(&plan(keys).backups["x"], &record, at(now)), expected, "{keys} {now}");
+        }
+    }
+
+    #[test]
+    fn one_drill_may_fail() {
+        let ask = |keys: &str| unproven_at(&plan(keys).backups["x"], at("2026-01-11T04:05"));
+        assert_eq!(ask(""), None);
+        assert_eq!(ask("drill = { schedule = \"0 4 * * 0\" }"), Some(at("2026-01-25T04:01")));
     }
 
     #[test]

@@ -5,12 +5,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
 use crate::host::Tag;
-use crate::schedule::due::{Attempted, Record};
+use crate::schedule::due::{Attempted, Job, Record};
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -43,20 +43,32 @@ impl Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Run {
     pub backup: String,
+    /// Only a dump says how the backup stands; a drill proves one that is there.
+    pub kind: Job,
     pub slot: Option<DateTime<Utc>>,
     pub started_at: DateTime<Utc>,
     pub finished_at: Option<DateTime<Utc>>,
     /// `None`: it is under way.
     pub outcome: Option<String>,
     pub error: Option<String>,
+    /// Of the backup that was made, or drilled.
     pub id: Option<String>,
 }
 
 impl Run {
     /// A killed run could not note its end.
     pub fn interrupt(&mut self) {
+        let next = if self.kind == Job::Dump { "run" } else { "drill" };
         self.outcome = Some(Outcome::Interrupted.as_str().to_owned());
-        self.error = Some("killed, or the machine went down; the next run removes what it left".to_owned());
+        self.error = Some(format!("killed, or the machine went down; the next {next} removes what it left"));
+    }
+
+    /// The lock that is held while it is under way.
+    pub fn lock(&self) -> &str {
+        match self.kind {
+            Job::Dump => &self.backup,
+            Job::Drill => super::DRILL,
+        }
     }
 }
 
@@ -68,6 +80,10 @@ pub struct Unfinished {
     pub server: String,
     pub tag: Option<Tag>,
 }
+
+/// What later versions added to the runs, in their order.
+const COLUMNS: [&str; 3] =
+    ["scheduled integer not null default 0", "may_pass integer not null default 0", "kind text not null default 'dump'"];
 
 pub struct History {
     /// Shared by the tasks of a run.
@@ -122,17 +138,29 @@ impl History {
                 since text not null
             );",
         )?;
-        // Files of earlier versions lack what schedules need.
-        for column in ["scheduled integer not null default 0", "may_pass integer not null default 0"] {
+        self.add_columns()?;
+        self.db().execute_batch("create index if not exists runs_by_slot on runs (backup, slot) where scheduled = 1;")
+    }
+
+    /// Files of earlier versions lack what schedules and drills need. What stands in them are dumps.
+    fn add_columns(&self) -> rusqlite::Result<()> {
+        let mut db = self.db();
+        let lacks = |db: &Connection, column: &str| -> rusqlite::Result<bool> {
             let name = column.split(' ').next().unwrap_or_default();
-            let there = self
-                .db()
-                .query_row("select count(*) from pragma_table_info('runs') where name = ?1", [name], |row| row.get::<_, i64>(0))?;
-            if there == 0 {
-                self.db().execute_batch(&format!("alter table runs add column {column}"))?;
+            db.query_row("select count(*) = 0 from pragma_table_info('runs') where name = ?1", [name], |row| row.get(0))
+        };
+        // Asked first: to look must not wait for whoever writes.
+        if !lacks(&db, COLUMNS[COLUMNS.len() - 1])? {
+            return Ok(());
+        }
+        // All or none, for another may open the file at the same time.
+        let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for column in COLUMNS {
+            if lacks(&tx, column)? {
+                tx.execute_batch(&format!("alter table runs add column {column}"))?;
             }
         }
-        self.db().execute_batch("create index if not exists runs_by_slot on runs (backup, slot) where scheduled = 1;")
+        tx.commit()
     }
 
     /// Notes that a run begins, with the mark by which its leftovers can be found, and the slot that
@@ -150,15 +178,30 @@ impl History {
         Ok(db.last_insert_rowid())
     }
 
-    /// Notes a run that did not begin.
+    /// Notes that a drill begins, of which backup if one was found. It has no mark: only one goes on at
+    /// a time, so all that drills left is swept under their lock.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn skipped(&self, backup: &str, server: &str, at: DateTime<Utc>, slot: Option<DateTime<Utc>>, why: &str) -> Result<()> {
+    pub fn begin_drill(&self, backup: &str, id: Option<&str>, started_at: DateTime<Utc>, slot: Option<DateTime<Utc>>) -> Result<i64> {
+        let db = self.db();
+        db.execute(
+            "insert into runs (kind, backup, server, id, started_at, slot, scheduled) values ('drill', ?1, '', ?2, ?3, ?4, ?5)",
+            params![backup, id, text(started_at), slot.map(text), slot.is_some()],
+        )
+        .map_err(|error| failed(&error))?;
+        Ok(db.last_insert_rowid())
+    }
+
+    /// Notes a run or a drill that did not begin.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn skipped(&self, job: Job, backup: &str, server: &str, at: DateTime<Utc>, slot: Option<DateTime<Utc>>, why: &str) -> Result<()> {
         self.db()
             .execute(
-                "insert into runs (backup, server, started_at, finished_at, outcome, error, slot, scheduled) values (?1, ?2, ?3, ?3, 'skipped', ?4, ?5, ?6)",
-                params![backup, server, text(at), why, slot.map(text), slot.is_some()],
+                "insert into runs (kind, backup, server, started_at, finished_at, outcome, error, slot, scheduled) values (?1, ?2, ?3, ?4, ?4, 'skipped', ?5, ?6, ?7)",
+                params![job.as_str(), backup, server, text(at), why, slot.map(text), slot.is_some()],
             )
             .map(drop)
             .map_err(|error| failed(&error))
@@ -177,45 +220,43 @@ impl History {
     ///
     /// # Errors
     /// The file cannot be read or written.
-    pub fn record(&self, backup: &str, schedule: &str, now: DateTime<Utc>) -> Result<Record> {
+    pub fn record(&self, job: Job, backup: &str, schedule: &str, now: DateTime<Utc>) -> Result<Record> {
+        let key = schedule_key(job, backup);
         let note = || {
             let db = self.db();
             // Asked first: to look must not wait for whoever writes.
             let known = "select 1 from schedules where backup = ?1 and schedule = ?2 and since <= ?3";
-            if db.prepare_cached(known)?.exists(params![backup, schedule, text(now)])? {
+            if db.prepare_cached(known)?.exists(params![key, schedule, text(now)])? {
                 return Ok(());
             }
-            db.execute(
-                "insert or replace into schedules (backup, schedule, since) values (?1, ?2, ?3)",
-                params![backup, schedule, text(now)],
-            )
-            .map(drop)
+            db.execute("insert or replace into schedules (backup, schedule, since) values (?1, ?2, ?3)", params![key, schedule, text(now)])
+                .map(drop)
         };
         note().map_err(|error: rusqlite::Error| failed(&error))?;
-        Ok(self.recorded(backup, now)?.unwrap_or(Record { since: now, last: None }))
+        Ok(self.recorded(job, backup, now)?.unwrap_or(Record { since: now, last: None }))
     }
 
     /// What is on record of a schedule; `None`: no daemon has seen it.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn recorded(&self, backup: &str, now: DateTime<Utc>) -> Result<Option<Record>> {
+    pub fn recorded(&self, job: Job, backup: &str, now: DateTime<Utc>) -> Result<Option<Record>> {
         let ask = || -> rusqlite::Result<Option<Record>> {
             let db = self.db();
             let mut since = db.prepare_cached("select since from schedules where backup = ?1")?;
-            let Some(since) = since.query_row([backup], |row| row.get::<_, String>(0)).optional()? else {
+            let Some(since) = since.query_row([schedule_key(job, backup)], |row| row.get::<_, String>(0)).optional()? else {
                 return Ok(None);
             };
             let mut statement = db.prepare_cached(
                 "select slot, sum(outcome is not 'skipped'),
                     max(case when may_pass or outcome = 'interrupted' then coalesce(finished_at, started_at) end),
                     max(coalesce(outcome in ('ok', 'problems', 'skipped') or id is not null, false))
-                from runs where backup = ?1 and scheduled = 1 and slot = (
-                    select max(slot) from runs where backup = ?1 and scheduled = 1 and slot <= ?2)
+                from runs where backup = ?1 and kind = ?3 and scheduled = 1 and slot = (
+                    select max(slot) from runs where backup = ?1 and kind = ?3 and scheduled = 1 and slot <= ?2)
                 group by slot",
             )?;
             let last = statement
-                .query_row(params![backup, text(now)], |row| {
+                .query_row(params![backup, text(now), job.as_str()], |row| {
                     let settled: bool = row.get(3)?;
                     let may_pass = row.get::<_, Option<String>>(2)?.filter(|_| !settled);
                     Ok((row.get::<_, String>(0)?, row.get(1)?, may_pass))
@@ -243,9 +284,11 @@ impl History {
     /// The file cannot be read.
     pub fn future_slot(&self, backup: &str, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>> {
         self.db()
-            .query_row("select max(slot) from runs where backup = ?1 and scheduled = 1 and slot > ?2", params![backup, text(now)], |row| {
-                row.get::<_, Option<String>>(0)
-            })
+            .query_row(
+                "select max(slot) from runs where backup = ?1 and kind = 'dump' and scheduled = 1 and slot > ?2",
+                params![backup, text(now)],
+                |row| row.get::<_, Option<String>>(0),
+            )
             .map(|slot| slot.and_then(|slot| slot.parse().ok()))
             .map_err(|error| failed(&error))
     }
@@ -279,7 +322,7 @@ impl History {
     pub fn has_stored(&self, backup: &str) -> Result<bool> {
         self.db()
             .query_row(
-                "select exists (select 1 from runs where backup = ?1 and id is not null and outcome in ('ok', 'problems'))",
+                "select exists (select 1 from runs where backup = ?1 and kind = 'dump' and id is not null and outcome in ('ok', 'problems'))",
                 [backup],
                 |row| row.get(0),
             )
@@ -293,8 +336,9 @@ impl History {
     pub fn unfinished(&self) -> Result<Vec<Unfinished>> {
         let read = || -> rusqlite::Result<Vec<Unfinished>> {
             let db = self.db();
-            let mut statement =
-                db.prepare("select row, backup, server, tag from runs where outcome is null or tag is not null order by row")?;
+            let mut statement = db.prepare(
+                "select row, backup, server, tag from runs where kind = 'dump' and (outcome is null or tag is not null) order by row",
+            )?;
             let rows = statement.query_map([], |row| {
                 Ok(Unfinished {
                     row: row.get(0)?,
@@ -348,17 +392,19 @@ impl History {
         self.select("?1 is null or backup = ?1", backup)
     }
 
-    /// The last run of a backup that says how things stand: one under way, one that a person stopped
-    /// and one that did not begin do not. `running`: somebody holds the lock of the backup; else a
-    /// run without an end was interrupted.
+    /// The last run or drill of a backup that says how things stand: one under way, one that a person
+    /// stopped and one that did not begin do not. `running`: somebody holds its lock; else one without
+    /// an end was interrupted.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn last_verdict(&self, backup: &str, running: bool) -> Result<Option<Run>> {
-        let telling = "backup = ?1 and row = (select max(row) from runs where backup = ?1
-            and (outcome is null or outcome in ('ok', 'problems', 'failed', 'interrupted') or outcome = 'cancelled' and scheduled = 1))";
-        let ended = telling.replace("outcome is null or", "");
-        let mut last = self.select(if running { &ended } else { telling }, Some(backup))?.pop();
+    pub fn last_verdict(&self, job: Job, backup: &str, running: bool) -> Result<Option<Run>> {
+        let under_way = if running { "" } else { "outcome is null or" };
+        let telling = last_of(
+            job,
+            &format!("({under_way} outcome in ('ok', 'problems', 'failed', 'interrupted') or outcome = 'cancelled' and scheduled = 1)"),
+        );
+        let mut last = self.select(&telling, Some(backup))?.pop();
         if let Some(run) = last.as_mut().filter(|run| run.outcome.is_none()) {
             run.interrupt();
         }
@@ -370,39 +416,52 @@ impl History {
     /// # Errors
     /// The file cannot be read.
     pub fn last_ended(&self, backup: &str) -> Result<Option<Run>> {
-        Ok(self.select("backup = ?1 and row = (select max(row) from runs where backup = ?1 and outcome is not null)", Some(backup))?.pop())
+        Ok(self.select(&last_of(Job::Dump, "outcome is not null"), Some(backup))?.pop())
     }
 
-    /// The run of a backup that has begun and not ended, as far as the history knows.
+    /// The run or drill of a backup that has begun and not ended, as far as the history knows.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn under_way(&self, backup: &str) -> Result<Option<Run>> {
-        Ok(self.select("backup = ?1 and row = (select max(row) from runs where backup = ?1 and outcome is null)", Some(backup))?.pop())
+    pub fn under_way(&self, job: Job, backup: &str) -> Result<Option<Run>> {
+        Ok(self.select(&last_of(job, "outcome is null"), Some(backup))?.pop())
     }
 
-    /// How long the last good run of a backup took.
+    /// How long the last good run or drill of a backup took.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn last_duration(&self, backup: &str) -> Result<Option<Duration>> {
-        let last =
-            "backup = ?1 and row = (select max(row) from runs where backup = ?1 and id is not null and outcome in ('ok', 'problems'))";
-        let run = self.select(last, Some(backup))?.pop();
+    pub fn last_duration(&self, backup: &str, job: Job) -> Result<Option<Duration>> {
+        let run = self.select(&last_of(job, "id is not null and outcome in ('ok', 'problems')"), Some(backup))?.pop();
         Ok(run.and_then(|run| (run.finished_at? - run.started_at).to_std().ok()))
+    }
+
+    /// Drills that have begun and not ended. The caller holds their lock: all of them were broken off.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn broken_drills(&self) -> Result<Vec<(i64, String)>> {
+        let read = || -> rusqlite::Result<Vec<(i64, String)>> {
+            let db = self.db();
+            let mut statement = db.prepare("select row, backup from runs where kind = 'drill' and outcome is null order by row")?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect()
+        };
+        read().map_err(|error| failed(&error))
     }
 
     fn select(&self, condition: &str, backup: Option<&str>) -> Result<Vec<Run>> {
         let read = || -> rusqlite::Result<Vec<Run>> {
             let db = self.db();
             let mut statement = db.prepare_cached(&format!(
-                "select backup, slot, started_at, finished_at, outcome, error, id from runs
+                "select backup, slot, started_at, finished_at, outcome, error, id, kind from runs
                 where {condition} order by started_at desc, row desc"
             ))?;
             let time = |text: Option<String>| text.and_then(|text| text.parse().ok());
             let rows = statement.query_map([backup], |row| {
                 Ok(Run {
                     backup: row.get(0)?,
+                    kind: if row.get::<_, String>(7)? == Job::Drill.as_str() { Job::Drill } else { Job::Dump },
                     slot: time(row.get(1)?),
                     started_at: time(row.get(2)?).unwrap_or_default(),
                     finished_at: time(row.get(3)?),
@@ -417,6 +476,20 @@ impl History {
     }
 }
 
+/// The condition for the last row of a backup that fits.
+fn last_of(job: Job, fits: &str) -> String {
+    let kind = job.as_str();
+    format!("backup = ?1 and row = (select max(row) from runs where backup = ?1 and kind = '{kind}' and {fits})")
+}
+
+/// The name of a schedule on record. No backup can have a slash in its name.
+fn schedule_key(job: Job, backup: &str) -> String {
+    match job {
+        Job::Dump => backup.to_owned(),
+        Job::Drill => format!("{backup}/drill"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -427,31 +500,31 @@ mod tests {
         let history = History::open(dir.path()).unwrap();
         let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
         let (seen, slot, now) = (at("2024-01-14T00:00:00Z"), at("2024-01-15T01:00:00Z"), at("2024-01-15T02:00:00Z"));
-        assert_eq!(history.recorded("x", now).unwrap(), None);
-        assert_eq!(history.record("x", "0 1 * * *", seen).unwrap(), Record { since: seen, last: None });
+        assert_eq!(history.recorded(Job::Dump, "x", now).unwrap(), None);
+        assert_eq!(history.record(Job::Dump, "x", "0 1 * * *", seen).unwrap(), Record { since: seen, last: None });
         let begin = |slot| history.begin("x", "main", now, &Tag::random(), Some(slot)).unwrap();
         let row = begin(slot);
         let last = |attempts, may_pass| Some(Attempted { slot, attempts, may_pass });
-        assert_eq!(history.record("x", "0 1 * * *", now).unwrap(), Record { since: seen, last: last(1, None) });
+        assert_eq!(history.record(Job::Dump, "x", "0 1 * * *", now).unwrap(), Record { since: seen, last: last(1, None) });
         history.end(row, now, Outcome::Failed, Some("no"), None, true).unwrap();
-        assert_eq!(history.record("x", "0 1 * * *", now).unwrap().last, last(1, None), "it will not pass");
+        assert_eq!(history.record(Job::Dump, "x", "0 1 * * *", now).unwrap().last, last(1, None), "it will not pass");
         history.may_pass(row).unwrap();
-        assert_eq!(history.record("x", "0 1 * * *", now).unwrap().last, last(1, Some(now)));
+        assert_eq!(history.record(Job::Dump, "x", "0 1 * * *", now).unwrap().last, last(1, Some(now)));
         let second = begin(slot);
         history.interrupted(second, None, true).unwrap();
-        assert_eq!(history.record("x", "0 1 * * *", now).unwrap().last, last(2, Some(now)));
-        assert_eq!(history.last_verdict("x", false).unwrap().unwrap().outcome.as_deref(), Some("interrupted"));
+        assert_eq!(history.record(Job::Dump, "x", "0 1 * * *", now).unwrap().last, last(2, Some(now)));
+        assert_eq!(history.last_verdict(Job::Dump, "x", false).unwrap().unwrap().outcome.as_deref(), Some("interrupted"));
         let third = begin(slot);
         history.end(third, now, Outcome::Ok, None, Some("x/20240115T010000Z"), true).unwrap();
-        assert_eq!(history.record("x", "0 1 * * *", now).unwrap().last, last(3, None));
-        assert_eq!(history.last_verdict("x", false).unwrap().unwrap().outcome.as_deref(), Some("ok"));
+        assert_eq!(history.record(Job::Dump, "x", "0 1 * * *", now).unwrap().last, last(3, None));
+        assert_eq!(history.last_verdict(Job::Dump, "x", false).unwrap().unwrap().outcome.as_deref(), Some("ok"));
         // Begun while the clock was a year ahead.
         begin(at("2025-01-15T01:00:00Z"));
-        assert_eq!(history.record("x", "0 1 * * *", now).unwrap().last, last(3, None));
+        assert_eq!(history.record(Job::Dump, "x", "0 1 * * *", now).unwrap().last, last(3, None));
         assert_eq!(history.future_slot("x", now).unwrap(), Some(at("2025-01-15T01:00:00Z")));
         // Another schedule begins anew.
-        assert_eq!(history.record("x", "0 3 * * *", now).unwrap().since, now);
-        assert_eq!(history.recorded("x", now).unwrap().map(|record| record.since), Some(now));
+        assert_eq!(history.record(Job::Dump, "x", "0 3 * * *", now).unwrap().since, now);
+        assert_eq!(history.recorded(Job::Dump, "x", now).unwrap().map(|record| record.since), Some(now));
     }
 
     #[test]
@@ -478,5 +551,71 @@ mod tests {
         assert_eq!(runs.iter().map(|run| run.outcome.as_deref().unwrap()).collect::<Vec<_>>(), ["interrupted", "ok"]);
         assert_eq!(runs[1].slot, Some(at));
         assert!(history.runs(Some("y")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_file_of_an_earlier_version_is_opened_and_its_rows_are_dumps() {
+        let first = "create table runs (row integer primary key, backup text not null, server text not null, slot text,
+            started_at text not null, finished_at text, outcome text, error text, id text, tag text);";
+        let second = "alter table runs add column scheduled integer not null default 0;
+            alter table runs add column may_pass integer not null default 0;";
+        for version in [first.to_owned(), format!("{first}{second}")] {
+            let dir = tempfile::tempdir().unwrap();
+            let row = "insert into runs (backup, server, started_at, finished_at, outcome, id)
+                values ('x', 'main', '2024-01-15T01:00:00Z', '2024-01-15T01:00:09Z', 'ok', 'x/20240115T010000Z')";
+            Connection::open(dir.path().join("history.db")).unwrap().execute_batch(&format!("{version}{row}")).unwrap();
+            // Two at once, as a command beside a daemon.
+            std::thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| History::open(dir.path()).unwrap());
+                }
+            });
+            let history = History::open(dir.path()).unwrap();
+            let runs = history.runs(Some("x")).unwrap();
+            assert_eq!(runs.iter().map(|run| (run.kind, run.outcome.as_deref())).collect::<Vec<_>>(), [(Job::Dump, Some("ok"))]);
+            assert_eq!(history.last_duration("x", Job::Dump).unwrap(), Some(Duration::from_secs(9)));
+            assert!(history.has_stored("x").unwrap());
+        }
+    }
+
+    #[test]
+    fn a_drill_is_on_record_and_says_nothing_of_the_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let history = History::open(dir.path()).unwrap();
+        let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+        let (slot, now) = (at("2024-01-15T01:00:00Z"), at("2024-01-15T02:00:00Z"));
+        let id = Some("x/20240115T010000Z");
+        let drill = |outcome: Option<Outcome>| {
+            let row = history.begin_drill("x", id, now, Some(slot)).unwrap();
+            if let Some(outcome) = outcome {
+                history.end(row, now, outcome, Some("why"), id, true).unwrap();
+            }
+            row
+        };
+        history.record(Job::Drill, "x", "@weekly", slot).unwrap();
+        drill(Some(Outcome::Ok));
+        assert!(!history.has_stored("x").unwrap(), "it has stored nothing");
+        let run = history.begin("x", "main", now, &Tag::random(), None).unwrap();
+        history.end(run, now, Outcome::Failed, Some("no"), None, true).unwrap();
+        let failed = drill(Some(Outcome::Failed));
+        for (job, outcome) in [(Job::Dump, "failed"), (Job::Drill, "failed")] {
+            let last = history.last_verdict(job, "x", false).unwrap().unwrap();
+            assert_eq!((last.kind, last.outcome.as_deref()), (job, Some(outcome)));
+        }
+        assert_eq!(history.last_ended("x").unwrap().unwrap().kind, Job::Dump);
+        assert_eq!(history.recorded(Job::Dump, "x", now).unwrap(), None, "the schedule is the drills'");
+        let attempted = history.recorded(Job::Drill, "x", now).unwrap().unwrap().last.unwrap();
+        assert_eq!((attempted.slot, attempted.may_pass), (slot, None));
+
+        let killed = drill(None);
+        assert!(history.unfinished().unwrap().is_empty(), "its lock is not that of the backup");
+        assert_eq!(history.broken_drills().unwrap(), [(killed, "x".to_owned())]);
+        assert_eq!(history.under_way(Job::Drill, "x").unwrap().unwrap().lock(), "DRILL");
+        assert_eq!(history.under_way(Job::Dump, "x").unwrap(), None);
+        let verdict = |drilling| history.last_verdict(Job::Drill, "x", drilling).unwrap().unwrap().outcome;
+        assert_eq!((verdict(true).as_deref(), verdict(false).as_deref()), (Some("failed"), Some("interrupted")));
+        history.interrupted(killed, None, true).unwrap();
+        assert!(history.broken_drills().unwrap().is_empty() && killed > failed);
+        assert_eq!(verdict(true).as_deref(), Some("interrupted"));
     }
 }

@@ -10,6 +10,7 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::catalog::Id;
 use crate::error::{Error, Kind, Result, plain_io};
 
 pub use alerts::Alerts;
@@ -17,6 +18,9 @@ pub use history::{History, Outcome, Run};
 
 /// The lock of the daemon among those of the backups.
 const DAEMON: &str = "DAEMON";
+
+/// The lock of drills: there is one at a time, whatever it is of.
+pub const DRILL: &str = "DRILL";
 
 /// The folder of the state.
 #[derive(Debug, Clone)]
@@ -43,6 +47,16 @@ impl Lock {
     }
 }
 
+/// A copy that is held. Its file goes with it, for there would be one for every backup ever pruned.
+#[derive(Debug)]
+pub struct CopyLock(Lock);
+
+impl Drop for CopyLock {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0.path);
+    }
+}
+
 impl State {
     /// Opens the folder, made where it is not there yet, and gives it its name.
     ///
@@ -65,18 +79,36 @@ impl State {
     /// The file of the lock cannot be opened.
     pub fn lock(&self, backup: &str) -> Result<Option<Lock>> {
         let path = self.dir.join("locks").join(format!("{backup}.lock"));
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|error| unwritable(&path, &error))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Lock { file, path })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(unwritable(&path, &error)),
+        loop {
+            let file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(&path)
+                .map_err(|error| unwritable(&path, &error))?;
+            match file.try_lock() {
+                Ok(()) => {
+                    let lock = Lock { file, path: path.clone() };
+                    // Its file may have been removed between the two: the name is free again.
+                    if lock.is_in_place() {
+                        return Ok(Some(lock));
+                    }
+                }
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => return Err(unwritable(&path, &error)),
+            }
         }
+    }
+
+    /// Keeps a copy of a backup from being deleted, or deletes it: whoever does either holds this. It
+    /// is not the lock of the backup, so that a dump may run beside. `None`: another holds it.
+    ///
+    /// # Errors
+    /// The file of the lock cannot be opened.
+    pub fn hold_copy(&self, id: &Id) -> Result<Option<CopyLock>> {
+        // No backup can have a dot in its name.
+        Ok(self.lock(&format!("{}.{}", id.backup, id.label))?.map(CopyLock))
     }
 
     /// Whether somebody holds the lock of a backup. To look at it must not take it, not even for a
@@ -173,6 +205,37 @@ mod tests {
         assert_eq!(State::open(dir.path()).unwrap().owner(), first.owner());
         let other = tempfile::tempdir().unwrap();
         assert_ne!(State::open(other.path()).unwrap().owner(), first.owner());
+    }
+
+    #[test]
+    fn a_copy_is_held_by_one_and_leaves_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path()).unwrap();
+        let id = Id { backup: "x".into(), label: "20240115T010000Z".parse().unwrap() };
+        let files = || std::fs::read_dir(dir.path().join("locks")).unwrap().count();
+        let held = state.hold_copy(&id).unwrap();
+        assert!(held.is_some() && files() == 1);
+        assert!(state.hold_copy(&id).unwrap().is_none());
+        assert!(state.lock("x").unwrap().is_some(), "a dump may run beside");
+        drop(held);
+        assert_eq!(files(), 1, "only that of the backup");
+        // Many who come and go: never two at a time.
+        let (inside, most) = (std::sync::atomic::AtomicUsize::new(0), std::sync::atomic::AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        if let Some(_held) = state.hold_copy(&id).unwrap() {
+                            let now = inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
+                            most.fetch_max(now, std::sync::atomic::Ordering::SeqCst);
+                            std::thread::yield_now();
+                            inside.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(most.into_inner(), 1);
     }
 
     #[test]
