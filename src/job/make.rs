@@ -9,7 +9,7 @@ use globset::Glob;
 
 use crate::catalog::id::dump_stem;
 use crate::catalog::manifest::{Globals, RESTORE_PAGE};
-use crate::catalog::{DatabaseEvidence, Evidence, FileEntry, Id, Label, Manifest, Role};
+use crate::catalog::{DatabaseEvidence, Entry, Evidence, FileEntry, Id, Label, Manifest, Role, Rung};
 use crate::config::Plan;
 use crate::config::file::{EvidenceMode, Format};
 use crate::config::plan::{Backup, StoreKind, Which};
@@ -83,7 +83,7 @@ impl Making<'_> {
     /// Anything on the way; nothing is left in the store.
     pub async fn make(&self) -> Result<Ready> {
         let started_at = clock::now();
-        self.expect().await?;
+        let last = self.expect().await?;
         self.progress.begin("connecting");
         let server = Server::connect(&self.plan.servers[&self.backup.server], self.tag.clone()).await?;
         let server = self.server.get_or_init(|| server);
@@ -94,7 +94,10 @@ impl Making<'_> {
         let id = Id { backup: self.backup.name.to_string(), label };
         let mut upload = self.store.begin(&id).await?;
         match self.fill(&mut *upload, server, &databases, &id, started_at).await {
-            Ok(made) => Ok(Ready { upload, made }),
+            Ok(mut made) => {
+                made.problems.extend(last.and_then(|last| shrunk(&last, &made.manifest)));
+                Ok(Ready { upload, made })
+            }
             Err(error) => {
                 upload.discard().await;
                 Err(error)
@@ -102,18 +105,20 @@ impl Making<'_> {
         }
     }
 
-    /// What the last run was, as a measure for the progress, and for the room that this one needs.
+    /// The last good backup, as a measure for the progress, for the room that this one needs, and for
+    /// its size.
     ///
     /// # Errors
     /// It would not fit on the disk.
-    async fn expect(&self) -> Result<()> {
+    async fn expect(&self) -> Result<Option<Manifest>> {
         let mut catalog = crate::catalog::Catalog::default();
         let name = self.backup.name.as_str();
         let store = &self.backup.stores[0];
         if crate::store::catalog_of(self.store, store.as_str(), Some(name), &mut catalog).await.is_err() {
-            return Ok(());
+            return Ok(None);
         }
-        let Some(last) = catalog.entries.first() else { return Ok(()) };
+        let is_good = |entry: &&Entry| entry.rung_in(store.as_str()).is_some_and(Rung::is_good);
+        let Some(last) = catalog.entries.iter().find(is_good) else { return Ok(None) };
         self.progress.expect(last.manifest.raw_bytes());
         if let StoreKind::Local(path) = &self.plan.stores[store].kind
             && let Ok(usage) = assess::usage(path.clone()).await
@@ -130,7 +135,7 @@ impl Making<'_> {
             )
             .hint("free space, or move the store to a larger disk; pgvigil prune --dry-run shows what retention would delete"));
         }
-        Ok(())
+        Ok(Some(last.manifest.clone()))
     }
 
     /// The label of the slot, or by hand the second of the start or the next that is free.
@@ -349,6 +354,21 @@ impl DumpOf {
         }
         Ok(())
     }
+}
+
+/// A smaller dump than this is never "much smaller", in bytes.
+const SMALL_BYTES: u64 = 64 * 1024;
+
+/// Whether a dump is much smaller than the last good one of the same things: half of it or less.
+fn shrunk(last: &Manifest, now: &Manifest) -> Option<String> {
+    let shape = |manifest: &Manifest| {
+        let patterns = [&manifest.tables, &manifest.exclude_tables, &manifest.schemas].map(Clone::clone);
+        (manifest.format, manifest.contents, patterns, manifest.databases.clone(), manifest.adopted_from.is_empty())
+    };
+    let (before, after) = (last.raw_bytes(), now.raw_bytes());
+    (shape(last) == shape(now) && before >= SMALL_BYTES && after <= before / 2).then(|| {
+        format!("it is much smaller than the last one: {after} bytes, where {} has {before}; has somebody deleted or truncated?", last.id)
+    })
 }
 
 /// The databases of a backup, out of those that the server has.

@@ -13,4 +13,5 @@ pub mod prune;
 pub mod run;
 pub mod stores;
 pub mod sweep;
+pub mod trial;
 pub mod verify;

@@ -95,7 +95,7 @@ pub async fn verify(
 
 /// The hash of the manifest, and what is wrong if an earlier proof saw another one: it is written
 /// once and never changed.
-async fn hash_manifest(store: &dyn Store, id: &Id) -> Result<(String, Option<String>)> {
+pub async fn hash_manifest(store: &dyn Store, id: &Id) -> Result<(String, Option<String>)> {
     let documents = store.documents(id).await?;
     let manifest = documents.iter().find(|(name, _)| name == MANIFEST).map(|(_, bytes)| bytes);
     let sha256 = hex(&Sha256::digest(manifest.map(Bytes::as_ref).unwrap_or_default()));

@@ -82,7 +82,7 @@ pub struct Database {
     pub comment: Option<String>,
     pub tablespace: String,
     pub bytes: Option<i64>,
-    #[serde(skip_serializing)]
+    #[serde(default, skip_serializing)]
     pub allows_connections: bool,
 }
 

@@ -82,6 +82,11 @@ impl Throwaway {
         }
     }
 
+    /// Whether all of the server is of this drill, and not only databases on it.
+    pub fn is_ours(&self) -> bool {
+        !matches!(self.made, What::Databases(_))
+    }
+
     /// The server with programs that read what only we may read, such as an archive in a store. Only
     /// for `pg_restore`: psql would do what a script tells it, with our rights.
     pub fn with_our_rights(&self) -> Server {

@@ -1,0 +1,260 @@
+//! One database of a backup, restored for a trial and looked at.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+
+use crate::catalog::{DatabaseEvidence, Entry};
+use crate::config::values::Name;
+use crate::error::{Error, Kind, Result};
+use crate::host::{Host, printable};
+use crate::job::progress::Progress;
+use crate::pack::lexer::Lexer;
+use crate::postgres::quote::{canonical, identifier, literal};
+use crate::postgres::server::Database;
+use crate::postgres::session::Session;
+use crate::postgres::throwaway::Throwaway;
+use crate::postgres::witness;
+use crate::restore::load::{Failure, Load, Loaded, load};
+use crate::restore::roles::Roles;
+use crate::restore::{properties, source};
+use crate::store::Store;
+use crate::verify::compare::Found;
+
+/// How many tables are read at a time for their digests.
+const DIGESTS_AT_ONCE: usize = 2;
+
+/// How many sessions make indexes and constraints, at most.
+const JOBS_MAX: usize = 8;
+
+/// Failures of one kind are told with so many characters of their statement.
+const STATEMENT_CHARS: usize = 120;
+
+pub struct Trial<'a> {
+    pub store: &'a dyn Store,
+    pub entry: &'a Entry,
+    pub database: &'a str,
+    pub expected: &'a DatabaseEvidence,
+    pub throwaway: &'a Throwaway,
+    /// The name on the throwaway server.
+    pub target: String,
+    /// Where archives are read.
+    pub archives: &'a Arc<dyn Host>,
+    pub patience: Duration,
+    pub checks: &'a BTreeMap<Name, String>,
+    pub progress: &'a Progress,
+}
+
+/// What became of a trial.
+#[derive(Default)]
+pub struct Tried {
+    /// Why the copy is bad.
+    pub errors: Vec<String>,
+    /// Why nothing is known of it: what the surroundings lack.
+    pub unverified: Vec<String>,
+    pub notes: Vec<String>,
+    /// From the first byte that was fed to the end of ANALYZE.
+    pub restore_seconds: Option<f64>,
+    /// `None`: it was not restored whole.
+    pub found: Option<Found>,
+}
+
+impl Trial<'_> {
+    /// Restores and looks.
+    ///
+    /// # Errors
+    /// Nothing was found out, or the copy is `Damaged` or no dump.
+    pub async fn run(&self) -> Result<Tried> {
+        let mut tried = Tried { unverified: self.missing_extensions().await?, ..Tried::default() };
+        if !tried.unverified.is_empty() {
+            return Ok(tried);
+        }
+        tried.unverified = self.prepare().await?;
+        if !tried.unverified.is_empty() {
+            return Ok(tried);
+        }
+        let name = printable(self.database);
+        let meter = self.progress.restart(format!("restoring {name}"), self.entry.manifest.raw_bytes());
+        let started = Instant::now();
+        let sql = self.open().await?;
+        let server = &self.throwaway.server;
+        let what = Load {
+            server,
+            database: &self.target,
+            jobs: std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(JOBS_MAX),
+            is_fresh: true,
+            selection: None,
+            atomic: false,
+            meter,
+        };
+        let loaded = load(what, sql.blocks).await;
+        // Whether all of it came matters more than what became of a part of it.
+        let read = sql.reading.await.map_err(|error| Error::new(Kind::System, format!("the reader failed: {error}")))?;
+        let loaded = match (read, loaded) {
+            (Err(error), _) if error.kind == Kind::Damaged => return Err(error),
+            (_, Err(error)) | (Err(error), _) => return Err(error),
+            (Ok(()), Ok(loaded)) => loaded,
+        };
+        if !loaded.errors.is_empty() {
+            self.judge(&loaded, &mut tried);
+            return Ok(tried);
+        }
+        let mut session = Session::open(server, &self.target).await?;
+        session.ask("ANALYZE").await?;
+        session.close().await?;
+        tried.restore_seconds = Some(started.elapsed().as_secs_f64());
+        self.progress.begin(format!("comparing {name}"));
+        tried.found = Some(self.look().await?);
+        self.drop_database().await?;
+        Ok(tried)
+    }
+
+    async fn open(&self) -> Result<source::Sql> {
+        source::open(self.store, &self.entry.id, &self.entry.manifest, self.database, Arc::clone(self.archives)).await
+    }
+
+    /// Extensions of the source that cannot be installed here.
+    async fn missing_extensions(&self) -> Result<Vec<String>> {
+        let server = &self.throwaway.server;
+        let available: BTreeSet<String> = server
+            .query(server.maintenance_database(), "select coalesce(json_agg(name), '[]') from pg_catalog.pg_available_extensions")
+            .await?;
+        let missing = self.expected.extensions.keys().filter(|name| !available.contains(*name));
+        Ok(missing.map(|name| format!("install extension {name} where the drill runs")).collect())
+    }
+
+    /// Roles, tablespaces and the empty database. Returns what cannot be had.
+    async fn prepare(&self) -> Result<Vec<String>> {
+        let server = &self.throwaway.server;
+        let known: BTreeSet<String> =
+            server.query(server.maintenance_database(), "select coalesce(json_agg(rolname), '[]') from pg_catalog.pg_roles").await?;
+        let roles: BTreeSet<String> =
+            if self.expected.is_recorded() { self.expected.roles.clone() } else { self.roles_of_the_dump().await? };
+        let missing: Vec<&String> = roles.iter().filter(|role| !known.contains(*role)).collect();
+        let mut session = Session::open(server, server.maintenance_database()).await?;
+        if self.throwaway.is_ours() {
+            // Names that begin with pg_ are the server's own, of whatever version.
+            for role in missing.into_iter().filter(|role| !role.starts_with("pg_")) {
+                session.ask(&format!("CREATE ROLE {} NOLOGIN", identifier(role))).await?;
+            }
+            for tablespace in &self.expected.tablespaces {
+                let there = session.ask(&format!("SELECT count(*) FROM pg_tablespace WHERE spcname = {}", literal(tablespace))).await?;
+                if there.trim() == "0" {
+                    session.ask("SET allow_in_place_tablespaces = on").await?;
+                    session.ask(&format!("CREATE TABLESPACE {} LOCATION ''", identifier(tablespace))).await?;
+                }
+            }
+        } else if !missing.is_empty() {
+            session.close().await?;
+            return Ok(missing.into_iter().map(|role| format!("create role {} on the drill's server", identifier(role))).collect());
+        }
+        let made = match serde_json::from_value::<Database>(self.expected.properties.clone()) {
+            Ok(database) => properties::create(&database, &self.target, server.facts.major()),
+            Err(_) => properties::create_as_usual(&self.target),
+        };
+        match session.ask(&made).await {
+            Ok(_) => {
+                session.close().await?;
+                Ok(Vec::new())
+            }
+            Err(error) => Ok(vec![format!("the drill's server cannot have such a database: {}", words(&error.message))]),
+        }
+    }
+
+    /// Those that a dump of another tool names.
+    async fn roles_of_the_dump(&self) -> Result<BTreeSet<String>> {
+        let mut sql = self.open().await?;
+        let (mut lexer, mut roles) = (Lexer::default(), Roles::default());
+        while let Some(block) = sql.blocks.recv().await {
+            lexer.feed(&block, &mut roles);
+        }
+        sql.reading.await.map_err(|error| Error::new(Kind::System, format!("the reader failed: {error}")))??;
+        Ok(roles.found)
+    }
+
+    /// What the failures of a restore say: of the copy, or of the surroundings.
+    fn judge(&self, loaded: &Loaded, tried: &mut Tried) {
+        let part = !(self.entry.manifest.tables.is_empty()
+            && self.entry.manifest.schemas.is_empty()
+            && self.entry.manifest.exclude_tables.is_empty());
+        for failure in &loaded.errors {
+            let told = tell(failure);
+            if part || lacks_surroundings(&failure.message) {
+                tried.unverified.push(told);
+            } else {
+                tried.errors.push(told);
+            }
+        }
+        // What follows from something that lacks says nothing.
+        if !tried.unverified.is_empty() {
+            tried.notes.append(&mut tried.errors);
+        }
+    }
+
+    async fn look(&self) -> Result<Found> {
+        let server = &self.throwaway.server;
+        let only = self.entry.manifest.narrow.then(|| self.expected.rows.keys().map(|table| canonical(table)).collect::<BTreeSet<_>>());
+        let evidence = witness::look(server, &self.target, None, only.as_ref(), self.patience).await?;
+        let digests = futures_util::stream::iter(&self.expected.digests)
+            .map(|(table, expected)| async move {
+                let digest = witness::digest(server, &self.target, table, expected).await;
+                (table.clone(), digest.map_err(|error| words(&error.message).to_owned()))
+            })
+            .buffer_unordered(DIGESTS_AT_ONCE)
+            .collect()
+            .await;
+        // A check that the file has now and the backup has not is nothing to compare with.
+        let checks: BTreeMap<Name, String> = self
+            .checks
+            .iter()
+            .filter(|(name, _)| self.expected.checks.contains_key(name.as_str()))
+            .map(|(name, sql)| (name.clone(), sql.clone()))
+            .collect();
+        let checks = witness::checks(server, &self.target, None, &checks, self.patience).await?;
+        Ok(Found { evidence, digests, checks })
+    }
+
+    /// Makes room for the next one; at the end all of it goes anyway.
+    async fn drop_database(&self) -> Result<()> {
+        let server = &self.throwaway.server;
+        let mut session = Session::open(server, server.maintenance_database()).await?;
+        session.ask(&format!("DROP DATABASE IF EXISTS {}", identifier(&self.target))).await?;
+        session.close().await
+    }
+}
+
+fn tell(failure: &Failure) -> String {
+    let statement: String = failure.statement.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(STATEMENT_CHARS).collect();
+    let times = if failure.count > 1 { format!(" ({} times)", failure.count) } else { String::new() };
+    format!("{}{times}: {}", printable(words(&failure.message)), printable(&statement))
+}
+
+/// The server's own words.
+fn words(message: &str) -> &str {
+    let words = message.split_once("ERROR:  ").map_or(message, |(_, words)| words);
+    words.lines().next().unwrap_or_default()
+}
+
+/// Whether the server lacks something that the source had, so that nothing is said of the backup.
+fn lacks_surroundings(message: &str) -> bool {
+    [
+        "is not available",
+        "could not open extension control file",
+        "could not access file",
+        "could not load library",
+        "must be loaded via",
+        "No space left on device",
+        "out of memory",
+        "out of shared memory",
+        "the database system is",
+        "terminating connection",
+        "server closed the connection",
+        "unrecognized configuration parameter",
+        "invalid locale name",
+        "encoding conversion",
+    ]
+    .iter()
+    .any(|lack| message.contains(lack))
+}
