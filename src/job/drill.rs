@@ -95,7 +95,7 @@ async fn drill(
     let before = entry.rung_in(store_name.as_str()).unwrap_or(Rung::Written);
     let started = std::time::Instant::now();
     let id = entry.id.to_string();
-    let row = history.begin_drill(backup.name.as_str(), Some(&id), clock::now(), order.slot())?;
+    let row = history.begin_drill(backup.name.as_str(), &id, clock::now(), order.slot())?;
     let found = match drill_copy(plan, backup, &*store, &entry, before, progress, cancel).await {
         Ok(found) => record(&*store, store_name, found).await,
         Err(error) => Err(error),
@@ -266,7 +266,7 @@ mod tests {
         Mismatch { object: format!("table public.t{n}: rows"), expected: "10".into(), found: "9".into() }
     }
 
-    fn found(rung: Rung, mismatches: usize, errors: &[&str], unverified: &[&str]) -> Result<Drilled> {
+    fn found(rung: Rung, mismatches: usize, errors: &[&str], unverified: &[&str]) -> Drilled {
         let compared = Compared { tables: 1, rows: 10, mismatches: (0..mismatches).map(mismatch).collect() };
         let drill = DrillFacts {
             on: "local".into(),
@@ -290,17 +290,17 @@ mod tests {
             drill: Some(drill),
             generator: "x".into(),
         };
-        Ok(Drilled { id: id(), proof, unverified: lines(unverified) })
+        Drilled { id: id(), proof, unverified: lines(unverified) }
     }
 
     #[test]
     fn what_a_drill_comes_to() {
         let refused = |kind| Err(Error::new(kind, "no answer").hint("start it"));
         for (found, outcome, rung, why) in [
-            (found(Rung::Matched, 0, &[], &[]), Outcome::Ok, Some(Rung::Matched), None),
-            (found(Rung::Restored, 0, &[], &[]), Outcome::Ok, Some(Rung::Restored), None),
+            (Ok(found(Rung::Matched, 0, &[], &[])), Outcome::Ok, Some(Rung::Matched), None),
+            (Ok(found(Rung::Restored, 0, &[], &[])), Outcome::Ok, Some(Rung::Restored), None),
             (
-                found(Rung::Bad, 1, &[], &[]),
+                Ok(found(Rung::Bad, 1, &[], &[])),
                 Outcome::Failed,
                 Some(Rung::Bad),
                 Some(
@@ -308,25 +308,25 @@ mod tests {
                 ),
             ),
             (
-                found(Rung::Bad, 0, &["psql: no such type"], &[]),
+                Ok(found(Rung::Bad, 0, &["psql: no such type"], &[])),
                 Outcome::Failed,
                 Some(Rung::Bad),
                 Some("x/20240115T010000Z is bad: psql: no such type"),
             ),
             (
-                found(Rung::Readable, 0, &[], &["install postgis"]),
+                Ok(found(Rung::Readable, 0, &[], &["install postgis"])),
                 Outcome::Problems,
                 Some(Rung::Readable),
                 Some("cannot verify: install postgis"),
             ),
             // It stays what an earlier drill has proven.
             (
-                found(Rung::Matched, 0, &[], &["install postgis"]),
+                Ok(found(Rung::Matched, 0, &[], &["install postgis"])),
                 Outcome::Problems,
                 Some(Rung::Matched),
                 Some("cannot verify: install postgis"),
             ),
-            (found(Rung::Readable, 0, &[], &[]), Outcome::Problems, Some(Rung::Readable), Some("cannot verify: it was not restored")),
+            (Ok(found(Rung::Readable, 0, &[], &[])), Outcome::Problems, Some(Rung::Readable), Some("cannot verify: it was not restored")),
             (refused(Kind::Docker), Outcome::Problems, None, Some("cannot verify: no answer\nHINT: start it")),
             (refused(Kind::Cancelled), Outcome::Cancelled, None, Some("no answer")),
             (refused(Kind::Damaged), Outcome::Failed, None, Some("no answer")),
@@ -341,7 +341,7 @@ mod tests {
 
     #[test]
     fn what_differs_is_named_a_line_each_up_to_a_bound() {
-        let why = reported(&id(), found(Rung::Restored, 52, &[], &[])).why().unwrap();
+        let why = reported(&id(), Ok(found(Rung::Restored, 52, &[], &[]))).why().unwrap();
         assert_eq!(why.lines().count(), 51);
         assert!(why.contains("in 52 places: table public.t0") && why.ends_with("\nand 2 more, in its proof"), "{why}");
     }
