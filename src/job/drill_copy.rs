@@ -18,6 +18,7 @@ use crate::job::drill::Drilled;
 use crate::job::progress::Progress;
 use crate::job::trial::{Trial, Tried};
 use crate::job::verify::{archive_host, hash_manifest, round};
+use crate::postgres::Server;
 use crate::postgres::programs::parse_version;
 use crate::postgres::throwaway::{self, Throwaway, Wanted};
 use crate::state::State;
@@ -51,8 +52,9 @@ pub async fn drill_copy(
         progress.begin("starting a throwaway server");
         let tag = Tag::random();
         let throwaway = start(plan, backup, entry, state.owner(), &tag).await?;
+        let place = Place::of(&throwaway, &manifest.databases);
         let tried = tokio::select! {
-            tried = try_all(plan, backup, store, entry, &throwaway, progress) => tried,
+            tried = try_all(plan, backup, store, entry, place, progress) => tried,
             () = cancel.cancelled() => Err(Error::new(Kind::Cancelled, "told to stop")),
         };
         progress.begin("removing the throwaway server");
@@ -178,26 +180,19 @@ fn with_log(error: Error, log: &str) -> Error {
     Error { message: format!("{}\n  the throwaway server said:\n  {last}", error.message), ..error }
 }
 
-async fn try_all(
-    plan: &Plan,
-    backup: &Backup,
-    store: &dyn Store,
-    entry: &Entry,
-    throwaway: &Throwaway,
-    progress: &Progress,
-) -> Result<Findings> {
+async fn try_all(plan: &Plan, backup: &Backup, store: &dyn Store, entry: &Entry, place: Place, progress: &Progress) -> Result<Findings> {
     let manifest = &entry.manifest;
     let none = Evidence { databases: BTreeMap::new() };
     let evidence = manifest.evidence.as_ref().unwrap_or(&none);
     let archives: Arc<dyn Host> = match manifest.format {
         Format::Directory => archive_host(plan, manifest).await?,
         // An archive that was made to do harm must not reach a pg_restore beside the live server.
-        Format::Plain | Format::Custom => Arc::clone(throwaway.with_our_rights().host()),
+        Format::Plain | Format::Custom => Arc::clone(place.reader.host()),
     };
     let major = parse_version(&manifest.server_version).map(|(major, _)| major);
-    let terms = Terms { narrow: manifest.narrow, same_major: major == Some(throwaway.server.facts.major()) };
+    let terms = Terms { narrow: manifest.narrow, same_major: major == Some(place.server.facts.major()) };
     let mut found = Findings { all_compared: true, ..Findings::default() };
-    for (nth, database) in manifest.databases.iter().enumerate() {
+    for (database, target) in manifest.databases.iter().zip(&place.targets) {
         let unknown = DatabaseEvidence::default();
         let expected = evidence.databases.get(database).unwrap_or(&unknown);
         let trial = Trial {
@@ -205,8 +200,9 @@ async fn try_all(
             entry,
             database,
             expected,
-            throwaway,
-            target: target(throwaway, database, nth),
+            server: &place.server,
+            is_ours: place.is_ours,
+            target,
             archives: &archives,
             patience: backup.stall_timeout,
             checks: &backup.checks,
@@ -218,11 +214,27 @@ async fn try_all(
     Ok(found)
 }
 
-/// The name of a database of the drill. A server of ours has one already, to ask questions in.
-fn target(throwaway: &Throwaway, database: &str, nth: usize) -> String {
-    let name = throwaway.database_name(database, nth);
-    let is_taken = throwaway.is_ours() && name == throwaway.server.maintenance_database();
-    if is_taken { format!("{name}_drilled") } else { name }
+/// What a trial needs to know of a throwaway server.
+struct Place {
+    server: Server,
+    /// With programs that may read what only we may.
+    reader: Server,
+    is_ours: bool,
+    /// The names for the databases of the backup, in their order.
+    targets: Vec<String>,
+}
+
+impl Place {
+    fn of(throwaway: &Throwaway, databases: &[String]) -> Self {
+        let (server, is_ours) = (throwaway.server.clone(), throwaway.is_ours());
+        // A server of ours has one database already, to ask questions in.
+        let target = |(nth, database): (usize, &String)| {
+            let name = throwaway.database_name(database, nth);
+            if is_ours && name == server.maintenance_database() { format!("{name}_drilled") } else { name }
+        };
+        let targets = databases.iter().enumerate().map(target).collect();
+        Place { reader: throwaway.with_our_rights(), is_ours, targets, server }
+    }
 }
 
 impl Findings {

@@ -6,16 +6,17 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 
+use crate::catalog::evidence::RowsDigest;
 use crate::catalog::{DatabaseEvidence, Entry};
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::{Host, printable};
 use crate::job::progress::Progress;
 use crate::pack::lexer::Lexer;
+use crate::postgres::Server;
 use crate::postgres::quote::{canonical, identifier, literal};
 use crate::postgres::server::Database;
 use crate::postgres::session::Session;
-use crate::postgres::throwaway::Throwaway;
 use crate::postgres::witness;
 use crate::restore::load::{Failure, Load, Loaded, load};
 use crate::restore::roles::Roles;
@@ -37,9 +38,11 @@ pub struct Trial<'a> {
     pub entry: &'a Entry,
     pub database: &'a str,
     pub expected: &'a DatabaseEvidence,
-    pub throwaway: &'a Throwaway,
-    /// The name on the throwaway server.
-    pub target: String,
+    pub server: &'a Server,
+    /// All of the server is of the drill, and not only databases on it.
+    pub is_ours: bool,
+    /// The name on that server.
+    pub target: &'a str,
     /// Where archives are read.
     pub archives: &'a Arc<dyn Host>,
     pub patience: Duration,
@@ -79,10 +82,10 @@ impl Trial<'_> {
         let meter = self.progress.restart(format!("restoring {name}"), self.entry.manifest.raw_bytes());
         let started = Instant::now();
         let sql = self.open().await?;
-        let server = &self.throwaway.server;
+        let server = self.server;
         let what = Load {
             server,
-            database: &self.target,
+            database: self.target,
             jobs: std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(JOBS_MAX),
             is_fresh: true,
             selection: None,
@@ -101,7 +104,7 @@ impl Trial<'_> {
             self.judge(&loaded, &mut tried);
             return Ok(tried);
         }
-        let mut session = Session::open(server, &self.target).await?;
+        let mut session = Session::open(server, self.target).await?;
         session.ask("ANALYZE").await?;
         session.close().await?;
         tried.restore_seconds = Some(started.elapsed().as_secs_f64());
@@ -117,7 +120,7 @@ impl Trial<'_> {
 
     /// Extensions of the source that cannot be installed here.
     async fn missing_extensions(&self) -> Result<Vec<String>> {
-        let server = &self.throwaway.server;
+        let server = self.server;
         let available: BTreeSet<String> = server
             .query(server.maintenance_database(), "select coalesce(json_agg(name), '[]') from pg_catalog.pg_available_extensions")
             .await?;
@@ -127,14 +130,14 @@ impl Trial<'_> {
 
     /// Roles, tablespaces and the empty database. Returns what cannot be had.
     async fn prepare(&self) -> Result<Vec<String>> {
-        let server = &self.throwaway.server;
+        let server = self.server;
         let known: BTreeSet<String> =
             server.query(server.maintenance_database(), "select coalesce(json_agg(rolname), '[]') from pg_catalog.pg_roles").await?;
         let roles: BTreeSet<String> =
             if self.expected.is_recorded() { self.expected.roles.clone() } else { self.roles_of_the_dump().await? };
         let missing: Vec<&String> = roles.iter().filter(|role| !known.contains(*role)).collect();
         let mut session = Session::open(server, server.maintenance_database()).await?;
-        if self.throwaway.is_ours() {
+        if self.is_ours {
             // Names that begin with pg_ are the server's own, of whatever version.
             for role in missing.into_iter().filter(|role| !role.starts_with("pg_")) {
                 session.ask(&format!("CREATE ROLE {} NOLOGIN", identifier(role))).await?;
@@ -151,8 +154,8 @@ impl Trial<'_> {
             return Ok(missing.into_iter().map(|role| format!("create role {} on the drill's server", identifier(role))).collect());
         }
         let made = match serde_json::from_value::<Database>(self.expected.properties.clone()) {
-            Ok(database) => properties::create(&database, &self.target, server.facts.major()),
-            Err(_) => properties::create_as_usual(&self.target),
+            Ok(database) => properties::create(&database, self.target, server.facts.major()),
+            Err(_) => properties::create_as_usual(self.target),
         };
         match session.ask(&made).await {
             Ok(_) => {
@@ -194,17 +197,14 @@ impl Trial<'_> {
     }
 
     async fn look(&self) -> Result<Found> {
-        let server = &self.throwaway.server;
+        let server = self.server;
         let only = self.entry.manifest.narrow.then(|| self.expected.rows.keys().map(|table| canonical(table)).collect::<BTreeSet<_>>());
-        let evidence = witness::look(server, &self.target, None, only.as_ref(), self.patience).await?;
-        let digests = futures_util::stream::iter(&self.expected.digests)
-            .map(|(table, expected)| async move {
-                let digest = witness::digest(server, &self.target, table, expected).await;
-                (table.clone(), digest.map_err(|error| words(&error.message).to_owned()))
-            })
-            .buffer_unordered(DIGESTS_AT_ONCE)
-            .collect()
-            .await;
+        let evidence = witness::look(server, self.target, None, only.as_ref(), self.patience).await?;
+        let mut reads = Vec::new();
+        for (table, expected) in &self.expected.digests {
+            reads.push(self.digest(table, expected));
+        }
+        let digests = futures_util::stream::iter(reads).buffer_unordered(DIGESTS_AT_ONCE).collect().await;
         // A check that the file has now and the backup has not is nothing to compare with.
         let checks: BTreeMap<Name, String> = self
             .checks
@@ -212,15 +212,20 @@ impl Trial<'_> {
             .filter(|(name, _)| self.expected.checks.contains_key(name.as_str()))
             .map(|(name, sql)| (name.clone(), sql.clone()))
             .collect();
-        let checks = witness::checks(server, &self.target, None, &checks, self.patience).await?;
+        let checks = witness::checks(server, self.target, None, &checks, self.patience).await?;
         Ok(Found { evidence, digests, checks })
+    }
+
+    async fn digest(&self, table: &str, expected: &RowsDigest) -> (String, Result<String, String>) {
+        let digest = witness::digest(self.server, self.target, table, expected).await;
+        (table.to_owned(), digest.map_err(|error| words(&error.message).to_owned()))
     }
 
     /// Makes room for the next one; at the end all of it goes anyway.
     async fn drop_database(&self) -> Result<()> {
-        let server = &self.throwaway.server;
+        let server = self.server;
         let mut session = Session::open(server, server.maintenance_database()).await?;
-        session.ask(&format!("DROP DATABASE IF EXISTS {}", identifier(&self.target))).await?;
+        session.ask(&format!("DROP DATABASE IF EXISTS {}", identifier(self.target))).await?;
         session.close().await
     }
 }
