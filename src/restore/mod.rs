@@ -1,8 +1,14 @@
 //! folder -> database.
 
+mod contain;
+mod failures;
+mod lane;
 pub mod load;
+mod loader;
 pub mod page;
 pub mod properties;
 pub mod roles;
 pub mod select;
+mod settings;
 pub mod source;
+mod split;
