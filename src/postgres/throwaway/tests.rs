@@ -1,8 +1,10 @@
 //! Against a real Engine and real clusters: run under `tests/support/with-servers`.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -10,7 +12,6 @@ use super::*;
 use crate::config::plan;
 use crate::config::values::Given;
 use crate::error::Kind;
-use crate::host::strays;
 
 fn var(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run under tests/support/with-servers"))
@@ -37,6 +38,15 @@ impl Place {
 
     fn is_empty(&self) -> bool {
         std::fs::read_dir(&self.folder).is_ok_and(|mut entries| entries.next().is_none())
+    }
+}
+
+/// A test that fails leaves no container either.
+impl Drop for Place {
+    fn drop(&mut self) {
+        for container in containers(&self.owner) {
+            docker(&["rm", "--force", "--volumes", &container]);
+        }
     }
 }
 
@@ -81,6 +91,12 @@ fn docker(args: &[&str]) -> String {
 fn containers(owner: &str) -> Vec<String> {
     let ids = docker(&["ps", "--all", "--quiet", "--no-trunc", "--filter", &format!("label={LABEL}={owner}")]);
     ids.lines().map(str::to_owned).collect()
+}
+
+/// The processes that work in a folder.
+fn inside(folder: &Path) -> Vec<PathBuf> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    processes.filter(|process| std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder))).collect()
 }
 
 /// The anonymous volumes of a container.
@@ -177,6 +193,41 @@ async fn a_sweep_removes_our_containers_and_no_others() {
     assert!(containers(&place.owner).is_empty() && are_gone(&volumes));
 }
 
+/// A proxy before the Engine that refuses to make containers, as one for backups alone does.
+fn refusing_proxy() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = BufReader::new(client.unwrap());
+            // One request on a connection.
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") && client.read_line(&mut head).unwrap() > 0 {}
+            if head.contains("/containers/create") {
+                let refusal = "HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 9\r\n\r\nForbidden";
+                client.get_mut().write_all(refusal.as_bytes()).unwrap();
+                continue;
+            }
+            let mut engine = UnixStream::connect("/var/run/docker.sock").unwrap();
+            engine.write_all(head.replacen("\r\n", "\r\nConnection: close\r\n", 1).as_bytes()).unwrap();
+            std::io::copy(&mut engine, client.get_mut()).unwrap();
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_proxy_that_refuses_to_make_containers() {
+    let (mut plan, place) = (plan(), Place::new());
+    let source = plan.servers.get_mut("docker").unwrap();
+    let via = crate::config::file::Via::Exec;
+    source.place = plan::Place::Container { container: var("PGVIGIL_TEST_CONTAINER"), docker: Some(refusing_proxy()), via };
+    let error = Throwaway::in_container(source, &place.wanted()).await.err().unwrap();
+    assert_eq!(error.kind, Kind::Docker);
+    let hint = error.hint.unwrap();
+    assert!(hint.contains("drill on = \"local\"") && hint.contains("as good as root"), "{hint}");
+}
+
 #[tokio::test]
 async fn on_this_machine() {
     let (plan, place) = (plan(), Place::new());
@@ -190,7 +241,7 @@ async fn on_this_machine() {
     let (uid, folder) = (nix::unistd::geteuid().as_raw(), place.folder.clone());
     let cluster = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap();
     let meta = cluster.metadata().unwrap();
-    assert_eq!((meta.mode() & 0o777, meta.uid() == 0), (0o700, false));
+    assert_eq!((meta.mode() & 0o777, meta.uid()), (0o700, if uid == 0 { 65_534 } else { uid }));
     // A program of a hostile dump that outlives its session: without our environment, and as root
     // without our rights and our network.
     let sql = "create table told(line text);
@@ -203,9 +254,9 @@ async fn on_this_machine() {
         let devices: Vec<&String> = told.iter().filter(|line| line.contains(':') && !line.contains('=')).collect();
         assert!(matches!(devices[..], [lo] if lo.trim().starts_with("lo:")), "{devices:?}");
     }
-    assert!(strays::working_in(&folder).len() > 3);
+    assert!(inside(&folder).len() > 3);
     drill.remove().await.unwrap();
-    assert!(strays::working_in(&folder).is_empty() && place.is_empty());
+    assert!(inside(&folder).is_empty() && place.is_empty());
 }
 
 #[tokio::test]
@@ -244,12 +295,12 @@ async fn a_kill_leaves_no_process_and_a_sweep_no_folder() {
         .spawn()
         .unwrap();
     let said = BufReader::new(killed.stdout.take().unwrap()).lines().map_while(Result::ok).any(|line| line.contains("held"));
-    assert!(said && strays::working_in(&place.folder).len() > 3);
+    assert!(said && inside(&place.folder).len() > 3);
     killed.kill().unwrap();
     killed.wait().unwrap();
     // Without any sweep.
     let patience = tokio::time::timeout(Duration::from_secs(30), async {
-        while !strays::working_in(&place.folder).is_empty() {
+        while !inside(&place.folder).is_empty() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
@@ -265,15 +316,21 @@ async fn a_kill_leaves_no_process_and_a_sweep_no_folder() {
 async fn a_sweep_ends_a_cluster_that_runs_on() {
     let (plan, place) = (plan(), Place::new());
     let drill = Throwaway::local(None, &place.wanted()).await.unwrap();
-    let server = drill.server.clone();
+    let (server, look) = (drill.server.clone(), drill.server.clone());
     std::mem::forget(drill);
     let busy = tokio::spawn(async move { server.query::<bool>("postgres", "select to_json(pg_sleep(1000) is null)").await });
-    while strays::working_in(&place.folder).is_empty() {
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(sweep(&plan, &place.owner, &place.folder).await, Ok(1));
+    while ask(&look, "select count(*) from pg_stat_activity where query like 'select to_json(pg_sleep%'").await != "1" {}
+    // Of somebody who looks around.
+    let cluster = std::fs::read_dir(&place.folder).unwrap().next().unwrap().unwrap().path();
+    #[expect(clippy::disallowed_methods, reason = "a process that is not of the cluster")]
+    let mut visitor = Command::new("sleep").arg("1000").current_dir(cluster).spawn().unwrap();
+    let swept = sweep(&plan, &place.owner, &place.folder).await;
+    let is_alive = visitor.try_wait().unwrap().is_none();
+    visitor.kill().unwrap();
+    visitor.wait().unwrap();
+    assert_eq!((swept, is_alive), (Ok(1), true));
     assert!(busy.await.unwrap().is_err());
-    assert!(strays::working_in(&place.folder).is_empty() && place.is_empty());
+    assert!(inside(&place.folder).is_empty() && place.is_empty());
 }
 
 #[tokio::test]
