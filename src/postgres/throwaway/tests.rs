@@ -99,6 +99,18 @@ fn inside(folder: &Path) -> Vec<PathBuf> {
     processes.filter(|process| std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder))).collect()
 }
 
+/// The number of the shared memory of the one cluster in a folder, which would outlive its processes.
+fn shared_memory(folder: &Path) -> String {
+    let cluster = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    let file = std::fs::read_to_string(cluster.join("data/postmaster.pid")).unwrap();
+    file.lines().nth(6).unwrap().split_whitespace().nth(1).unwrap().to_owned()
+}
+
+fn has_shared_memory(number: &str) -> bool {
+    let segments = std::fs::read_to_string("/proc/sysvipc/shm").unwrap();
+    segments.lines().any(|line| line.split_whitespace().nth(1) == Some(number))
+}
+
 /// The anonymous volumes of a container.
 fn volumes(container: &str) -> BTreeSet<String> {
     let format = "{{range .Mounts}}{{if .Name}}{{println .Name}}{{end}}{{end}}";
@@ -254,9 +266,10 @@ async fn on_this_machine() {
         let devices: Vec<&String> = told.iter().filter(|line| line.contains(':') && !line.contains('=')).collect();
         assert!(matches!(devices[..], [lo] if lo.trim().starts_with("lo:")), "{devices:?}");
     }
-    assert!(inside(&folder).len() > 3);
+    let memory = shared_memory(&folder);
+    assert!(inside(&folder).len() > 3 && has_shared_memory(&memory));
     drill.remove().await.unwrap();
-    assert!(inside(&folder).is_empty() && place.is_empty());
+    assert!(inside(&folder).is_empty() && place.is_empty() && !has_shared_memory(&memory));
 }
 
 #[tokio::test]
@@ -296,6 +309,7 @@ async fn a_kill_leaves_no_process_and_a_sweep_no_folder() {
         .unwrap();
     let said = BufReader::new(killed.stdout.take().unwrap()).lines().map_while(Result::ok).any(|line| line.contains("held"));
     assert!(said && inside(&place.folder).len() > 3);
+    let memory = shared_memory(&place.folder);
     killed.kill().unwrap();
     killed.wait().unwrap();
     // Without any sweep.
@@ -305,6 +319,7 @@ async fn a_kill_leaves_no_process_and_a_sweep_no_folder() {
         }
     });
     patience.await.unwrap();
+    assert!(!has_shared_memory(&memory));
     let foreign = place.folder.join("0123456789abcdef_0123456789abcdef");
     std::fs::create_dir(&foreign).unwrap();
     assert_eq!(sweep(&plan, &place.owner, &place.folder).await, Ok(1));
@@ -320,6 +335,7 @@ async fn a_sweep_ends_a_cluster_that_runs_on() {
     std::mem::forget(drill);
     let busy = tokio::spawn(async move { server.query::<bool>("postgres", "select to_json(pg_sleep(1000) is null)").await });
     while ask(&look, "select count(*) from pg_stat_activity where query like 'select to_json(pg_sleep%'").await != "1" {}
+    let memory = shared_memory(&place.folder);
     // Of somebody who looks around.
     let cluster = std::fs::read_dir(&place.folder).unwrap().next().unwrap().unwrap().path();
     #[expect(clippy::disallowed_methods, reason = "a process that is not of the cluster")]
@@ -330,7 +346,17 @@ async fn a_sweep_ends_a_cluster_that_runs_on() {
     visitor.wait().unwrap();
     assert_eq!((swept, is_alive), (Ok(1), true));
     assert!(busy.await.unwrap().is_err());
-    assert!(inside(&place.folder).is_empty() && place.is_empty());
+    assert!(inside(&place.folder).is_empty() && place.is_empty() && !has_shared_memory(&memory));
+}
+
+#[tokio::test]
+async fn a_drill_that_is_dropped_leaves_a_folder_only() {
+    let (plan, place) = (plan(), Place::new());
+    let drill = Throwaway::local(None, &place.wanted()).await.unwrap();
+    let memory = shared_memory(&place.folder);
+    drop(drill);
+    assert_eq!(sweep(&plan, &place.owner, &place.folder).await, Ok(1));
+    assert!(inside(&place.folder).is_empty() && place.is_empty() && !has_shared_memory(&memory));
 }
 
 #[tokio::test]
