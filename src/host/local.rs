@@ -270,10 +270,11 @@ impl Running for LocalProcess {
     }
 }
 
-/// A run that ends by a panic or a dropped future leaves no process either.
+/// A run that ends by a panic or a dropped future leaves no process either. A postmaster is told to
+/// end all the same: killed, it would leave its children and its shared memory.
 impl Drop for LocalProcess {
     fn drop(&mut self) {
-        self.signal(Signal::SIGKILL);
+        self.signal(if self.end == IMMEDIATE_SHUTDOWN { self.end } else { Signal::SIGKILL });
     }
 }
 

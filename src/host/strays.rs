@@ -1,5 +1,6 @@
 //! Processes of this machine that are found by what they leave open to see, and ended.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,11 +22,20 @@ pub fn tagged(tag: &Tag) -> Vec<Pid> {
     })
 }
 
-/// Processes that work in a folder. A backend of PostgreSQL writes its title over its environment,
-/// but always stays in its data folder.
-pub fn working_in(folder: &Path) -> Vec<Pid> {
+/// Processes of a cluster by the folder that it lies in: a backend writes its title over its
+/// environment, but always works in its data folder. Somebody's shell may stand there, too: what is
+/// of our own account counts only if it is PostgreSQL's.
+fn of_cluster(folder: &Path) -> Vec<Pid> {
     let folder = std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
-    processes(|pid| std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(&folder)))
+    let Ok(account) = std::fs::metadata(&folder).map(|meta| meta.uid()) else { return Vec::new() };
+    let is_confined = account != nix::unistd::geteuid().as_raw();
+    processes(|pid| {
+        let link = |name| std::fs::read_link(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        let is_postgres = || link("exe").file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"postgres"));
+        link("cwd").starts_with(&folder)
+            && std::fs::metadata(format!("/proc/{pid}")).is_ok_and(|meta| meta.uid() == account)
+            && (is_confined || is_postgres())
+    })
 }
 
 fn processes(is_wanted: impl Fn(i32) -> bool) -> Vec<Pid> {
@@ -33,14 +43,14 @@ fn processes(is_wanted: impl Fn(i32) -> bool) -> Vec<Pid> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()).filter(|pid| is_wanted(*pid)).map(Pid::from_raw).collect()
 }
 
-/// Ends everything that works in a folder or carries the mark, and returns how many there were: the
+/// Ends every process of the cluster in a folder and all that carries the mark, and returns how many there were: the
 /// postmaster, by the number in its file, at once with all of its children; then the rest.
 ///
 /// # Errors
 /// Something would not end.
 pub async fn end_cluster(folder: &Path, mark: &Tag, postmaster: Option<i32>) -> Result<usize> {
     let found = || {
-        let mut found = working_in(folder);
+        let mut found = of_cluster(folder);
         found.extend(tagged(mark));
         found.sort_unstable();
         found.dedup();
