@@ -1,6 +1,7 @@
 //! outcome -> alerts: what is wrong, who was told, and the ways to tell them.
 
 pub mod delivery;
+pub mod drills;
 pub mod email;
 pub mod letter;
 pub mod policy;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use chrono::{DateTime, Utc};
 
+use super::drills;
 use crate::catalog::{Catalog, Entry, Rung};
 use crate::config::file::Want;
 use crate::config::plan::{Backup, Store};
@@ -46,6 +47,12 @@ pub struct BackupFacts<'a> {
     pub retrying: bool,
     /// A slot on record that is still to come.
     pub future_slot: Option<DateTime<Utc>>,
+    /// The last drill that says how things stand.
+    pub last_drill: Option<&'a Run>,
+    /// Since when the schedule of its drills is known.
+    pub drills_since: Option<DateTime<Utc>>,
+    /// When the drill of it began that is under way.
+    pub drilling_since: Option<DateTime<Utc>>,
 }
 
 impl BackupFacts<'_> {
@@ -54,12 +61,12 @@ impl BackupFacts<'_> {
         self.past(now).find(|entry| entry.rung().is_good())
     }
 
-    fn past(&self, now: DateTime<Utc>) -> impl Iterator<Item = &Entry> {
+    pub(super) fn past(&self, now: DateTime<Utc>) -> impl Iterator<Item = &Entry> {
         let name = self.backup.name.as_str();
         self.catalog.entries.iter().filter(move |entry| entry.id.backup == name && entry.manifest.taken_at <= now)
     }
 
-    fn problem(&self, kind: &str, since: DateTime<Utc>, summary: String, now: DateTime<Utc>) -> Problem {
+    pub(super) fn problem(&self, kind: &str, since: DateTime<Utc>, summary: String, now: DateTime<Utc>) -> Problem {
         let name = &self.backup.name;
         let newest = match self.newest_good(now) {
             Some(entry) => format!(
@@ -84,13 +91,16 @@ impl BackupFacts<'_> {
 
 /// What is wrong with a backup.
 pub fn of_backup(facts: &BackupFacts<'_>, now: DateTime<Utc>) -> Vec<Problem> {
-    [failed(facts, now), stale(facts, now), unproven(facts, now), future(facts, now)].into_iter().flatten().collect()
+    let unproven = unproven(facts, now).or_else(|| drills::unproven(facts, now));
+    let found =
+        [failed(facts, now), stale(facts, now), unproven, future(facts, now), drills::drill(facts, now), drills::budget(facts, now)];
+    found.into_iter().flatten().collect()
 }
 
 /// What cannot be told yet: it would be wrong, but for a run under way or one that is tried again.
 /// An alert of it is no news, and not over either.
 pub fn undecided(facts: &BackupFacts<'_>, found: &[Problem], now: DateTime<Utc>) -> Vec<String> {
-    let at_rest = BackupFacts { running: false, running_since: None, retrying: false, ..*facts };
+    let at_rest = BackupFacts { running: false, running_since: None, retrying: false, drilling_since: None, ..*facts };
     let keys = of_backup(&at_rest, now).into_iter().map(|problem| problem.key);
     keys.filter(|key| !found.iter().any(|problem| problem.key == *key)).collect()
 }
@@ -140,7 +150,9 @@ fn stale(facts: &BackupFacts<'_>, now: DateTime<Utc>) -> Option<Problem> {
 /// Its newest backup has not reached the rung that is wanted, or one has lost its rung.
 fn unproven(facts: &BackupFacts<'_>, now: DateTime<Utc>) -> Option<Problem> {
     let name = &facts.backup.name;
-    let want = wanted(facts.backup.want);
+    // What drills prove comes later than the backup, at their slots.
+    let is_drilled = facts.backup.drill_schedule().is_some();
+    let want = wanted(facts.backup.want).min(if is_drilled { Rung::Readable } else { Rung::Matched });
     let unreadable = facts.catalog.unreadable.iter().find(|(id, _)| id.backup == name.as_str());
     if let Some((id, error)) = unreadable {
         return Some(facts.problem(

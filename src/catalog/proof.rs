@@ -73,10 +73,6 @@ impl Proof {
     /// `by` of a proof that a drill wrote.
     pub const BY_DRILL: &'static str = "drill";
 
-    pub fn is_of_drill(&self) -> bool {
-        self.by == Self::BY_DRILL || self.drill.is_some()
-    }
-
     /// How long a whole restore took. `None`: no drill, or one that did not get so far.
     pub fn restore_seconds(&self) -> Option<f64> {
         let drill = self.drill.as_ref()?;
@@ -197,7 +193,7 @@ mod tests {
     fn a_proof_of_an_earlier_version_is_read_and_has_no_drill() {
         let text = r#"{"at": "2024-01-15T01:22:33Z", "rung": "readable", "by": "read back", "bytes": 1, "seconds": 0.1, "generator": "x"}"#;
         let proof: Proof = serde_json::from_str(text).unwrap();
-        assert_eq!((proof.drill.clone(), proof.is_of_drill(), proof.restore_seconds()), (None, false, None));
+        assert_eq!((proof.drill.clone(), proof.restore_seconds()), (None, None));
         assert!(!serde_json::to_string(&proof).unwrap().contains("\"drill\""));
     }
 

@@ -16,6 +16,7 @@ use crate::config::values::Name;
 use crate::config::{Faults, Plan};
 use crate::error::{Error, Kind, exit};
 use crate::host::Tag;
+use crate::job::drill_check::possible;
 use crate::job::make::choose;
 use crate::job::stores;
 use crate::postgres::Server;
@@ -159,6 +160,9 @@ async fn online(plan: &Plan, lines: &mut Vec<Line>) {
     for backup in plan.backups.values() {
         if let Some(server) = servers.get(&backup.server) {
             of_backup(backup, server, lines).await;
+            if backup.drill.is_some() {
+                lines.push(of_drill(plan, backup, server).await);
+            }
         } else {
             let error =
                 Error::new(Kind::Postgres, format!("its server {} does not answer", backup.server)).hint("mend the server's line above");
@@ -272,6 +276,15 @@ async fn of_database(subject: &str, database: &Database, server: &Server) -> Vec
         lines.push(Line::bad(subject, &error));
     }
     lines
+}
+
+/// Whether the drills of a backup can be done at all. A backup is made without them, too.
+async fn of_drill(plan: &Plan, backup: &Backup, server: &Server) -> Line {
+    let subject = format!("drill of {}", backup.name);
+    match possible(plan, backup, server).await {
+        Ok(how) => Line::good(subject, how),
+        Err(error) => Line::warning(subject, format!("cannot be done: {}", error.message), error.hint.unwrap_or_default()),
+    }
 }
 
 fn of_store(store: &plan::Store) -> Line {

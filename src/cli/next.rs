@@ -52,7 +52,13 @@ pub fn next(session: &Session, days: u16) -> Done {
     let mut table = output::table(&["LOCAL", "ZONE", "BACKUP", "KIND", "NOTE"]);
     for row in rows {
         let zone = plan.backups.get(row.backup.as_str()).map_or("", |backup| backup.timezone.name());
-        table.add_row(vec![row.local.replace('T', " "), zone.to_owned(), row.backup, row.kind.as_str().to_owned(), row.note.unwrap_or_default()]);
+        table.add_row(vec![
+            row.local.replace('T', " "),
+            zone.to_owned(),
+            row.backup,
+            row.kind.as_str().to_owned(),
+            row.note.unwrap_or_default(),
+        ]);
     }
     output::text(&format!("{}\n", table.trim_fmt()))
 }

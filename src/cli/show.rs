@@ -7,7 +7,8 @@ use serde::Serialize;
 use super::output;
 use super::session::{Session, Uses};
 use super::{Done, list};
-use crate::catalog::{Manifest, Proof, Rung, Wanted};
+use crate::alert::drills::span;
+use crate::catalog::{DrillFacts, Manifest, Proof, Rung, Wanted};
 use crate::host::{clock, printable};
 use crate::job::prune;
 
@@ -109,5 +110,41 @@ fn page(shown: &Shown<'_>) -> String {
         }
     }
     let _ = writeln!(text, "{}", proofs.trim_fmt());
+    for (store, proof) in shown.stores.iter().flat_map(|copy| copy.proofs.iter().map(move |proof| (copy.name, proof))) {
+        if let Some(drill) = &proof.drill {
+            text.push_str(&of_drill(store, proof, drill));
+        }
+    }
+    text
+}
+
+/// What a drill measured, and what differed.
+fn of_drill(store: &str, proof: &Proof, drill: &DrillFacts) -> String {
+    let mut text =
+        format!("\ndrill of {store} at {} on {}: {}", proof.at.format("%Y-%m-%d %H:%M:%S UTC"), printable(&drill.on), proof.rung);
+    if let Some(seconds) = proof.restore_seconds() {
+        // A rate for people: what is behind the point does not count.
+        let rate = output::size(std::time::Duration::try_from_secs_f64(drill.bytes_per_second).unwrap_or_default().as_secs());
+        let _ = write!(
+            text,
+            "\n  restored {} in {}, {rate}/s, {} in all",
+            output::size(drill.raw_bytes),
+            span(seconds),
+            span(drill.total_seconds)
+        );
+    }
+    let Some(compared) = &drill.compared else {
+        text.push_str("\n  nothing was compared\n");
+        return text;
+    };
+    let differ = match compared.mismatches.len() {
+        0 => "all as recorded".to_owned(),
+        1 => "one difference".to_owned(),
+        several => format!("{several} differences"),
+    };
+    let _ = writeln!(text, "\n  compared {} tables, {} rows: {differ}", compared.tables, compared.rows);
+    for mismatch in &compared.mismatches {
+        let _ = writeln!(text, "    {}", printable(&mismatch.to_string()));
+    }
     text
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::Done;
 use super::output;
 use super::session::{Session, Uses, runtime};
+use crate::alert::drills::span;
 use crate::alert::problems::{age, time};
 use crate::catalog::Rung;
 use crate::config::Plan;
@@ -56,7 +57,7 @@ struct Backup {
     next_at: Option<DateTime<Utc>>,
     running: bool,
     last_run: Option<LastRun>,
-    /// Measured by drills, which a later version brings.
+    /// Measured by the newest drill.
     restore_seconds: Option<f64>,
 }
 
@@ -190,7 +191,7 @@ fn of_backup(plan: &Plan, state: BackupState, now: DateTime<Utc>) -> Backup {
         next_at: state.next_at,
         running: state.running,
         last_run: state.last_run.map(|run| LastRun { outcome: run.outcome, error: run.error }),
-        restore_seconds: None,
+        restore_seconds: state.restore_seconds,
     }
 }
 
@@ -221,11 +222,21 @@ async fn orphaned(plan: &Plan) -> Vec<String> {
     found
 }
 
+/// The measured time of a restore, against what it may take.
+fn restore(seconds: Option<f64>, plan: Option<&plan::Backup>) -> String {
+    let budget = plan.and_then(|plan| plan.drill.as_ref()?.budget);
+    match (seconds, budget) {
+        (Some(seconds), Some(budget)) => format!("{} of {}", span(seconds), span(budget.as_secs_f64())),
+        (Some(seconds), None) => span(seconds),
+        (None, _) => String::new(),
+    }
+}
+
 fn page(status: &Status, plans: &BTreeMap<Name, plan::Backup>) -> String {
     let mut text = String::new();
     let (color, word) = if status.healthy { (AnsiColor::Green, "healthy") } else { (AnsiColor::Red, "NOT HEALTHY") };
     let _ = writeln!(text, "{}\n", output::styled(color.on_default().bold(), word));
-    let mut backups = output::table(&["BACKUP", "NEWEST GOOD", "RUNG", "AGE", "TOO OLD AT", "NEXT SLOT", "LAST RUN"]);
+    let mut backups = output::table(&["BACKUP", "NEWEST GOOD", "RUNG", "AGE", "TOO OLD AT", "RESTORE TAKES", "NEXT SLOT", "LAST RUN"]);
     for backup in &status.backups {
         let zone = plans.get(backup.name.as_str()).map_or(chrono_tz::Tz::UTC, |backup| backup.timezone);
         let span = |secs: Option<i64>| secs.map(age).unwrap_or_default();
@@ -236,6 +247,7 @@ fn page(status: &Status, plans: &BTreeMap<Name, plan::Backup>) -> String {
             backup.rung.map(output::rung).unwrap_or_default(),
             span(backup.age_seconds),
             span(backup.max_age_seconds),
+            restore(backup.restore_seconds, plans.get(backup.name.as_str())),
             backup.next_at.map(|at| time(at, zone)).unwrap_or_default(),
             if backup.running { "running".to_owned() } else { last },
         ]);

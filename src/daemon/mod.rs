@@ -1,6 +1,7 @@
 //! The life of the daemon: it wakes once a second, begins what is due, looks at how things stand,
 //! and tells. What is due and what is wrong is decided elsewhere, by pure functions.
 
+mod drills;
 mod file;
 mod probe;
 
@@ -29,6 +30,8 @@ use crate::schedule::due::{Due, Job, due};
 use crate::schedule::slots;
 use crate::schedule::ticker::Ticker;
 use crate::state::{Alerts, History, Outcome, State};
+
+use drills::Drills;
 
 pub use file::Watch;
 
@@ -82,6 +85,7 @@ pub async fn run(mut file: Watch, plan: Plan, load: Load<'_>) -> Result<()> {
                 }
             }
             Some(done) = daemon.work.join_next_with_id() => daemon.ended(done),
+            Some(done) = daemon.drills.task.join_next() => daemon.drill_ended(done),
             Some(done) = daemon.looking.join_next() => daemon.looked(done),
             Some(done) = daemon.telling.join_next() => daemon.told(done),
             Some(told) = signals.recv() => match told {
@@ -134,6 +138,7 @@ struct Daemon {
     cancel: CancellationToken,
     work: JoinSet<Done>,
     busy: BTreeMap<Name, (Work, task::Id)>,
+    drills: Drills,
     /// What was due in time and has found no place yet: it is late, but was not missed.
     waiting: BTreeSet<Name>,
     /// Why it cannot be told what is due, and why a run could not be put on record.
@@ -164,6 +169,7 @@ impl Daemon {
             alerts: Arc::new(state.alerts()?),
             state,
             plan: Arc::new(plan),
+            drills: Drills::default(),
             cancel: CancellationToken::new(),
             work: JoinSet::new(),
             busy: BTreeMap::new(),
@@ -199,6 +205,7 @@ impl Daemon {
         for backup in plan.backups.values() {
             self.sweep(backup);
         }
+        self.sweep_drills();
         Ok(())
     }
 
@@ -284,7 +291,7 @@ impl Daemon {
                 self.waiting.insert(name);
             }
         }
-        Ok(next)
+        Ok(next.min(self.begin_due_drill(now)?))
     }
 
     fn begin_run(&mut self, name: Name, slot: DateTime<Utc>, attempt: u32) {
@@ -443,7 +450,10 @@ impl Daemon {
                 .hint("start the daemon again; no backup is lost");
         tracing::error!(%error, "the daemon ends");
         self.cancel.cancel();
-        let ended = async { while self.work.join_next().await.is_some() {} };
+        let ended = async {
+            while self.work.join_next().await.is_some() {}
+            while self.drills.task.join_next().await.is_some() {}
+        };
         let _ = tokio::time::timeout(CANCEL_WITHIN, ended).await;
         let problem = problems::unusable_alerts(&self.plan.state_dir, &error, clock::now());
         let letter = letter::of_problem(&problem, letter::State::Open, &assess::machine(), problem.since);
@@ -493,9 +503,23 @@ impl Daemon {
         let grace = self.plan.shutdown_grace;
         tracing::info!(running = self.work.len(), grace_secs = grace.as_secs(), "told to stop");
         let mut deadline = tokio::time::Instant::now() + grace;
+        // It is no backup, and loses nothing.
+        self.drills.cancel.cancel();
         // Cleaning up after a former life may wait for a server; the next life goes on with it.
-        while self.busy.values().any(|(work, _)| matches!(work, Work::Run { .. })) {
+        loop {
+            let runs = self.busy.values().any(|(work, _)| matches!(work, Work::Run { .. }));
+            if !runs && !self.drills.is_under_way() {
+                break;
+            }
+            if !runs && !self.cancel.is_cancelled() {
+                self.cancel.cancel();
+                deadline = tokio::time::Instant::now() + CANCEL_WITHIN;
+            }
             tokio::select! {
+                Some(done) = self.drills.task.join_next() => {
+                    self.drill_ended(done);
+                    continue;
+                }
                 Some(done) = self.work.join_next_with_id() => {
                     self.ended(done);
                     continue;
@@ -514,6 +538,7 @@ impl Daemon {
             }
         }
         self.work.abort_all();
+        self.drills.task.abort_all();
         self.looking.shutdown().await;
         self.look();
         let last_words = async {

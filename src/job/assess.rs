@@ -21,7 +21,7 @@ use crate::host::clock;
 use crate::host::disk::{self, Usage};
 use crate::job::{prune, stores};
 use crate::schedule::due::{self, Job};
-use crate::state::{Alerts, History, Run, State};
+use crate::state::{Alerts, DRILL, History, Run, State};
 use crate::store::catalog_of;
 
 /// A disk that does not answer for so long is told as that; nobody waits for it.
@@ -49,6 +49,8 @@ pub struct BackupState {
     pub stale_at: Option<DateTime<Utc>>,
     pub next_at: Option<DateTime<Utc>>,
     pub last_run: Option<Run>,
+    /// By the newest drill that got so far.
+    pub restore_seconds: Option<f64>,
     pub running: bool,
 }
 
@@ -95,6 +97,10 @@ impl Assessment {
         let retry_under_way = record
             .and_then(|record| record.last)
             .is_some_and(|last| last.may_pass.is_some() && under_way.is_some_and(|run| run.slot == Some(last.slot)));
+        let is_drilling = State::is_locked(&plan.state_dir, DRILL);
+        let last_drill = history.last_verdict(Job::Drill, name, is_drilling)?;
+        let drilling = if is_drilling { history.under_way(Job::Drill, name)? } else { None };
+        let drills_since = if backup.drill_schedule().is_some() { history.recorded(Job::Drill, name, now)? } else { None };
         let facts = BackupFacts {
             backup,
             catalog: &catalog,
@@ -104,6 +110,9 @@ impl Assessment {
             running_since,
             retrying: has_daemon && (retry_under_way || record.is_some_and(|record| due::will_retry(backup, &record, now))),
             future_slot: history.future_slot(name, now)?,
+            last_drill: last_drill.as_ref(),
+            drills_since: drills_since.map(|record| record.since),
+            drilling_since: drilling.map(|drill| drill.started_at),
         };
         let newest_good = facts.newest_good(now).map(|entry| (entry.id.clone(), entry.manifest.taken_at, entry.rung()));
         // What a store that cannot be read holds is not known: neither good nor bad.
@@ -121,6 +130,7 @@ impl Assessment {
             next_at,
             running,
             last_run: history.last_ended(name)?,
+            restore_seconds: facts.measured(now).map(|(_, _, seconds)| seconds),
         });
         Ok(())
     }

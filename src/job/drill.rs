@@ -181,8 +181,13 @@ fn reported(id: &Id, found: Result<Drilled>) -> DrillReport {
         }
     };
     report.rung = Some(proof.rung);
-    let mismatches: Vec<String> =
-        proof.drill.iter().filter_map(|drill| drill.compared.as_ref()).flat_map(|compared| &compared.mismatches).map(ToString::to_string).collect();
+    let mismatches: Vec<String> = proof
+        .drill
+        .iter()
+        .filter_map(|drill| drill.compared.as_ref())
+        .flat_map(|compared| &compared.mismatches)
+        .map(ToString::to_string)
+        .collect();
     if !mismatches.is_empty() {
         let places = if mismatches.len() == 1 { "one place".to_owned() } else { format!("{} places", mismatches.len()) };
         let more = mismatches.len().saturating_sub(NAMED_MAX);
@@ -193,9 +198,8 @@ fn reported(id: &Id, found: Result<Drilled>) -> DrillReport {
                 .hint(format!("pgvigil show {id} names all; make a new backup and drill that")),
         );
     } else if proof.rung == Rung::Bad || !proof.errors.is_empty() {
-        report.error = Some(
-            Error::new(Kind::Damaged, format!("{id} is bad: {}", proof.errors.join("\n"))).hint("make a new backup and drill that"),
-        );
+        report.error =
+            Some(Error::new(Kind::Damaged, format!("{id} is bad: {}", proof.errors.join("\n"))).hint("make a new backup and drill that"));
     } else if unverified.is_empty() && proof.rung < Rung::Restored {
         report.problems.push(cannot_verify("it was not restored"));
     } else {
@@ -236,7 +240,12 @@ fn note_broken(history: &History, _lock: &Lock) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// The history cannot be used, or something cannot be removed.
-pub async fn sweep_idle<F: Future<Output = Result<()>>>(plan: &Plan, state: &State, history: &History, told: impl Fn(String) -> F) -> Result<()> {
+pub async fn sweep_idle<F: Future<Output = Result<()>>>(
+    plan: &Plan,
+    state: &State,
+    history: &History,
+    told: impl Fn(String) -> F,
+) -> Result<()> {
     let Some(lock) = state.lock(DRILL)? else { return Ok(()) };
     for backup in note_broken(history, &lock)? {
         told(backup).await?;
@@ -257,7 +266,7 @@ mod tests {
         Mismatch { object: format!("table public.t{n}: rows"), expected: "10".into(), found: "9".into() }
     }
 
-    fn found(rung: Rung, mismatches: usize, errors: &[&str], unverified: &[&str]) -> Result<Drilled> {
+    fn found(rung: Rung, mismatches: usize, errors: &[&str], unverified: &[&str]) -> Drilled {
         let compared = Compared { tables: 1, rows: 10, mismatches: (0..mismatches).map(mismatch).collect() };
         let drill = DrillFacts {
             on: "local".into(),
@@ -281,26 +290,43 @@ mod tests {
             drill: Some(drill),
             generator: "x".into(),
         };
-        Ok(Drilled { id: id(), proof, unverified: lines(unverified) })
+        Drilled { id: id(), proof, unverified: lines(unverified) }
     }
 
     #[test]
     fn what_a_drill_comes_to() {
         let refused = |kind| Err(Error::new(kind, "no answer").hint("start it"));
         for (found, outcome, rung, why) in [
-            (found(Rung::Matched, 0, &[], &[]), Outcome::Ok, Some(Rung::Matched), None),
-            (found(Rung::Restored, 0, &[], &[]), Outcome::Ok, Some(Rung::Restored), None),
+            (Ok(found(Rung::Matched, 0, &[], &[])), Outcome::Ok, Some(Rung::Matched), None),
+            (Ok(found(Rung::Restored, 0, &[], &[])), Outcome::Ok, Some(Rung::Restored), None),
             (
-                found(Rung::Bad, 1, &[], &[]),
+                Ok(found(Rung::Bad, 1, &[], &[])),
                 Outcome::Failed,
                 Some(Rung::Bad),
-                Some("x/20240115T010000Z restores, and differs from its evidence in one place: table public.t0: rows: expected 10, found 9"),
+                Some(
+                    "x/20240115T010000Z restores, and differs from its evidence in one place: table public.t0: rows: expected 10, found 9",
+                ),
             ),
-            (found(Rung::Bad, 0, &["psql: no such type"], &[]), Outcome::Failed, Some(Rung::Bad), Some("x/20240115T010000Z is bad: psql: no such type")),
-            (found(Rung::Readable, 0, &[], &["install postgis"]), Outcome::Problems, Some(Rung::Readable), Some("cannot verify: install postgis")),
+            (
+                Ok(found(Rung::Bad, 0, &["psql: no such type"], &[])),
+                Outcome::Failed,
+                Some(Rung::Bad),
+                Some("x/20240115T010000Z is bad: psql: no such type"),
+            ),
+            (
+                Ok(found(Rung::Readable, 0, &[], &["install postgis"])),
+                Outcome::Problems,
+                Some(Rung::Readable),
+                Some("cannot verify: install postgis"),
+            ),
             // It stays what an earlier drill has proven.
-            (found(Rung::Matched, 0, &[], &["install postgis"]), Outcome::Problems, Some(Rung::Matched), Some("cannot verify: install postgis")),
-            (found(Rung::Readable, 0, &[], &[]), Outcome::Problems, Some(Rung::Readable), Some("cannot verify: it was not restored")),
+            (
+                Ok(found(Rung::Matched, 0, &[], &["install postgis"])),
+                Outcome::Problems,
+                Some(Rung::Matched),
+                Some("cannot verify: install postgis"),
+            ),
+            (Ok(found(Rung::Readable, 0, &[], &[])), Outcome::Problems, Some(Rung::Readable), Some("cannot verify: it was not restored")),
             (refused(Kind::Docker), Outcome::Problems, None, Some("cannot verify: no answer\nHINT: start it")),
             (refused(Kind::Cancelled), Outcome::Cancelled, None, Some("no answer")),
             (refused(Kind::Damaged), Outcome::Failed, None, Some("no answer")),
@@ -315,7 +341,7 @@ mod tests {
 
     #[test]
     fn what_differs_is_named_a_line_each_up_to_a_bound() {
-        let why = reported(&id(), found(Rung::Restored, 52, &[], &[])).why().unwrap();
+        let why = reported(&id(), Ok(found(Rung::Restored, 52, &[], &[]))).why().unwrap();
         assert_eq!(why.lines().count(), 51);
         assert!(why.contains("in 52 places: table public.t0") && why.ends_with("\nand 2 more, in its proof"), "{why}");
     }

@@ -16,7 +16,6 @@ use crate::store::Store;
 ///
 /// # Errors
 /// Nothing was found out about the backup. What is wrong with the backup itself is in the proof.
-#[expect(clippy::unused_async, clippy::too_many_arguments, reason = "the drill itself comes later")]
 pub async fn drill_copy(
     _plan: &Plan,
     _backup: &Backup,

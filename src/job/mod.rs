@@ -4,6 +4,7 @@ pub mod adopt;
 pub mod assess;
 pub mod copy;
 pub mod drill;
+pub mod drill_check;
 pub mod drill_copy;
 pub mod dump;
 pub mod make;

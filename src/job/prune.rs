@@ -175,6 +175,7 @@ mod tests {
         assert_eq!((kept.keep, kept.reasons.as_slice(), went.keep), (true, &[Reason::Pinned][..], false));
         // The next prune has it.
         drop(held);
+        judged[0].verdicts.truncate(1);
         judged[0].verdicts[0].keep = false;
         assert_eq!((apply(&plan, &state, &plan.backups["x"], &mut judged).await.unwrap(), under_drill.exists()), (1, false));
     }

@@ -152,8 +152,11 @@ mod tests {
         let mut plan = plan();
         for (name, drill) in [("a", "0 2 * * *"), ("b", "40 2 * * *")] {
             let backup = plan.backups.get_mut(name).unwrap();
-            backup.drill =
-                Some(crate::config::drill::Drill { schedule: Some(drill.parse().unwrap()), on: backup.drill_default.clone(), budget: None });
+            backup.drill = Some(crate::config::drill::Drill {
+                schedule: Some(drill.parse().unwrap()),
+                on: backup.drill_default.clone(),
+                budget: None,
+            });
         }
         let took = |_: &Name, job| Some(Duration::from_secs(if job == Job::Drill { 3_000 } else { 60 }));
         let (from, to) = ("2026-01-10T12:00:00Z".parse().unwrap(), "2026-01-11T12:00:00Z".parse().unwrap());

@@ -82,7 +82,8 @@ pub struct Unfinished {
 }
 
 /// What later versions added to the runs, in their order.
-const COLUMNS: [&str; 3] = ["scheduled integer not null default 0", "may_pass integer not null default 0", "kind text not null default 'dump'"];
+const COLUMNS: [&str; 3] =
+    ["scheduled integer not null default 0", "may_pass integer not null default 0", "kind text not null default 'dump'"];
 
 pub struct History {
     /// Shared by the tasks of a run.
@@ -228,11 +229,8 @@ impl History {
             if db.prepare_cached(known)?.exists(params![key, schedule, text(now)])? {
                 return Ok(());
             }
-            db.execute(
-                "insert or replace into schedules (backup, schedule, since) values (?1, ?2, ?3)",
-                params![key, schedule, text(now)],
-            )
-            .map(drop)
+            db.execute("insert or replace into schedules (backup, schedule, since) values (?1, ?2, ?3)", params![key, schedule, text(now)])
+                .map(drop)
         };
         note().map_err(|error: rusqlite::Error| failed(&error))?;
         Ok(self.recorded(job, backup, now)?.unwrap_or(Record { since: now, last: None }))
@@ -286,9 +284,11 @@ impl History {
     /// The file cannot be read.
     pub fn future_slot(&self, backup: &str, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>> {
         self.db()
-            .query_row("select max(slot) from runs where backup = ?1 and kind = 'dump' and scheduled = 1 and slot > ?2", params![backup, text(now)], |row| {
-                row.get::<_, Option<String>>(0)
-            })
+            .query_row(
+                "select max(slot) from runs where backup = ?1 and kind = 'dump' and scheduled = 1 and slot > ?2",
+                params![backup, text(now)],
+                |row| row.get::<_, Option<String>>(0),
+            )
             .map(|slot| slot.and_then(|slot| slot.parse().ok()))
             .map_err(|error| failed(&error))
     }

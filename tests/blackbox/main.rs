@@ -20,6 +20,7 @@ mod alerts;
 mod commands;
 mod config;
 mod daemon;
+mod drills;
 mod export;
 mod first_five_minutes;
 mod formats;

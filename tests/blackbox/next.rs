@@ -65,6 +65,39 @@ fn gaps_and_folds() {
     assert_eq!(world.pgvigil(&["next", "--days", "0"]).code, Some(2));
 }
 
+/// In the zone of the backup, by the rules of every slot; two at once wait for each other.
+#[test]
+fn drills() {
+    let world = world(
+        "[backups.a]\ndatabase = \"a\"\nschedule = \"0 1 * * *\"\ndrill = { schedule = \"30 2 * * 0\" }\n\
+        [backups.b]\ndatabase = \"b\"\ndrill = { schedule = \"0 3 * * 0\" }\n[backups.c]\ndatabase = \"c\"\ndrill = { budget = \"1h\" }\n",
+    );
+    let _ = world.pgvigil(&["--json", "status"]);
+    let db = rusqlite::Connection::open(world.path("state/history.db")).unwrap();
+    db.execute_batch(
+        "insert into runs (kind, backup, server, started_at, finished_at, outcome, id) values
+            ('drill', 'a', '', '2026-03-22T02:00:00Z', '2026-03-22T02:10:00Z', 'ok', 'a/20260322T010000Z'),
+            ('dump', 'a', 'main', '2026-03-22T02:00:00Z', '2026-03-22T03:30:00Z', 'ok', 'a/20260322T010000Z')",
+    )
+    .unwrap();
+    let found = next_at(&world, "2026-03-28 12:00:00", &["--json", "next", "--days", "1"]).expect(0).json();
+    let rows: Vec<String> = found
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| format!("{} {} {} {}", row["backup"], row["kind"], row["local"], row["note"]).replace('"', ""))
+        .collect();
+    let gap = "gap: its time does not exist on that day; it runs when the clocks have gone forward";
+    assert_eq!(
+        rows,
+        [
+            "a dump 2026-03-29T01:00:00+01:00 null".to_owned(),
+            format!("a drill 2026-03-29T03:00:00+02:00 {gap}"),
+            "b drill 2026-03-29T03:00:00+02:00 waits for a, about 10 min".to_owned()
+        ]
+    );
+}
+
 #[test]
 fn nothing_comes() {
     let world = world("[backups.c]\ndatabase = \"c\"\n");
