@@ -15,7 +15,7 @@ use crate::host::clock;
 use crate::job::prune::{self, Reasons};
 use crate::job::stores;
 use crate::retain::policy::TIERS;
-use crate::state::{History, State};
+use crate::state::{History, Run, State};
 
 #[derive(Serialize)]
 struct Row<'a> {
@@ -129,9 +129,16 @@ pub fn history(session: &Session, backup: Option<&str>) -> Done {
     let opened = session.open(Uses::None)?;
     let plan = &opened.plan;
     // To look is not to make.
-    let mut runs = if plan.state_dir.join("history.db").exists() { History::open(&plan.state_dir)?.runs(backup)? } else { Vec::new() };
+    let history = if plan.state_dir.join("history.db").exists() { Some(History::open(&plan.state_dir)?) } else { None };
+    let read = || history.as_ref().map_or_else(|| Ok(Vec::new()), |history| history.runs(backup));
+    let is_broken = |run: &Run| run.outcome.is_none() && !State::is_locked(&plan.state_dir, run.lock());
+    let mut runs = read()?;
+    // One that has ended between the two looks has noted its end by now.
+    if runs.iter().any(is_broken) {
+        runs = read()?;
+    }
     // A killed run could not note its end; the next one will.
-    for run in runs.iter_mut().filter(|run| run.outcome.is_none() && !State::is_locked(&plan.state_dir, run.lock())) {
+    for run in runs.iter_mut().filter(|run| is_broken(run)) {
         run.interrupt();
     }
     if let Some(backup) = backup

@@ -185,8 +185,7 @@ impl Daemon {
     fn note_not_begun(&self, name: &Name, slot: DateTime<Utc>, error: &Error, now: DateTime<Utc>) -> Result<()> {
         tracing::error!(backup = %name, %error, "drill could not begin");
         let outcome = if error.kind == Kind::Cancelled { Outcome::Cancelled } else { Outcome::Failed };
-        let row = self.history.begin_drill(name.as_str(), None, now, Some(slot))?;
-        self.history.end(row, now, outcome, Some(&error.message), None, true)
+        self.history.drill_not_begun(name.as_str(), now, outcome, &error.message, slot)
     }
 }
 

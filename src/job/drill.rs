@@ -95,7 +95,7 @@ async fn drill(
     let before = entry.rung_in(store_name.as_str()).unwrap_or(Rung::Written);
     let started = std::time::Instant::now();
     let id = entry.id.to_string();
-    let row = history.begin_drill(backup.name.as_str(), Some(&id), clock::now(), order.slot())?;
+    let row = history.begin_drill(backup.name.as_str(), &id, clock::now(), order.slot())?;
     let found = match drill_copy(plan, backup, &*store, &entry, before, progress, cancel).await {
         Ok(found) => record(&*store, store_name, found).await,
         Err(error) => Err(error),

@@ -178,12 +178,12 @@ impl History {
         Ok(db.last_insert_rowid())
     }
 
-    /// Notes that a drill begins, of which backup if one was found. It has no mark: only one goes on at
+    /// Notes that the drill of a backup begins. It has no mark: only one goes on at
     /// a time, so all that drills left is swept under their lock.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn begin_drill(&self, backup: &str, id: Option<&str>, started_at: DateTime<Utc>, slot: Option<DateTime<Utc>>) -> Result<i64> {
+    pub fn begin_drill(&self, backup: &str, id: &str, started_at: DateTime<Utc>, slot: Option<DateTime<Utc>>) -> Result<i64> {
         let db = self.db();
         db.execute(
             "insert into runs (kind, backup, server, id, started_at, slot, scheduled) values ('drill', ?1, '', ?2, ?3, ?4, ?5)",
@@ -193,7 +193,23 @@ impl History {
         Ok(db.last_insert_rowid())
     }
 
-    /// Notes a run or a drill that did not begin.
+    /// Notes a drill that could not begin. In one step: without its lock one that has no end would be
+    /// taken for broken off.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn drill_not_begun(&self, backup: &str, at: DateTime<Utc>, outcome: Outcome, error: &str, slot: DateTime<Utc>) -> Result<()> {
+        self.db()
+            .execute(
+                "insert into runs (kind, backup, server, started_at, finished_at, outcome, error, slot, scheduled)
+                values ('drill', ?1, '', ?2, ?2, ?3, ?4, ?5, 1)",
+                params![backup, text(at), outcome.as_str(), error, text(slot)],
+            )
+            .map(drop)
+            .map_err(|error| failed(&error))
+    }
+
+    /// Notes a run or a drill that was passed over.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -586,7 +602,7 @@ mod tests {
         let (slot, now) = (at("2024-01-15T01:00:00Z"), at("2024-01-15T02:00:00Z"));
         let id = Some("x/20240115T010000Z");
         let drill = |outcome: Option<Outcome>| {
-            let row = history.begin_drill("x", id, now, Some(slot)).unwrap();
+            let row = history.begin_drill("x", "x/20240115T010000Z", now, Some(slot)).unwrap();
             if let Some(outcome) = outcome {
                 history.end(row, now, outcome, Some("why"), id, true).unwrap();
             }

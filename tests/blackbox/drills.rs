@@ -67,8 +67,7 @@ fn status_and_show_tell_what_a_drill_measured() {
     let table = world.pgvigil(&["status"]).expect(0).stdout;
     assert!(table.contains("RESTORE TAKES") && table.contains("12.5 s of 1 min"), "{table}");
     let shown = world.pgvigil(&["show", &id]).expect(0).stdout;
-    for words in
-        ["on local: matched", "restored 5.0 MB in 12.5 s, 100.0 kB/s, 14 s in all", "compared 3 tables, 1234 rows: all as recorded"]
+    for words in ["on local: matched", "restored 5.00 MB in 12.5 s, 100 kB/s, 14 s in all", "compared 3 tables, 1234 rows: all as recorded"]
     {
         assert!(shown.contains(words), "no {words:?} in {shown}");
     }
