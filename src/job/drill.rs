@@ -89,7 +89,10 @@ async fn drill(
         return Err(Error::new(Kind::Busy, "another drill is under way").hint("wait for it; pgvigil history shows it"));
     };
     note_broken(&history, &lock)?;
-    drill_copy::sweep(plan, &state).await?;
+    if let Err(error) = drill_copy::sweep(plan, &state).await {
+        // What is left of another need not keep this one from its work.
+        tracing::warn!(%error, "cannot remove what a former drill left; the next one tries again");
+    }
     let store = stores::open(&plan.stores[store_name], state.owner())?;
     let (entry, _held) = pick(&state, &*store, store_name, backup, wanted).await?;
     let before = entry.rung_in(store_name.as_str()).unwrap_or(Rung::Written);

@@ -92,14 +92,7 @@ impl Trial<'_> {
             atomic: false,
             meter,
         };
-        let loaded = load(what, sql.blocks).await;
-        // Whether all of it came matters more than what became of a part of it.
-        let read = sql.reading.await.map_err(|error| Error::new(Kind::System, format!("the reader failed: {error}")))?;
-        let loaded = match (read, loaded) {
-            (Err(error), _) if error.kind == Kind::Damaged => return Err(error),
-            (_, Err(error)) | (Err(error), _) => return Err(error),
-            (Ok(()), Ok(loaded)) => loaded,
-        };
+        let loaded = load(what, sql).await?;
         if !loaded.errors.is_empty() {
             self.judge(&loaded, &mut tried);
             return Ok(tried);
@@ -173,7 +166,7 @@ impl Trial<'_> {
         while let Some(block) = sql.blocks.recv().await {
             lexer.feed(&block, &mut roles);
         }
-        sql.reading.await.map_err(|error| Error::new(Kind::System, format!("the reader failed: {error}")))??;
+        (&mut sql.reading).await.map_err(|error| Error::new(Kind::System, format!("the reader failed: {error}")))??;
         Ok(roles.found)
     }
 

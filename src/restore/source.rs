@@ -147,7 +147,7 @@ struct Passing {
 
 impl Passing {
     fn new(out: mpsc::Sender<Bytes>) -> Self {
-        Passing { watch: EndWatch::plain(), bytes: 0, out }
+        Passing { watch: EndWatch::plain(false), bytes: 0, out }
     }
 
     async fn pass(&mut self, block: Bytes) -> Result<()> {

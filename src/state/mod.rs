@@ -3,6 +3,7 @@
 //! of it loses no backup.
 
 pub mod alerts;
+mod drills;
 pub mod history;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};

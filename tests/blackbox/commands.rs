@@ -102,7 +102,7 @@ fn every_json_document_has_the_shape_that_is_promised() {
         history.iter().map(|run| (run["backup"].as_str().unwrap(), run["outcome"].as_str().unwrap())).collect();
     assert_eq!(outcomes, [("a", "ok"), ("c", "ok"), ("b", "failed"), ("a", "ok")], "newest first");
     for run in history {
-        keys(run, &["backup", "slot", "started_at", "finished_at", "outcome", "error", "id"]);
+        keys(run, &["backup", "kind", "slot", "started_at", "finished_at", "outcome", "error", "id"]);
         assert!(time(&run["started_at"]) <= time(&run["finished_at"]));
     }
     assert_eq!(history[0]["id"], second.as_str());
