@@ -80,14 +80,14 @@ pub enum Command {
     },
     /// Dump one database to a file or to stdout, outside of the catalog
     Export(ExportArgs),
-    /// Read every byte of a backup back and check it
+    /// Read every byte of a backup back and check it, or restore it for a trial
     #[command(
-        after_help = "Examples:\n  pgvigil verify euem_db/latest\n  pgvigil verify euem_db/20240115T010000Z --store local\n\nExit codes: 0 readable, 1 bad or not there, 3 it could not be verified."
+        after_help = "Examples:\n  pgvigil verify euem_db/latest\n  pgvigil verify euem_db/20240115T010000Z --store local\n  pgvigil verify euem_db/latest --drill\n\nExit codes: 0 the rung is reached, 1 bad or not there, 3 it could not be verified."
     )]
     Verify {
         /// BACKUP/LABEL or BACKUP/latest
         id: String,
-        /// Restore it into a throwaway server and compare (not yet)
+        /// Restore it into a throwaway server and compare what is in there with the evidence
         #[arg(long)]
         drill: bool,
         /// Only the copy in this store

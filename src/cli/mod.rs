@@ -6,6 +6,7 @@ pub mod args;
 mod cat;
 mod check;
 mod daemon;
+mod drill;
 mod export;
 mod init;
 mod list;
@@ -77,7 +78,8 @@ fn dispatch(args: Args) -> Done {
         Command::Cat { id, file } => cat::cat(&session, &id, file.as_deref()),
         Command::History { backup } => list::history(&session, backup.as_deref()),
         Command::Export(args) => export::export(&session, &args),
-        Command::Verify { id, drill, store } => verify::verify(&session, &id, drill, store.as_deref()),
+        Command::Verify { id, drill: true, store } => drill::drill(&session, &id, store.as_deref()),
+        Command::Verify { id, drill: false, store } => verify::verify(&session, &id, store.as_deref()),
         Command::Pin { id } => pin::pin(&session, &id, true),
         Command::Unpin { id } => pin::pin(&session, &id, false),
         Command::Init { container } => init::init(&session, container.as_deref()),

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::output::{self, JsonError};
 use super::session::{Session, Uses, runtime};
 use super::{Done, alert};
-use crate::catalog::Rung;
+use crate::catalog::{Compared, Rung};
 use crate::error::{Error, Kind, exit};
 use crate::host::signals;
 use crate::job::progress::Progress;
@@ -26,6 +26,9 @@ pub struct Answer<'a> {
     pub error: Option<JsonError<'a>>,
     pub warnings: &'a [String],
     pub seconds: f64,
+    /// After a drill or a restore.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compared: Option<&'a Compared>,
 }
 
 pub fn run(session: &Session, backup: &str) -> Done {
@@ -35,7 +38,7 @@ pub fn run(session: &Session, backup: &str) -> Done {
             output::tell(&error);
             if session.json {
                 let outcome = if error.kind == Kind::Busy { Outcome::Skipped } else { Outcome::Failed };
-                output::json(&Answer { id: None, outcome, rung: None, error: Some(JsonError::from(&error)), warnings: &[], seconds: 0.0 })?;
+                output::json(&Answer { id: None, outcome, rung: None, error: Some(JsonError::from(&error)), warnings: &[], seconds: 0.0, compared: None })?;
             }
             Ok(error.kind.exit_code())
         }
@@ -86,6 +89,7 @@ fn tell(session: &Session, report: &Report) -> Done {
             error: report.error.as_ref().map(JsonError::from),
             warnings: &warnings,
             seconds: report.seconds,
+            compared: None,
         })?;
     } else if let (Some(id), Some(rung)) = (id, report.rung) {
         let line = format!(

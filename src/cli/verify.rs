@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::output::{self, JsonError};
 use super::run::{Answer, show};
 use super::session::{Session, Uses, runtime};
-use super::{Done, alert, list, not_yet_error};
+use super::{Done, alert, list};
 use crate::catalog::{Entry, Proof, Rung, Wanted};
 use crate::config::Plan;
 use crate::error::{Error, Kind, Result, exit};
@@ -14,9 +14,9 @@ use crate::job::progress::Progress;
 use crate::job::{stores, verify as job};
 use crate::state::{Outcome, State};
 
-pub fn verify(session: &Session, id: &str, drill: bool, store: Option<&str>) -> Done {
+pub fn verify(session: &Session, id: &str, store: Option<&str>) -> Done {
     let started = std::time::Instant::now();
-    let result = prove(session, id, drill, store);
+    let result = prove(session, id, store);
     let (found, error) = match &result {
         Ok((id, proofs)) => {
             let errors: Vec<String> =
@@ -55,6 +55,7 @@ pub fn verify(session: &Session, id: &str, drill: bool, store: Option<&str>) -> 
             error: error.as_ref().map(JsonError::from),
             warnings: &warnings,
             seconds,
+            compared: None,
         })?;
     } else if let (Some((id, proofs)), None) = (found, &error) {
         for (store, proof) in proofs {
@@ -72,45 +73,18 @@ pub fn verify(session: &Session, id: &str, drill: bool, store: Option<&str>) -> 
 
 type Proofs = Vec<(String, Proof)>;
 
-fn prove(session: &Session, id: &str, drill: bool, store: Option<&str>) -> Result<(String, Proofs)> {
+fn prove(session: &Session, id: &str, store: Option<&str>) -> Result<(String, Proofs)> {
     let wanted = Wanted::parse(id)?;
-    if drill {
-        return Err(not_yet_error("verify --drill"));
-    }
     let opened = session.open(Uses::None)?;
     let plan = &opened.plan;
-    if let Some(store) = store
-        && !plan.stores.contains_key(store)
-    {
-        let names: Vec<&str> = plan.stores.keys().map(crate::config::values::Name::as_str).collect();
-        return Err(Error::new(Kind::NotFound, format!("there is no store {store:?} in the file"))
-            .hint(format!("stores of the file: {}", names.join(", "))));
-    }
-    let catalog = list::catalog(plan, Some(&wanted.backup))?;
-    let entry = match catalog.find(&wanted) {
-        Ok(entry) => entry,
-        Err(error) => {
-            // A manifest that cannot be read must not stay `latest`.
-            if error.kind == Kind::Damaged {
-                runtime()?.block_on(async {
-                    let repointed = repoint(plan, &wanted.backup).await;
-                    alert::tell(plan, &wanted.backup).await;
-                    repointed
-                })?;
-            }
-            return Err(error);
-        }
-    };
-    let copies: Vec<&str> = entry.copies.keys().map(String::as_str).filter(|name| store.is_none_or(|store| store == *name)).collect();
-    if copies.is_empty() {
-        return Err(Error::new(Kind::NotFound, format!("{} is not in store {}", entry.id, store.unwrap_or_default())));
-    }
+    let entry = find_entry(plan, &wanted, store)?;
+    let copies = copies_of(&entry, store)?;
     let cancel = signals::cancelled_by_signals()?;
     let progress = Arc::new(Progress::default());
     runtime()?.block_on(async {
         let bar = show(Arc::clone(&progress));
         let proofs = tokio::select! {
-            proofs = prove_copies(plan, entry, &copies, &progress) => proofs,
+            proofs = prove_copies(plan, &entry, &copies, &progress) => proofs,
             () = cancel.cancelled() => Err(Error::new(Kind::Cancelled, "told to stop")),
         };
         if let Some((bar, task)) = bar {
@@ -121,6 +95,47 @@ fn prove(session: &Session, id: &str, drill: bool, store: Option<&str>) -> Resul
         alert::tell(plan, &wanted.backup).await;
         Ok((entry.id.to_string(), proofs?))
     })
+}
+
+/// The backup that is asked for, from the stores. `store` must be one of the file.
+///
+/// # Errors
+/// There is none, or its manifest is damaged.
+pub fn find_entry(plan: &Plan, wanted: &Wanted, store: Option<&str>) -> Result<Entry> {
+    if let Some(store) = store
+        && !plan.stores.contains_key(store)
+    {
+        let names: Vec<&str> = plan.stores.keys().map(crate::config::values::Name::as_str).collect();
+        return Err(Error::new(Kind::NotFound, format!("there is no store {store:?} in the file"))
+            .hint(format!("stores of the file: {}", names.join(", "))));
+    }
+    let catalog = list::catalog(plan, Some(&wanted.backup))?;
+    match catalog.find(wanted) {
+        Ok(entry) => Ok(entry.clone()),
+        Err(error) => {
+            // A manifest that cannot be read must not stay `latest`.
+            if error.kind == Kind::Damaged {
+                runtime()?.block_on(async {
+                    let repointed = repoint(plan, &wanted.backup).await;
+                    alert::tell(plan, &wanted.backup).await;
+                    repointed
+                })?;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// The stores that have a copy of it, or the one that is asked for.
+///
+/// # Errors
+/// It is not there.
+pub fn copies_of<'a>(entry: &'a Entry, store: Option<&str>) -> Result<Vec<&'a str>> {
+    let copies: Vec<&str> = entry.copies.keys().map(String::as_str).filter(|name| store.is_none_or(|store| store == *name)).collect();
+    if copies.is_empty() {
+        return Err(Error::new(Kind::NotFound, format!("{} is not in store {}", entry.id, store.unwrap_or_default())));
+    }
+    Ok(copies)
 }
 
 async fn repoint(plan: &Plan, backup: &str) -> Result<()> {
