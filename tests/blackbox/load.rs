@@ -1,9 +1,7 @@
 //! The engine of restores, by its own interface: dumps of real databases into real databases, and
 //! what no dump holds.
 
-use std::io::Write;
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -96,14 +94,4 @@ fn a_whole_dump_is_the_same_database_again() {
             assert!(comparable(&dump(&target, &[])) == comparable(&text), "{server:?} jobs {jobs} atomic {atomic}");
         }
     }
-}
-
-/// `psql` as a person would do it, to hold our failures against its.
-#[expect(dead_code, reason = "for the comparison of speeds")]
-fn by_hand(target: &Database, text: &str) {
-    let mut command = target.server.tool("psql");
-    command.args(["-X", "-q", "-d", &target.name]).stdin(Stdio::piped()).stdout(Stdio::null());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    assert!(child.wait().unwrap().success());
 }

@@ -25,6 +25,7 @@ mod export;
 mod first_five_minutes;
 mod formats;
 mod fuzz;
+mod load;
 mod locks;
 mod mail;
 mod migrate;
