@@ -81,7 +81,10 @@ fn tell(session: &Session, report: &DrillReport) -> Done {
             compared: report.drill.as_ref().and_then(|drill| drill.compared.as_ref()),
         })?;
     } else if let (None, Some(rung), Some(drill)) = (&report.error, report.rung, &report.drill) {
-        let compared = drill.compared.as_ref().map_or(String::new(), |compared| format!(", {} tables and {} rows compared", compared.tables, compared.rows));
+        let compared = drill
+            .compared
+            .as_ref()
+            .map_or(String::new(), |compared| format!(", {} tables and {} rows compared", compared.tables, compared.rows));
         let line = format!(
             "{}  {}  restored on {} in {}{compared}, {} in all\n",
             report.id,

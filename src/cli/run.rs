@@ -38,7 +38,15 @@ pub fn run(session: &Session, backup: &str) -> Done {
             output::tell(&error);
             if session.json {
                 let outcome = if error.kind == Kind::Busy { Outcome::Skipped } else { Outcome::Failed };
-                output::json(&Answer { id: None, outcome, rung: None, error: Some(JsonError::from(&error)), warnings: &[], seconds: 0.0, compared: None })?;
+                output::json(&Answer {
+                    id: None,
+                    outcome,
+                    rung: None,
+                    error: Some(JsonError::from(&error)),
+                    warnings: &[],
+                    seconds: 0.0,
+                    compared: None,
+                })?;
             }
             Ok(error.kind.exit_code())
         }

@@ -134,6 +134,9 @@ fn settle(backup: &Backup, mut evidence: DatabaseEvidence, passed: Option<&[Tabl
         evidence.rows.retain(|_, _| spec.contents == Contents::Data);
         evidence.sequences.clear();
     }
+    if spec.contents == Contents::Schema {
+        evidence.large_objects = 0;
+    }
     if !(spec.tables.is_empty() && spec.exclude_tables.is_empty() && spec.schemas.is_empty()) {
         let tables: BTreeSet<&str> = evidence.rows.keys().map(String::as_str).collect();
         evidence.definitions.retain(|key, _| is_of(key, &tables));
