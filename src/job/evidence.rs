@@ -6,7 +6,7 @@ use crate::catalog::DatabaseEvidence;
 use crate::catalog::evidence::RowsDigest;
 use crate::config::file::{Contents, EvidenceMode};
 use crate::config::plan::Backup;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::host::clock;
 use crate::pack::census::TableRows;
 use crate::pack::packer::Meter;
@@ -45,7 +45,16 @@ pub async fn beside<T: Dumped, F: Future<Output = Result<T>>>(
         return Ok(Gathered { dumped, evidence: DatabaseEvidence::of(database), problems: Vec::new() });
     }
     let patience = backup.stall_timeout;
-    let witness = Witness::open(server, &database.name, clock::now(), patience).await?;
+    let witness = match Witness::open(server, &database.name, clock::now(), patience).await {
+        Ok(witness) => witness,
+        // The server is not the one of the file: what a dump would hold is anybody's guess.
+        Err(error) if error.kind == Kind::Config => return Err(error),
+        // A dump without evidence is better than none.
+        Err(error) => {
+            let dumped = dump(None).await?;
+            return Ok(Gathered { dumped, evidence: DatabaseEvidence::of(database), problems: vec![not_recorded(&error)] });
+        }
+    };
     let snapshot = Some(witness.snapshot.as_str());
     // Of a part it shows in the end which tables it is of.
     let (dumped, looked) = if backup.dump.is_narrow() {
