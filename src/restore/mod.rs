@@ -1,10 +1,12 @@
 //! folder -> database.
 
+mod behind;
 mod contain;
 mod failures;
 mod lane;
 pub mod load;
 mod loader;
+mod order;
 pub mod page;
 pub mod properties;
 pub mod roles;
@@ -12,3 +14,4 @@ pub mod select;
 mod settings;
 pub mod source;
 mod split;
+mod words;
