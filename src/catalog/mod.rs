@@ -10,4 +10,4 @@ pub mod proof;
 pub use entry::{Catalog, Entry};
 pub use id::{Id, Label, Wanted};
 pub use manifest::{FileEntry, Manifest, Role};
-pub use proof::{Pin, Proof, Rung};
+pub use proof::{Compared, DrillFacts, Mismatch, Pin, Proof, Rung};

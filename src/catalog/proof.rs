@@ -63,7 +63,68 @@ pub struct Proof {
     /// What could not be looked at, and why.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// What a drill measured and compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drill: Option<DrillFacts>,
     pub generator: String,
+}
+
+impl Proof {
+    /// `by` of a proof that a drill wrote.
+    pub const BY_DRILL: &'static str = "drill";
+
+    pub fn is_of_drill(&self) -> bool {
+        self.by == Self::BY_DRILL || self.drill.is_some()
+    }
+
+    /// How long a whole restore took. `None`: no drill, or one that did not get so far.
+    pub fn restore_seconds(&self) -> Option<f64> {
+        let drill = self.drill.as_ref()?;
+        (self.rung >= Rung::Restored || drill.compared.is_some()).then_some(drill.restore_seconds)
+    }
+}
+
+/// A drill in figures.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DrillFacts {
+    /// Where it restored to: `container`, `local`, or the name of a server.
+    pub on: String,
+    /// From the first byte that was fed to the end of ANALYZE: the measured RTO.
+    pub restore_seconds: f64,
+    /// With the making and the removal of the server, and the comparison.
+    pub total_seconds: f64,
+    /// As stored.
+    pub bytes: u64,
+    pub raw_bytes: u64,
+    /// Raw bytes by the seconds of the restore.
+    pub bytes_per_second: f64,
+    /// `None`: it did not get so far, or there is no evidence to compare with.
+    #[serde(default)]
+    pub compared: Option<Compared>,
+}
+
+/// What is in the restored databases against the evidence.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compared {
+    pub tables: u64,
+    pub rows: u64,
+    #[serde(default)]
+    pub mismatches: Vec<Mismatch>,
+}
+
+/// One thing that differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mismatch {
+    /// Such as `table public.orders: rows`.
+    pub object: String,
+    pub expected: String,
+    pub found: String,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: expected {}, found {}", self.object, self.expected, self.found)
+    }
 }
 
 /// Whether a backup is held whatever retention says.
@@ -129,6 +190,48 @@ mod tests {
             (&["pin-20990101T000000Z.json", "pin-20240115T012233Z.json"], "pin-20990101T000000Z-1.json"),
         ] {
             assert_eq!(next_document_name("pin", at, there.iter().copied()), expected);
+        }
+    }
+
+    #[test]
+    fn a_proof_of_an_earlier_version_is_read_and_has_no_drill() {
+        let text = r#"{"at": "2024-01-15T01:22:33Z", "rung": "readable", "by": "read back", "bytes": 1, "seconds": 0.1, "generator": "x"}"#;
+        let proof: Proof = serde_json::from_str(text).unwrap();
+        assert_eq!((proof.drill.clone(), proof.is_of_drill(), proof.restore_seconds()), (None, false, None));
+        assert!(!serde_json::to_string(&proof).unwrap().contains("\"drill\""));
+    }
+
+    #[test]
+    fn a_restore_that_broke_off_has_measured_nothing() {
+        let drill = |compared| DrillFacts {
+            on: "local".into(),
+            restore_seconds: 2.5,
+            total_seconds: 4.0,
+            bytes: 1,
+            raw_bytes: 2,
+            bytes_per_second: 0.8,
+            compared,
+        };
+        let proof = |rung, compared| Proof {
+            at: DateTime::default(),
+            rung,
+            by: Proof::BY_DRILL.into(),
+            bytes: 1,
+            seconds: 4.0,
+            manifest_sha256: None,
+            errors: vec![],
+            notes: vec![],
+            drill: Some(drill(compared)),
+            generator: "x".into(),
+        };
+        for (rung, compared, expected) in [
+            (Rung::Bad, None, None),
+            (Rung::Readable, None, None),
+            (Rung::Bad, Some(Compared::default()), Some(2.5)),
+            (Rung::Restored, None, Some(2.5)),
+            (Rung::Matched, Some(Compared::default()), Some(2.5)),
+        ] {
+            assert_eq!(proof(rung, compared.clone()).restore_seconds(), expected, "{rung} {compared:?}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! file -> Plan: every fault at once.
 
 pub mod choose;
+pub mod drill;
 pub mod email;
 pub mod faults;
 pub mod file;

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use chrono_tz::Tz;
 
-use super::choose::{choose_databases, choose_server, choose_stores, listed};
+use super::choose::{choose_databases, choose_server, choose_stores};
+use super::drill::{self, Drill, DrillOn};
 use super::email::{self, Email};
 use super::faults::Examined;
-use super::file::{self, BackupKind, Contents, File, Format, LogFormat, LogLevel, SslMode, Via, Want};
+use super::file::{self, BackupKind, Contents, EvidenceMode, File, Format, LogFormat, LogLevel, SslMode, Via, Want};
 use super::rules;
 use super::values::{Compression, Count, Given, Name, Schedule};
 
@@ -20,6 +21,8 @@ pub const STATE_DIR: &str = "/var/lib/pgvigil";
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub state_dir: PathBuf,
+    /// What cannot be streamed, and local throwaway servers.
+    pub spool_dir: PathBuf,
     /// Over all backups.
     pub max_concurrent_runs: u32,
     /// How long a running dump may go on after SIGTERM.
@@ -146,8 +149,28 @@ pub struct Backup {
     pub stall_timeout: Duration,
     pub dump: DumpSpec,
     pub globals: bool,
+    /// What is recorded under the snapshot of the dump.
+    pub evidence: EvidenceMode,
+    /// Queries of one value, by name.
+    pub checks: BTreeMap<Name, String>,
+    /// `None`: drills are only by hand.
+    pub drill: Option<Drill>,
+    /// Where a drill goes that no section speaks of.
+    pub drill_default: DrillOn,
     /// The first is the primary.
     pub stores: Vec<Name>,
+}
+
+impl Backup {
+    /// Where its drills restore to, by hand too.
+    pub fn drill_on(&self) -> &DrillOn {
+        self.drill.as_ref().map_or(&self.drill_default, |drill| &drill.on)
+    }
+
+    /// `None`: drills are only by hand.
+    pub fn drill_schedule(&self) -> Option<&Schedule> {
+        self.drill.as_ref()?.schedule.as_ref()
+    }
 }
 
 /// What retention keeps. A unit that is not named keeps nothing.
@@ -256,8 +279,10 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
     rules::check_rest(file, examined);
     let email = file.email.as_ref().and_then(|email| email::plan_email(email, examined));
     let log = file.log.clone().unwrap_or_default();
+    let state_dir = file.state_dir.clone().unwrap_or_else(|| PathBuf::from(STATE_DIR));
     Plan {
-        state_dir: file.state_dir.clone().unwrap_or_else(|| PathBuf::from(STATE_DIR)),
+        spool_dir: file.spool_dir.clone().unwrap_or_else(|| state_dir.join("spool")),
+        state_dir,
         max_concurrent_runs: file.max_concurrent_runs.unwrap_or(1),
         shutdown_grace: file.shutdown_grace.map_or(SHUTDOWN_GRACE, |span| span.0),
         email,
@@ -400,17 +425,9 @@ fn plan_backup(name: &Name, backup: &file::Backup, file: &File, examined: &mut E
     if let Some(keep) = &backup.keep {
         rules::check_keep(keep, Some(kind), &["backups", name.as_str(), "keep"], examined);
     }
-    if let Some(on) = backup.drill.as_ref().and_then(|drill| drill.on.as_deref())
-        && on != "container"
-        && on != "local"
-        && !file.servers.contains_key(on)
-    {
-        examined.fault(
-            &["backups", name.as_str(), "drill", "on"],
-            format!("drill of backup {name} names the unknown server {on:?}"),
-            format!("write \"container\", \"local\" or a server: {}", listed(file.servers.keys())),
-        );
-    }
+    let served_by = server.as_ref().and_then(|server| file.servers.get(server));
+    let drill = drill::plan_drill(name, backup, served_by, file, examined);
+    rules::check_checks(name, backup, examined);
     let timezone = backup.timezone.or(file.timezone).map_or(Tz::UTC, |zone| zone.0);
     Some(Backup {
         name: name.clone(),
@@ -436,6 +453,10 @@ fn plan_backup(name: &Name, backup: &file::Backup, file: &File, examined: &mut E
             compression: backup.compression.unwrap_or_default(),
         },
         globals: backup.globals.unwrap_or(true),
+        evidence: backup.evidence.unwrap_or_default(),
+        checks: backup.checks.clone().unwrap_or_default(),
+        drill,
+        drill_default: DrillOn::default_for(served_by),
         stores: stores?,
     })
 }

@@ -71,6 +71,19 @@ pub fn check_form(name: &Name, backup: &file::Backup, server: Option<&file::Serv
     }
 }
 
+/// The queries under `checks`.
+pub fn check_checks(name: &Name, backup: &file::Backup, examined: &mut Examined<'_>) {
+    for (check, query) in backup.checks.iter().flatten() {
+        if query.trim().is_empty() {
+            examined.fault(
+                &["backups", name.as_str(), "checks", check.as_str()],
+                format!("check {check} asks nothing"),
+                "write a query of one value, such as \"select count(*) > 0 from users\"",
+            );
+        }
+    }
+}
+
 pub fn check_keep(keep: &file::Keep, kind: Option<BackupKind>, path: &[&str], examined: &mut Examined<'_>) {
     let tiers = [
         ("last", keep.last.is_some()),

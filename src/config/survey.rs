@@ -57,13 +57,9 @@ pub fn not_yet(file: &File, examined: &Examined<'_>) -> Vec<NotYet> {
     for (name, backup) in &file.backups {
         let key = |key| ["backups", name.as_str(), key];
         let stops = Some(Blocked::One(name.clone()));
-        note(&key("want"), backup.want.is_some_and(|want| want > Want::Readable), None);
-        note(&key("drill"), backup.drill.is_some(), None);
         note(&key("identity"), backup.identity.is_some(), None);
         note(&key("kind"), backup.kind == Some(BackupKind::Physical), stops.clone());
         note(&key("encrypt_to"), backup.encrypt_to.is_some(), stops.clone());
-        note(&key("evidence"), backup.evidence == Some(EvidenceMode::Content), stops.clone());
-        note(&key("checks"), backup.checks.is_some(), stops.clone());
         note(&key("stores"), backup.stores.as_ref().is_some_and(|stores| stores.len() > 1), stops.clone());
         let named = backup.stores.iter().flatten().chain(file.stores.keys().filter(|_| backup.stores.is_none()));
         for (name, store) in named.filter_map(|name| file.stores.get_key_value(name)) {
@@ -92,6 +88,22 @@ pub fn warnings(file: &File) -> Vec<Warning> {
         });
     }
     for (name, backup) in &file.backups {
+        let want = backup.want.unwrap_or_default();
+        let is_drilled = backup.drill.as_ref().is_some_and(|drill| drill.schedule.is_some());
+        if want > Want::Readable && !is_drilled {
+            found.push(Warning {
+                subject: format!("backup {name}"),
+                message: "want is above readable, which only drills reach, and no drill has a schedule: after each run it is told as unproven until somebody drills it by hand".to_owned(),
+                hint: "add drill = { schedule = \"0 4 * * 0\" }".to_owned(),
+            });
+        }
+        if want == Want::Matched && backup.evidence == Some(EvidenceMode::Off) {
+            found.push(Warning {
+                subject: format!("backup {name}"),
+                message: "want = \"matched\" with evidence = \"off\": there is nothing that a drill could compare with".to_owned(),
+                hint: "take evidence out, or set want = \"restored\"".to_owned(),
+            });
+        }
         let Some(schedule) = &backup.schedule else { continue };
         let keeps_recent = backup.keep.as_ref().is_none_or(|keep| keep.last.is_some() || keep.within.is_some());
         if !keeps_recent && finer_than_a_day(&schedule.cron) {

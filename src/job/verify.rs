@@ -86,6 +86,7 @@ pub async fn verify(
         manifest_sha256: Some(manifest_sha256),
         errors: findings.errors,
         notes,
+        drill: None,
         generator: crate::GENERATOR.to_owned(),
     };
     write(store, id, &proof).await?;
