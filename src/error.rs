@@ -35,6 +35,8 @@ pub enum Kind {
     Cancelled,
     /// No byte came for too long, or the deadline passed.
     Timeout,
+    /// What is asked for would destroy something, or could not be done in the end.
+    Refused,
     /// Something that this version does not do yet.
     NotYet,
     /// Something on this machine: a file, a folder, a process.
@@ -73,6 +75,7 @@ impl Kind {
             | Kind::Damaged
             | Kind::Cancelled
             | Kind::Timeout
+            | Kind::Refused
             | Kind::NotYet
             | Kind::System => exit::FAILED,
         }
@@ -94,7 +97,7 @@ impl Kind {
             | Kind::Cancelled
             // A restore takes a database away for a moment.
             | Kind::NotFound => true,
-            Kind::Usage | Kind::Config | Kind::Secret | Kind::NotYet => false,
+            Kind::Usage | Kind::Config | Kind::Secret | Kind::Refused | Kind::NotYet => false,
         }
     }
 }

@@ -75,6 +75,23 @@ pub struct Evidence {
 pub struct DatabaseEvidence {
     /// What no dump of a database holds.
     pub properties: DatabaseProperties,
+    /// Rows of each table under the dump's snapshot, by its name as `format('%I.%I')` writes it.
+    #[serde(default)]
+    pub rows: BTreeMap<String, u64>,
+    /// Every role that objects, privileges and policies name.
+    #[serde(default)]
+    pub roles: Vec<String>,
+    /// The role that the cluster was made with.
+    #[serde(default)]
+    pub superuser: Option<String>,
+    #[serde(default)]
+    pub tablespaces: Vec<String>,
+    /// Extensions with their versions.
+    #[serde(default)]
+    pub extensions: BTreeMap<String, String>,
+    /// Partitions with the table that each is a part of.
+    #[serde(default)]
+    pub partitions: BTreeMap<String, String>,
 }
 
 /// The properties of a database, as a value that older and newer programs read alike.
@@ -82,7 +99,15 @@ pub type DatabaseProperties = serde_json::Value;
 
 impl DatabaseEvidence {
     pub fn of(database: &Database) -> Self {
-        DatabaseEvidence { properties: serde_json::to_value(database).unwrap_or_default() }
+        DatabaseEvidence {
+            properties: serde_json::to_value(database).unwrap_or_default(),
+            rows: BTreeMap::new(),
+            roles: Vec::new(),
+            superuser: None,
+            tablespaces: Vec::new(),
+            extensions: BTreeMap::new(),
+            partitions: BTreeMap::new(),
+        }
     }
 }
 

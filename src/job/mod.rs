@@ -7,6 +7,7 @@ pub mod dump;
 pub mod make;
 pub mod progress;
 pub mod prune;
+pub mod restore;
 pub mod run;
 pub mod stores;
 pub mod sweep;

@@ -82,7 +82,7 @@ pub struct Database {
     pub comment: Option<String>,
     pub tablespace: String,
     pub bytes: Option<i64>,
-    #[serde(skip_serializing)]
+    #[serde(skip_serializing, default)]
     pub allows_connections: bool,
 }
 
@@ -243,6 +243,18 @@ impl Server {
     /// A call of a program, connected to this server.
     pub fn call(&self, program: &'static str, args: Vec<String>) -> Call {
         Call { program, args, env: self.env.clone(), password: self.password.clone(), tag: self.tag.clone(), stdin: false }
+    }
+
+    /// The same server, whose sessions begin with a setting.
+    #[must_use]
+    pub fn with_setting(&self, name: &str, value: &str) -> Self {
+        let mut server = self.clone();
+        let option = format!("-c {name}={value}");
+        match server.env.iter_mut().find(|(variable, _)| variable == "PGOPTIONS") {
+            Some((_, options)) => *options = format!("{options} {option}"),
+            None => server.set("PGOPTIONS", option),
+        }
+        server
     }
 
     pub fn host(&self) -> &Arc<dyn Host> {

@@ -4,6 +4,7 @@
 
 pub mod alerts;
 pub mod history;
+pub mod restores;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::Write;
