@@ -132,7 +132,7 @@ pub enum Command {
         days: u16,
     },
     /// Restore a backup: all of it, single tables or schemas, definitions or rows
-    Restore(RestoreArgs),
+    Restore(Box<RestoreArgs>),
     /// Delete what retention does not keep, each with its reason
     #[command(after_help = "Examples:\n  pgvigil prune --dry-run\n  pgvigil prune euem_db")]
     Prune {

@@ -75,7 +75,8 @@ pub fn rebuild(session: &Session, store: Option<&str>) -> Done {
 
 fn choose<'a>(plan: &'a Plan, store: Option<&str>) -> Result<Vec<&'a Store>> {
     let Some(name) = store else {
-        let (here, elsewhere): (Vec<&Store>, Vec<&Store>) = plan.stores.values().partition(|store| matches!(store.kind, StoreKind::Local(_)));
+        let (here, elsewhere): (Vec<&Store>, Vec<&Store>) =
+            plan.stores.values().partition(|store| matches!(store.kind, StoreKind::Local(_)));
         for store in elsewhere {
             output::warn(&format!("store {}: not yet: this version keeps backups in folders only", store.name), None);
         }
@@ -83,7 +84,8 @@ fn choose<'a>(plan: &'a Plan, store: Option<&str>) -> Result<Vec<&'a Store>> {
     };
     plan.stores.get(name).map(|store| vec![store]).ok_or_else(|| {
         let names: Vec<&str> = plan.stores.keys().map(Name::as_str).collect();
-        Error::new(Kind::NotFound, format!("there is no store {name:?} in the file")).hint(format!("stores of the file: {}", names.join(", ")))
+        Error::new(Kind::NotFound, format!("there is no store {name:?} in the file"))
+            .hint(format!("stores of the file: {}", names.join(", ")))
     })
 }
 

@@ -90,7 +90,8 @@ fn carry_out(session: &Session, args: &RestoreArgs) -> Result<Did> {
     // What cannot be asked is not begun.
     let can_ask = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     if asked.clean && !args.yes && !args.dry_run && !can_ask {
-        return Err(Error::new(Kind::Usage, "--clean replaces a database, and there is no terminal to ask on").hint("add --yes, or look first with --dry-run"));
+        return Err(Error::new(Kind::Usage, "--clean replaces a database, and there is no terminal to ask on")
+            .hint("add --yes, or look first with --dry-run"));
     }
     let plan = session.load()?.map_err(|faults| super::session::faults_error(&faults))?;
     let of_backup = plan.backups.get(wanted.backup.as_str()).map(|backup| backup.server.to_string());

@@ -83,7 +83,11 @@ pub(super) fn plan_drill(
         }
     };
     if drill.budget.is_some_and(|budget| budget.0.is_zero()) {
-        examined.fault(&["backups", name.as_str(), "drill", "budget"], "no restore takes no time", "write what it may take, such as \"1h\"");
+        examined.fault(
+            &["backups", name.as_str(), "drill", "budget"],
+            "no restore takes no time",
+            "write what it may take, such as \"1h\"",
+        );
     }
     Some(Drill { schedule: drill.schedule.clone(), on, budget: drill.budget.map(|budget| budget.0) })
 }

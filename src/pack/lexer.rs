@@ -19,6 +19,10 @@ pub trait Listener {
 
     /// A command for psql, without its backslash; its first bytes where it is long.
     fn meta(&mut self, _line: &[u8]) {}
+
+    /// A spelling that no dump holds and that some psql could read in another way than this reader;
+    /// told once.
+    fn doubt(&mut self, _what: &'static str) {}
 }
 
 /// A statement that has ended.
@@ -89,6 +93,11 @@ pub struct Lexer {
     escapes: bool,
     /// The statement that ended with the bytes just read: whether rows follow.
     ended: Option<bool>,
+    /// The last byte outside of quotes and comments that is no white space.
+    last: u8,
+    /// The first doubt, and whether it was told.
+    doubt: Option<&'static str>,
+    doubted: bool,
 }
 
 /// What `psql` follows to know a body of SQL: `CREATE FUNCTION ... BEGIN ATOMIC ...; ...; END`.
@@ -115,6 +124,9 @@ impl Body {
             return;
         }
         let word = std::mem::take(&mut self.word);
+        if word[0].is_ascii_digit() {
+            return;
+        }
         if [b"create".as_slice(), b"function", b"procedure", b"or", b"replace"].contains(&word.as_slice())
             && let Some(initial) = self.initials.get_mut(self.words)
         {
@@ -146,6 +158,9 @@ impl Default for Lexer {
             body: Body::default(),
             escapes: false,
             ended: None,
+            last: b'\n',
+            doubt: None,
+            doubted: false,
         }
     }
 }
@@ -234,6 +249,11 @@ impl Lexer {
                 break;
             }
             at += read;
+            if let Some(what) = self.doubt
+                && !std::mem::replace(&mut self.doubted, true)
+            {
+                listener.doubt(what);
+            }
             if let Some(copies) = self.ended.take() {
                 listener.statement_end(&Ended { head: &self.head, copies });
                 self.head.clear();
@@ -280,6 +300,10 @@ impl Lexer {
         for (at, &byte) in bytes.iter().enumerate() {
             let next = bytes.get(at + 1).copied();
             let before = std::mem::replace(&mut self.before, byte);
+            let last = self.last;
+            if !byte.is_ascii_whitespace() {
+                self.last = byte;
+            }
             if is_word(byte) && byte != b'$' {
                 self.body.byte(byte);
                 self.note(byte);
@@ -290,8 +314,11 @@ impl Lexer {
                 _ => false,
             };
             if waits {
-                self.before = before;
+                (self.before, self.last) = (before, last);
                 return at;
+            }
+            if byte == b'\'' {
+                self.judge_quote(before, last);
             }
             self.body.end_of_word(self.parens > 0);
             match byte {
@@ -302,10 +329,12 @@ impl Lexer {
                     return at + 1;
                 }
                 b'-' if next == Some(b'-') => {
+                    self.last = last;
                     self.state = State::LineComment;
                     return at + 2;
                 }
                 b'/' if next == Some(b'*') => {
+                    self.last = last;
                     self.state = State::BlockComment(1);
                     return at + 2;
                 }
@@ -325,11 +354,20 @@ impl Lexer {
                         return at + len;
                     }
                     DollarTag::Unknown => {
-                        self.before = before;
+                        (self.before, self.last) = (before, last);
                         return at;
                     }
-                    DollarTag::Not => self.note(byte),
+                    DollarTag::Not => {
+                        if !next.is_some_and(|byte| byte.is_ascii_digit()) {
+                            self.doubt.get_or_insert("a dollar sign of no quote");
+                        }
+                        self.note(byte);
+                    }
                 },
+                b'$' => {
+                    self.doubt.get_or_insert("a dollar sign in a word");
+                    self.note(byte);
+                }
                 b'(' => {
                     self.parens += 1;
                     self.note(byte);
@@ -352,6 +390,21 @@ impl Lexer {
             }
         }
         bytes.len()
+    }
+
+    /// Letters in front of a quote decide how it is read, and so does a string on the line before,
+    /// which goes on in the next one.
+    /// <https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-STRINGS>
+    fn judge_quote(&mut self, before: u8, last: u8) {
+        let prefix = self.body.word.as_slice();
+        let raw = before == b'&' || [b"b".as_slice(), b"x"].contains(&prefix);
+        if is_word(before) && ![b"e".as_slice(), b"n", b"b", b"x"].contains(&prefix) {
+            self.doubt.get_or_insert("a word right in front of a quote");
+        } else if raw && self.escapes {
+            self.doubt.get_or_insert("a prefixed string without standard_conforming_strings");
+        } else if last == b'\'' && before != b'\'' {
+            self.doubt.get_or_insert("a string in two parts");
+        }
     }
 
     /// Whether it is a `COPY ... FROM stdin`.
@@ -381,6 +434,10 @@ impl Lexer {
     fn until(&mut self, bytes: &[u8], end: &[u8]) -> usize {
         match memmem::find(bytes, end) {
             Some(found) => {
+                // A comment leaves what stands before it next to what stands behind it.
+                if self.state != State::LineComment {
+                    self.last = end[end.len() - 1];
+                }
                 self.state = State::Sql;
                 self.before = end[end.len() - 1];
                 found + end.len()
@@ -420,7 +477,7 @@ impl Lexer {
                 Some(b'\'') => at = found + 2,
                 Some(_) => {
                     self.state = State::Sql;
-                    self.before = b'\'';
+                    (self.before, self.last) = (b'\'', b'\'');
                     return found + 1;
                 }
             }
@@ -526,6 +583,38 @@ mod tests {
         }
         fn meta(&mut self, line: &[u8]) {
             self.heard.push(format!("meta {}", String::from_utf8_lossy(line)));
+        }
+        fn doubt(&mut self, what: &'static str) {
+            self.heard.push(format!("doubt: {what}"));
+        }
+    }
+
+    /// Each of these is read in two ways by one psql or another, and hides a command in one of them.
+    #[test]
+    fn what_could_be_read_otherwise_is_doubted() {
+        for text in [
+            "SELECT aE'\\' ; \n;",
+            "SELECT 1E'\\' ; ';",
+            "SELECT E'a'\n'\\' || ' ; x ';",
+            "SELECT E'a' -- b\n '\\' || ' ; x ';",
+            "SELECT E'a' /* b\n */ '\\' || ' ; x ';",
+            "SELECT 1$$'$$ ; x ';",
+            "SELECT $$a$$$$'$$ ; x ';",
+            "SELECT a$b$'$b$ ; x ';",
+            "SET standard_conforming_strings = off;SELECT b'\\' ; x ';",
+            "SET standard_conforming_strings = off;SELECT U&'\\' ; x ';",
+        ] {
+            for piece in [1, 2, text.len()] {
+                assert!(read(text, piece).0.iter().any(|heard| heard.starts_with("doubt")), "{text} {:?}", read(text, piece));
+            }
+        }
+        for text in [
+            "SELECT 'it''s', E'it\\'s', N'n', x'1f', B'01', U&'u', $1, ('a')::text, 'a' || 'b', \"a$b\", $$x$$, $a$'$a$;",
+            "COMMENT ON TABLE t IS 'a\n''b';",
+        ] {
+            for piece in [1, 2, text.len()] {
+                assert!(!read(text, piece).0.iter().any(|heard| heard.starts_with("doubt")), "{text} {:?}", read(text, piece));
+            }
         }
     }
 

@@ -96,11 +96,7 @@ impl Asked {
                 "--to-database with several --database",
                 "restore them one by one, each --to-database of its own",
             ),
-            (
-                part && self.databases.len() > 1,
-                "--table or --schema with several --database",
-                "restore from one database at a time",
-            ),
+            (part && self.databases.len() > 1, "--table or --schema with several --database", "restore from one database at a time"),
             (self.to_database.as_deref() == Some(""), "--to-database without a name", "give the new database a name"),
             (self.into_schema.as_deref() == Some(""), "--into-schema without a name", "give the schema a name"),
             (

@@ -140,7 +140,8 @@ pub fn in_the_way(asked: &Asked, chosen: &Chosen, existing: &Existing) -> Vec<Re
     } else if !there.is_empty() {
         let hint = match into {
             Some(schema) => format!("name another schema than {}, or drop what is there", identifier_on_one_line(schema)),
-            None => "add --into-schema NAME to have it beside the live one, or --contents data for the rows alone, into the empty table".to_owned(),
+            None => "add --into-schema NAME to have it beside the live one, or --contents data for the rows alone, into the empty table"
+                .to_owned(),
         };
         refusals.push(Refusal::new(format!("there is already {}", several(there.iter().map(name))), hint));
     }

@@ -67,8 +67,11 @@ impl Globals {
     /// It holds what pg_dumpall never writes there.
     pub fn parse(text: &[u8]) -> Result<Self> {
         let hostile = |what: &str| {
-            Error::new(Kind::Damaged, format!("the globals of the backup hold what pg_dumpall never writes: {}", crate::host::printable(what)))
-                .hint("look into them: pgvigil cat ID globals.sql.gz; nothing of them was sent")
+            Error::new(
+                Kind::Damaged,
+                format!("the globals of the backup hold what pg_dumpall never writes: {}", crate::host::printable(what)),
+            )
+            .hint("look into them: pgvigil cat ID globals.sql.gz; nothing of them was sent")
         };
         let mut reader = Reader::default();
         let mut lexer = Lexer::default();
@@ -197,11 +200,14 @@ mod tests {
         let globals = Globals::parse(TEXT.as_bytes()).unwrap();
         assert_eq!(globals.roles().into_iter().collect::<Vec<_>>(), ["O'Neill; x", "app"]);
         assert_eq!(globals.tablespaces().into_iter().collect::<Vec<_>>(), ["fast"]);
-        let roles = ["app".to_owned()].into();
-        let wanted: Vec<&str> = globals.wanted(&roles, &BTreeSet::new()).map(|statement| statement.sql.as_str()).collect();
+        let (roles, no_tablespaces) = (["app".to_owned()].into(), BTreeSet::new());
+        let wanted: Vec<&str> = globals.wanted(&roles, &no_tablespaces).map(|statement| statement.sql.as_str()).collect();
         assert!(wanted.contains(&"CREATE ROLE \"O'Neill; x\";") && wanted.contains(&"GRANT ALL ON TABLESPACE fast TO app;"), "{wanted:#?}");
         assert!(wanted.iter().any(|sql| sql.starts_with("GRANT app TO")), "{wanted:#?}");
-        assert!(!wanted.iter().any(|sql| sql.contains("ROLE app") || sql.contains("PARAMETER")), "what is there stays as it is: {wanted:#?}");
+        assert!(
+            !wanted.iter().any(|sql| sql.contains("ROLE app") || sql.contains("PARAMETER")),
+            "what is there stays as it is: {wanted:#?}"
+        );
     }
 
     #[test]

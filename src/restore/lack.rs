@@ -77,7 +77,10 @@ pub fn versions(manifest: &Manifest, target: &Target) -> (Vec<Refusal>, Vec<Stri
     let client = parse_version(&manifest.client_version).map_or(0, |(major, _)| major);
     if source > target.major {
         refusals.push(Refusal::new(
-            format!("the backup is of PostgreSQL {}, and server {} is {}: an older major", manifest.server_version, target.name, target.version),
+            format!(
+                "the backup is of PostgreSQL {}, and server {} is {}: an older major",
+                manifest.server_version, target.name, target.version
+            ),
             format!("restore into a server of version {source} or newer: --to-server NAME"),
         ));
     } else if source == 0 && target.major > 0 {

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use tokio::sync::mpsc;
-
+use super::loader::Loader;
 use super::select::Selection;
+use super::source::Sql;
+use super::split::Splitter;
 use crate::error::{Error, Kind, Result};
 use crate::pack::packer::Meter;
 use crate::postgres::Server;
@@ -35,7 +35,7 @@ pub struct Loaded {
     pub rows: Vec<(String, u64)>,
     /// What failed, alike ones together. Empty: every statement was done.
     pub errors: Vec<Failure>,
-    /// What was left out of a selection on purpose, and why.
+    /// What was left out on purpose, and why.
     pub left_out: Vec<String>,
 }
 
@@ -49,12 +49,30 @@ pub struct Failure {
     pub count: u64,
 }
 
-/// Loads a dump whose SQL comes block by block.
+/// Loads a dump whose SQL comes block by block. Dropped in between it ends its sessions here; those
+/// in a container the caller ends by their mark.
 ///
 /// # Errors
 /// It could not be loaded at all: the server is gone, the text is no whole dump, or it holds what no
-/// dump of ours holds (commands for psql, programs). Errors of single statements are in [`Loaded`].
-pub async fn load(load: Load<'_>, sql: mpsc::Receiver<Bytes>) -> Result<Loaded> {
-    let _ = (load, sql);
-    Err(Error::new(Kind::NotYet, "restore"))
+/// dump of ours holds (commands for psql, programs). With `atomic` also the first failed statement:
+/// then nothing happened. Else errors of single statements are in [`Loaded`].
+pub async fn load(load: Load<'_>, mut sql: Sql) -> Result<Loaded> {
+    let meter = Arc::clone(&load.meter);
+    let mut loader = Loader::new(load)?;
+    let mut splitter = Splitter::default();
+    while let Some(block) = sql.blocks.recv().await {
+        let bytes = block.len() as u64;
+        for item in splitter.feed(block)? {
+            loader.take(item).await?;
+        }
+        meter.raw.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+        if loader.gave_up() {
+            return loader.finish().await;
+        }
+    }
+    (&mut sql.reading).await.map_err(|error| Error::new(Kind::System, format!("the reader of the dump failed: {error}")))??;
+    if !splitter.is_between() {
+        return Err(Error::new(Kind::Damaged, "the dump ends in the middle of a statement"));
+    }
+    loader.finish().await
 }

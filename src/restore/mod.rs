@@ -2,15 +2,21 @@
 
 pub mod asked;
 pub mod chosen;
+mod contain;
+mod failures;
 pub mod flaws;
 pub mod globals;
 pub mod lack;
+mod lane;
 pub mod load;
+mod loader;
 pub mod names;
 pub mod page;
 pub mod plan;
 pub mod properties;
 pub mod select;
+mod settings;
 pub mod source;
+mod split;
 pub mod target;
 pub mod told;

@@ -49,15 +49,14 @@ fn parts(text: &str) -> Option<Vec<String>> {
     let mut parts = Vec::new();
     let mut rest = text;
     loop {
-        let (part, after) = match rest.strip_prefix('"') {
-            Some(quoted) => unquoted(quoted)?,
-            None => {
-                let end = rest.find('.').unwrap_or(rest.len());
-                if rest[..end].contains('"') {
-                    return None;
-                }
-                (rest[..end].to_lowercase(), &rest[end..])
+        let (part, after) = if let Some(quoted) = rest.strip_prefix('"') {
+            unquoted(quoted)?
+        } else {
+            let end = rest.find('.').unwrap_or(rest.len());
+            if rest[..end].contains('"') {
+                return None;
             }
+            (rest[..end].to_lowercase(), &rest[end..])
         };
         if part.is_empty() {
             return None;

@@ -149,7 +149,9 @@ pub fn databases(asked: &Asked, manifest: &Manifest) -> Result<Vec<(String, Stri
     let mut chosen = if asked.databases.is_empty() { manifest.databases.clone() } else { asked.databases.clone() };
     chosen.dedup();
     if chosen.len() > 1 && (asked.is_part() || asked.to_database.is_some()) {
-        return Err(Error::new(Kind::Usage, format!("{} holds several databases", manifest.id)).hint(format!("add --database NAME; {}", has())));
+        return Err(
+            Error::new(Kind::Usage, format!("{} holds several databases", manifest.id)).hint(format!("add --database NAME; {}", has()))
+        );
     }
     let to = |name: String| (name.clone(), asked.to_database.clone().unwrap_or(name));
     Ok(chosen.into_iter().map(to).collect())
@@ -196,7 +198,10 @@ pub fn plan(given: &Given<'_>) -> Result<RestorePlan, Error> {
                 }
             }
         } else {
-            warnings.push(format!("nobody noted the properties of {}: it gets the usual encoding, locale and owner", identifier_on_one_line(name)));
+            warnings.push(format!(
+                "nobody noted the properties of {}: it gets the usual encoding, locale and owner",
+                identifier_on_one_line(name)
+            ));
         }
     }
     let names: Vec<&str> = databases.iter().map(|database| database.source.as_str()).collect();
@@ -257,10 +262,9 @@ fn one(given: &Given<'_>, asked: &Asked, source: String, target: String, refusal
     });
     let (way, more) = way(given, asked, &target, existing, &chosen);
     refusals.extend(more);
-    let selection = asked.selection().map(|selection| Selection {
-        tables: chosen.named.iter().map(super::names::Named::quoted_where_needed).collect(),
-        ..selection
-    });
+    let selection = asked
+        .selection()
+        .map(|selection| Selection { tables: chosen.named.iter().map(super::names::Named::quoted_where_needed).collect(), ..selection });
     let stamp = given.now.format("%Y%m%dT%H%M%SZ");
     let name = |suffix: &str| free_name(&target, &format!("_{suffix}_{stamp}"), given.target);
     let temporary = (way != Way::IntoExisting).then(|| name("restoring"));
@@ -308,10 +312,11 @@ fn way(given: &Given<'_>, asked: &Asked, target: &str, existing: Option<&Existin
         refusals.push(Refusal::new(format!("{shown} allows no connections"), "name another with --to-database NAME"));
     }
     if asked.goes_into_existing() {
-        refusals.extend(in_the_way(asked, chosen, existing).into_iter().map(|refusal| Refusal {
-            message: format!("in {shown}: {}", refusal.message),
-            hint: refusal.hint,
-        }));
+        refusals.extend(
+            in_the_way(asked, chosen, existing)
+                .into_iter()
+                .map(|refusal| Refusal { message: format!("in {shown}: {}", refusal.message), hint: refusal.hint }),
+        );
         return (Way::IntoExisting, refusals);
     }
     let way = match (asked.clean, asked.in_place) {

@@ -13,10 +13,10 @@ pub fn steps(plan: &DatabasePlan, asked: &Asked) -> Vec<String> {
     let (temporary, aside) = (quoted(&plan.temporary), quoted(&plan.aside));
     let mut steps = vec!["check the hashes of the files".to_owned()];
     if plan.way == Way::InPlace {
-        steps.push(format!("end the sessions of {target} and drop it").replace(
-            "end the sessions of",
-            if asked.disconnect { "end the sessions of" } else { "make sure that nobody uses" },
-        ));
+        steps.push(
+            format!("end the sessions of {target} and drop it")
+                .replace("end the sessions of", if asked.disconnect { "end the sessions of" } else { "make sure that nobody uses" }),
+        );
     }
     if plan.way == Way::IntoExisting {
         steps.push(format!("load {} into {target}, all of it or nothing", what(plan, asked)));

@@ -74,9 +74,13 @@ pub async fn header(host: &dyn Host, source: Source) -> Result<Header> {
     })
 }
 
-type Feeding = Option<tokio::task::JoinHandle<()>>;
+pub(crate) type Feeding = Option<tokio::task::JoinHandle<()>>;
 
-async fn start(host: &dyn Host, way: &str, source: Source) -> Result<(Process, Feeding)> {
+/// Starts a `pg_restore` on an archive, and what feeds it.
+///
+/// # Errors
+/// There is no `pg_restore`.
+pub(crate) async fn start(host: &dyn Host, way: &str, source: Source) -> Result<(Process, Feeding)> {
     let mut args = vec![way.to_owned()];
     if let Source::Folder(folder) = &source {
         args.push(folder.display().to_string());

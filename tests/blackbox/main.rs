@@ -29,6 +29,7 @@ mod mail;
 mod migrate;
 mod next;
 mod owner;
+mod restore;
 mod restore_page;
 mod retention;
 mod servers;

@@ -74,7 +74,10 @@ impl One<'_> {
                 let comment = format!("pgvigil: a restore of {} that failed at {}", self.looked.plan.id, clock::now().to_rfc3339());
                 let statement = format!("COMMENT ON DATABASE {} IS {}", identifier(temporary), literal(&comment));
                 if tell(server, beside(server, temporary), [statement]).await.is_ok() {
-                    report.warnings.push(format!("what was loaded until then is kept as database {}: drop it when you have looked", identifier(temporary)));
+                    report.warnings.push(format!(
+                        "what was loaded until then is kept as database {}: drop it when you have looked",
+                        identifier(temporary)
+                    ));
                 }
             }
             leftovers::remove(server, &record.traces).await
@@ -161,6 +164,11 @@ impl One<'_> {
 
     async fn load(&self, into: &str) -> Result<Loaded> {
         let looked = self.looked;
+        if self.database.selection.is_some() {
+            return Err(
+                Error::new(Kind::NotYet, "a part of a backup: not yet").hint("--to-database NAME restores all of it beside the live one")
+            );
+        }
         let meter = self.progress.begin(format!("loading {}", crate::host::printable(&self.database.source)));
         let host = verify::archive_host(self.plan, &looked.manifest).await;
         // A plain dump needs no pg_restore.
@@ -180,11 +188,7 @@ impl One<'_> {
             atomic: !is_fresh,
             meter,
         };
-        let loaded = load::load(load, sql.blocks).await;
-        let read = sql.reading.await.map_err(|error| Error::new(Kind::Store, format!("a read was broken off: {error}")))?;
-        // That the load found its text cut only follows from a read that failed.
-        read?;
-        loaded
+        load::load(load, sql).await
     }
 
     /// Errors of statements are errors of the restore.
@@ -228,10 +232,11 @@ impl One<'_> {
             return tell(server, temporary, ["ANALYZE"]).await;
         }
         let into = self.asked.into_schema.as_ref();
-        let tables = loaded.rows.iter().filter_map(|(name, _)| Named::parse(name)).map(|table| Named {
-            schema: into.cloned().or(table.schema),
-            name: table.name,
-        });
+        let tables = loaded
+            .rows
+            .iter()
+            .filter_map(|(name, _)| Named::parse(name))
+            .map(|table| Named { schema: into.cloned().or(table.schema), name: table.name });
         tell(server, &self.database.target, tables.map(|table| format!("ANALYZE {}", table.quoted()))).await
     }
 }

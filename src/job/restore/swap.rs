@@ -63,8 +63,11 @@ pub async fn swap(
     statements.push("COMMIT".to_owned());
     if replaced.is_some() {
         if plan.way == Way::IntoEmpty && !is_empty(server, target).await? {
-            return Err(Error::new(Kind::Refused, format!("database {} is no longer empty: somebody filled it meanwhile", identifier(target)))
-                .hint("add --clean to replace it, or --to-database NAME to restore beside it"));
+            return Err(Error::new(
+                Kind::Refused,
+                format!("database {} is no longer empty: somebody filled it meanwhile", identifier(target)),
+            )
+            .hint("add --clean to replace it, or --to-database NAME to restore beside it"));
         }
         if may_disconnect {
             record.note(Traces { barred: Some(target.clone()), ..record.traces.clone() })?;
@@ -77,9 +80,8 @@ pub async fn swap(
         return Ok(Swapped { kept: Some(aside.to_owned()), problem: None });
     }
     let dropped = tell(server, connection, [drop_statement(server, aside, true)]).await;
-    let problem = dropped.err().map(|error| {
-        format!("the old database is now {} and could not be dropped: {}", identifier(aside), error.message)
-    });
+    let problem =
+        dropped.err().map(|error| format!("the old database is now {} and could not be dropped: {}", identifier(aside), error.message));
     Ok(Swapped { kept: None, problem })
 }
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::error::Result;
+use crate::postgres::Server;
 use crate::postgres::quote::{identifier, literal};
 use crate::postgres::session::Session;
-use crate::postgres::Server;
 use crate::restore::target::{Existing, Surroundings, TableThere, Target, Visitor};
 
 /// How many tables are asked for rows in one question.
@@ -119,10 +119,8 @@ pub async fn comment(server: &Server, database: &str) -> Result<Option<Option<St
 /// # Errors
 /// The server does not answer.
 pub async fn is_barred(server: &Server, database: &str) -> Result<bool> {
-    let sql = format!(
-        "select to_json(exists(select from pg_catalog.pg_database where datname = {} and not datallowconn))",
-        literal(database)
-    );
+    let sql =
+        format!("select to_json(exists(select from pg_catalog.pg_database where datname = {} and not datallowconn))", literal(database));
     server.query(beside(server, database), &sql).await
 }
 

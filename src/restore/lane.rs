@@ -1,0 +1,156 @@
+//! One place where statements of a dump are run, one after the other. A failed statement costs its
+//! `psql`; the next one begins a new `psql` that stands where the dump stood.
+
+use bytes::Bytes;
+
+use super::contain::{is_delicate, knows_restrict};
+use super::failures::words;
+use super::settings::Settings;
+use crate::error::{Error, Result};
+use crate::host::Tag;
+use crate::postgres::Server;
+use crate::postgres::session::Session;
+
+/// Where the lanes lead.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    pub server: &'a Server,
+    pub database: &'a str,
+    /// Nobody else sees the database: what it has not flushed yet nobody misses.
+    pub is_fresh: bool,
+}
+
+/// What became of statements: the inner error has the server's words.
+pub type Done = Result<Result<(), String>>;
+
+pub struct Lane<'a> {
+    target: Target<'a>,
+    session: Option<Session>,
+    /// The settings that the session has.
+    version: u64,
+}
+
+impl<'a> Lane<'a> {
+    pub fn new(target: Target<'a>) -> Self {
+        Lane { target, session: None, version: 0 }
+    }
+
+    /// Begins a `psql` if there is none, and gives it the settings.
+    ///
+    /// # Errors
+    /// The server cannot be reached.
+    pub async fn ready(&mut self, settings: &Settings) -> Result<()> {
+        if self.session.is_some() && self.version == settings.version() {
+            return Ok(());
+        }
+        let mut text = Vec::new();
+        let mut session = match self.session.take() {
+            Some(session) => session,
+            None => {
+                let server = self.target.server;
+                // No text of a dump makes this psql run a program, whatever it manages to hide.
+                if knows_restrict(&server.client_version) {
+                    text.extend_from_slice(format!("\\restrict {}\n", Tag::random().as_str().replace('_', "")).as_bytes());
+                }
+                if self.target.is_fresh {
+                    text.extend_from_slice(b"SET synchronous_commit = off;\n");
+                }
+                Session::open(server, self.target.database).await?
+            }
+        };
+        text.extend_from_slice(&settings.replay());
+        let _ = session.send(&text).await;
+        session.answer().await.map_err(|error| error.context("cannot go on restoring"))?;
+        (self.session, self.version) = (Some(session), settings.version());
+        Ok(())
+    }
+
+    /// Runs statements, with what stands around them. Settings among them are the caller's to note.
+    ///
+    /// # Errors
+    /// The server cannot be reached.
+    pub async fn run(&mut self, settings: &Settings, before: &str, statements: &[Bytes], after: &str) -> Done {
+        self.ready(settings).await?;
+        if statements.iter().any(|statement| is_delicate(statement))
+            && let Err(words) = self.reassure(settings).await?
+        {
+            return Ok(Err(words));
+        }
+        let mut text = Vec::with_capacity(statements.iter().map(|statement| statement.len() + 1).sum::<usize>() + 64);
+        text.extend_from_slice(before.as_bytes());
+        for statement in statements {
+            text.extend_from_slice(statement);
+            text.push(b'\n');
+        }
+        text.extend_from_slice(after.as_bytes());
+        self.send(&text).await;
+        self.answer().await
+    }
+
+    /// Makes sure that this `psql` reads a text as we read it: no function of the dump may have
+    /// changed the settings by which it does.
+    async fn reassure(&mut self, settings: &Settings) -> Done {
+        self.send(&settings.reading()).await;
+        self.answer().await
+    }
+
+    /// Begins a `COPY`, whose rows follow by [`Lane::send`].
+    ///
+    /// # Errors
+    /// The server cannot be reached.
+    pub async fn begin_copy(&mut self, settings: &Settings, text: &[u8]) -> Done {
+        self.ready(settings).await?;
+        if is_delicate(text)
+            && let Err(words) = self.reassure(settings).await?
+        {
+            return Ok(Err(words));
+        }
+        self.send(text).await;
+        Ok(Ok(()))
+    }
+
+    /// Sends bytes; false if the `psql` takes no more.
+    pub async fn send(&mut self, bytes: &[u8]) -> bool {
+        match &mut self.session {
+            Some(session) => session.send(bytes).await.is_ok(),
+            None => false,
+        }
+    }
+
+    /// Waits until all that was sent is done.
+    ///
+    /// # Errors
+    /// There are no words of the server: it is gone, or `psql` is.
+    pub async fn answer(&mut self) -> Done {
+        let Some(session) = &mut self.session else {
+            return Ok(Err("the session has ended".to_owned()));
+        };
+        // What the dump's own questions answer is of no interest, and may be long.
+        let Err(error) = session.answer_into(&mut |_| true).await else {
+            return Ok(Ok(()));
+        };
+        let stderr = session.stderr();
+        self.session = None;
+        match words(&stderr) {
+            Some(words) => Ok(Err(words)),
+            None => Err(Error { message: format!("lost the session that restores: {}", error.message), ..error }),
+        }
+    }
+
+    /// Whether there is a session.
+    pub fn is_open(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// Takes over the settings that were just run here.
+    pub fn has(&mut self, settings: &Settings) {
+        self.version = settings.version();
+    }
+
+    /// Ends it in good order.
+    pub async fn close(&mut self) {
+        if let Some(session) = self.session.take() {
+            let _ = session.close().await;
+        }
+    }
+}

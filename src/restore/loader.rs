@@ -1,0 +1,260 @@
+//! Carries out the pieces of a dump, in their order.
+
+use bytes::Bytes;
+
+use super::contain::{Verdict, is_delicate, judge};
+use super::failures::{Failures, hint};
+use super::lane::{Lane, Target};
+use super::load::{Load, Loaded};
+use super::settings::{self, Settings};
+use super::split::{Copy, Item, beginning};
+use crate::error::{Error, Kind, Result};
+use crate::pack::census::Lines;
+
+/// Small statements are run so many at a time, and so many bytes.
+const BATCH_MAX: usize = 64;
+const BATCH_BYTES_MAX: usize = 256 * 1024;
+
+pub struct Loader<'a> {
+    load: Load<'a>,
+    lane: Lane<'a>,
+    settings: Settings,
+    /// Small statements that wait for each other's company.
+    batch: Vec<Bytes>,
+    batch_bytes: usize,
+    /// Between a `BEGIN` of the dump and its `COMMIT`; whether something failed in there.
+    transaction: Option<bool>,
+    copying: Option<Copying>,
+    failures: Failures,
+    loaded: Loaded,
+}
+
+struct Copying {
+    copy: Copy,
+    lines: Lines,
+    /// Of the first that failed.
+    failed: Option<String>,
+}
+
+impl<'a> Loader<'a> {
+    pub fn new(load: Load<'a>) -> Result<Self> {
+        let target = Target { server: load.server, database: load.database, is_fresh: load.is_fresh };
+        Ok(Loader {
+            lane: Lane::new(target),
+            load,
+            settings: Settings::default(),
+            batch: Vec::new(),
+            batch_bytes: 0,
+            transaction: None,
+            copying: None,
+            failures: Failures::default(),
+            loaded: Loaded::default(),
+        })
+    }
+
+    /// Whether so much failed that nothing more is tried.
+    pub fn gave_up(&self) -> bool {
+        self.failures.are_too_many()
+    }
+
+    /// Takes the next piece.
+    ///
+    /// # Errors
+    /// See [`super::load::load`].
+    pub async fn take(&mut self, item: Item) -> Result<()> {
+        if self.gave_up() {
+            return Ok(());
+        }
+        match item {
+            Item::Statement(text) => self.statement(text).await,
+            Item::Copy(copy) => self.copy(copy).await,
+            Item::Rows(rows) => self.rows(&rows).await,
+            Item::RowsEnd => self.rows_end().await,
+        }
+    }
+
+    /// Behind the last piece.
+    ///
+    /// # Errors
+    /// See [`super::load::load`].
+    pub async fn finish(mut self) -> Result<Loaded> {
+        self.flush().await?;
+        if self.load.atomic && self.lane.is_open() {
+            let done = self.lane.run(&self.settings, "COMMIT;\n", &[], "").await?;
+            self.judge_atomic(done, "COMMIT;")?;
+        }
+        self.lane.close().await;
+        self.loaded.errors = self.failures.finish();
+        Ok(self.loaded)
+    }
+
+    async fn statement(&mut self, text: Bytes) -> Result<()> {
+        if judge(&text)? == Verdict::Leave {
+            self.leave_out(&text, "it names a database");
+            return Ok(());
+        }
+        if let Some(name) = settings::name(&text)
+            && !settings::is_known(&name, self.load.server.facts.major())
+        {
+            return Ok(());
+        }
+        match &text[..] {
+            b"BEGIN;" | b"COMMIT;" if self.load.atomic => return Ok(()),
+            b"BEGIN;" => {
+                self.flush().await?;
+                self.transaction = Some(false);
+            }
+            b"COMMIT;" => {
+                let failed = self.transaction.take();
+                return if failed == Some(false) { self.one(text).await } else { Ok(()) };
+            }
+            _ => {}
+        }
+        if self.load.atomic || self.transaction.is_some() {
+            return self.one(text).await;
+        }
+        if !is_light(&text) || is_delicate(&text) {
+            self.flush().await?;
+            return self.one(text).await;
+        }
+        self.batch_bytes += text.len();
+        self.batch.push(text);
+        if self.batch.len() >= BATCH_MAX || self.batch_bytes >= BATCH_BYTES_MAX {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    fn leave_out(&mut self, statement: &[u8], why: &str) {
+        if statement != b";" {
+            self.loaded.left_out.push(format!("{}: {why}", beginning(statement)));
+        }
+    }
+
+    /// Begins the transaction, where there is only one.
+    async fn begin(&mut self) -> Result<()> {
+        if self.load.atomic && !self.lane.is_open() {
+            let done = self.lane.run(&self.settings, "BEGIN;\n", &[], "").await?;
+            self.judge_atomic(done, "BEGIN;")?;
+        }
+        Ok(())
+    }
+
+    /// Runs the batch: together, or, if that fails, one by one to see which.
+    async fn flush(&mut self) -> Result<()> {
+        self.batch_bytes = 0;
+        let batch = std::mem::take(&mut self.batch);
+        let batch = match batch.as_slice() {
+            [] => return Ok(()),
+            [_] => batch,
+            _ => {
+                if self.lane.run(&self.settings, "BEGIN;\n", &batch, "COMMIT;\n").await?.is_ok() {
+                    for statement in &batch {
+                        self.done(statement);
+                    }
+                    return Ok(());
+                }
+                batch
+            }
+        };
+        for statement in batch {
+            self.one(statement).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs one statement by itself.
+    async fn one(&mut self, statement: Bytes) -> Result<()> {
+        if self.transaction == Some(true) || self.gave_up() {
+            return Ok(());
+        }
+        self.begin().await?;
+        let done = self.lane.run(&self.settings, "", std::slice::from_ref(&statement), "").await?;
+        match done {
+            Ok(()) => self.done(&statement),
+            Err(words) => self.failed(&words, &statement)?,
+        }
+        Ok(())
+    }
+
+    fn done(&mut self, statement: &Bytes) {
+        self.loaded.statements += 1;
+        if settings::name(statement).is_some() {
+            self.settings.note(statement);
+            self.lane.has(&self.settings);
+        }
+    }
+
+    fn failed(&mut self, words: &str, statement: &[u8]) -> Result<()> {
+        if let Some(failed) = &mut self.transaction {
+            *failed = true;
+        }
+        let statement = beginning(statement);
+        self.judge_atomic(Err(words.to_owned()), &statement)?;
+        self.failures.note(words, statement);
+        Ok(())
+    }
+
+    /// In one transaction the first failure is the end.
+    fn judge_atomic(&self, done: Result<(), String>, statement: &str) -> Result<()> {
+        match done {
+            Err(words) if self.load.atomic => {
+                let error = Error::new(Kind::Postgres, format!("nothing was restored: {words}\n  statement: {statement}"));
+                Err(match hint(&words) {
+                    Some(hint) => error.hint(hint),
+                    None => error,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn copy(&mut self, copy: Copy) -> Result<()> {
+        self.flush().await?;
+        self.begin().await?;
+        let mut text = copy.statement.to_vec();
+        text.push(b'\n');
+        let failed = self.lane.begin_copy(&self.settings, &text).await?.err();
+        self.copying = Some(Copying { copy, lines: Lines::new(false), failed });
+        Ok(())
+    }
+
+    async fn rows(&mut self, rows: &[u8]) -> Result<()> {
+        let Some(copying) = &mut self.copying else {
+            return Ok(());
+        };
+        if copying.failed.is_some() {
+            return Ok(());
+        }
+        copying.lines.feed(rows);
+        if !self.lane.send(rows).await {
+            copying.failed = Some(self.lane.answer().await?.err().unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    async fn rows_end(&mut self) -> Result<()> {
+        let Some(mut copying) = self.copying.take() else {
+            return Ok(());
+        };
+        if copying.failed.is_none() {
+            self.lane.send(b"\\.\n").await;
+            copying.failed = self.lane.answer().await?.err();
+        }
+        match copying.failed {
+            None => {
+                self.loaded.statements += 1;
+                self.loaded.rows.push((copying.copy.table, copying.lines.finish().0));
+                Ok(())
+            }
+            Some(words) => self.failed(&words, &copying.copy.statement),
+        }
+    }
+}
+
+/// Whether a statement is done in no time, so that repeating it for a neighbour's sake costs little.
+fn is_light(statement: &[u8]) -> bool {
+    const HEAVY: [&[u8]; 3] = [b"CREATE INDEX ", b"CREATE UNIQUE INDEX ", b"REFRESH "];
+    let alters = statement.starts_with(b"ALTER TABLE ") && memchr::memmem::find(statement, b"ADD CONSTRAINT ").is_some();
+    !alters && !HEAVY.iter().any(|heavy| statement.starts_with(heavy))
+}
