@@ -37,6 +37,8 @@ pub enum Kind {
     Cancelled,
     /// No byte came for too long, or the deadline passed.
     Timeout,
+    /// What is asked for would destroy something, or could not be done in the end.
+    Refused,
     /// Something that this version does not do yet.
     NotYet,
     /// Something on this machine: a file, a folder, a process.
@@ -76,6 +78,7 @@ impl Kind {
             | Kind::Damaged
             | Kind::Cancelled
             | Kind::Timeout
+            | Kind::Refused
             | Kind::NotYet
             | Kind::System => exit::FAILED,
         }
@@ -98,7 +101,7 @@ impl Kind {
             // A restore takes a database away for a moment.
             | Kind::NotFound => true,
             // Somebody has to install or to change something first.
-            Kind::Usage | Kind::Config | Kind::Secret | Kind::Unverifiable | Kind::NotYet => false,
+            Kind::Usage | Kind::Config | Kind::Secret | Kind::Refused | Kind::Unverifiable | Kind::NotYet => false,
         }
     }
 }

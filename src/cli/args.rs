@@ -131,14 +131,8 @@ pub enum Command {
         #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..=3660))]
         days: u16,
     },
-    /// Restore a backup (not yet; RESTORE.md in every backup says how)
-    #[command(
-        after_help = "Not yet. Until then every backup says itself how to restore it with stock tools:\n  pgvigil cat euem_db/latest RESTORE.md"
-    )]
-    Restore {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-        rest: Vec<String>,
-    },
+    /// Restore a backup: all of it, single tables or schemas, definitions or rows
+    Restore(Box<RestoreArgs>),
     /// Delete what retention does not keep, each with its reason
     #[command(after_help = "Examples:\n  pgvigil prune --dry-run\n  pgvigil prune euem_db")]
     Prune {
@@ -161,10 +155,13 @@ pub enum Command {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
-    /// Make the catalog again from the manifests in a store (not yet)
+    /// Make the catalog again from the manifests in a store, and point `latest` anew
+    #[command(
+        after_help = "Needs nothing but the stores: it works after the loss of state_dir.\n\nExamples:\n  pgvigil rebuild\n  pgvigil rebuild local\n\nExit codes: 0 all manifests were read, 3 some could not be, 1 a store cannot be read."
+    )]
     Rebuild {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-        rest: Vec<String>,
+        /// A [stores.NAME] section; default: all of them
+        store: Option<String>,
     },
     /// Show how every backup and store stands, and the open alerts
     #[command(after_help = "Example:\n  pgvigil status\n\nExit codes: 0 healthy, 3 not.")]
@@ -217,4 +214,112 @@ pub struct ExportArgs {
     /// Replace the file if it is there
     #[arg(long)]
     pub force: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Without an option it goes into the database that it came from, which must be absent or empty. It is loaded under a\n\
+    temporary name and takes its own at the end: a failure leaves everything as it was.\n\n\
+    Examples:\n  pgvigil restore euem_db/latest --dry-run                         # what would be done, and how long it takes\n  \
+    pgvigil restore euem_db/latest --to-database euem_db_look         # beside the live one\n  \
+    pgvigil restore euem_db/latest --clean --disconnect --keep-old    # in the place of the live one\n  \
+    pgvigil restore euem_db/latest --table orders --into-schema rescued   # one table, beside the live one\n  \
+    pgvigil restore euem_db/latest --to-server other --globals        # on another server\n\n\
+    Exit codes: 0 restored, 1 refused or failed, 2 wrong usage, 3 restored, with something that needs a look."
+)]
+#[expect(clippy::struct_excessive_bools, reason = "they are the switches of the command line")]
+pub struct RestoreArgs {
+    /// BACKUP/LABEL or BACKUP/latest
+    pub id: String,
+    /// Only this database, where the backup holds several (repeatable)
+    #[arg(long, value_name = "D")]
+    pub database: Vec<String>,
+    /// Into a new database of this name
+    #[arg(long, value_name = "NAME")]
+    pub to_database: Option<String>,
+    /// On another server of the file
+    #[arg(long, value_name = "NAME")]
+    pub to_server: Option<String>,
+    /// From the copy in this store
+    #[arg(long, value_name = "S")]
+    pub store: Option<String>,
+    /// Replace the database that is there, when the new one is complete
+    #[arg(long)]
+    pub clean: bool,
+    /// Keep the old one as NAME_before_TIME
+    #[arg(long)]
+    pub keep_old: bool,
+    /// End the open sessions of the old one
+    #[arg(long)]
+    pub disconnect: bool,
+    /// Drop the old one first, where the disk cannot hold both
+    #[arg(long)]
+    pub in_place: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Only this table, into an existing database (repeatable)
+    #[arg(long, value_name = "T")]
+    pub table: Vec<String>,
+    /// Only this schema, into an existing database (repeatable)
+    #[arg(long, value_name = "S")]
+    pub schema: Vec<String>,
+    /// Put the chosen tables into this schema, beside the live ones
+    #[arg(long, value_name = "X")]
+    pub into_schema: Option<String>,
+    /// Roles and tablespaces first
+    #[arg(long)]
+    pub globals: bool,
+    /// Only the definitions, or only the rows (into existing, empty tables)
+    #[arg(long, value_enum)]
+    pub contents: Option<Contents>,
+    /// Keep what was loaded until a failure, under its temporary name
+    #[arg(long)]
+    pub keep_failed: bool,
+    /// Print the plan and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub later: LaterRestoreArgs,
+}
+
+/// What later versions bring: encryption, signatures, physical backups.
+#[derive(Debug, clap::Args)]
+pub struct LaterRestoreArgs {
+    #[arg(long, hide = true, value_name = "FILE")]
+    identity: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    accept_unsigned: bool,
+    #[arg(long, hide = true, value_name = "TIME")]
+    at: Option<String>,
+    #[arg(long, hide = true, value_name = "L")]
+    lsn: Option<String>,
+    #[arg(long, hide = true, value_name = "X")]
+    xid: Option<String>,
+    #[arg(long, hide = true, value_name = "N")]
+    name: Option<String>,
+    #[arg(long, hide = true)]
+    latest: bool,
+    #[arg(long, hide = true, value_name = "DIR")]
+    target_dir: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    start: bool,
+}
+
+impl LaterRestoreArgs {
+    /// The first of them that was given.
+    pub fn first(&self) -> Option<&'static str> {
+        let given = [
+            ("--identity", self.identity.is_some()),
+            ("--accept-unsigned", self.accept_unsigned),
+            ("--at", self.at.is_some()),
+            ("--lsn", self.lsn.is_some()),
+            ("--xid", self.xid.is_some()),
+            ("--name", self.name.is_some()),
+            ("--latest", self.latest),
+            ("--target-dir", self.target_dir.is_some()),
+            ("--start", self.start),
+        ];
+        given.into_iter().find(|(_, given)| *given).map(|(option, _)| option)
+    }
 }

@@ -14,6 +14,8 @@ mod next;
 mod output;
 mod pin;
 mod prune;
+mod rebuild;
+mod restore;
 mod run;
 mod session;
 mod show;
@@ -91,10 +93,10 @@ fn dispatch(args: Args) -> Done {
         Command::Schema => output::text(&crate::config::file::json_schema()),
         Command::Daemon => daemon::daemon(&session),
         Command::Next { days } => next::next(&session, days),
-        Command::Restore { .. } => Err(not_yet_error("restore").hint("RESTORE.md in every backup says how to restore it with stock tools")),
+        Command::Restore(args) => restore::restore(&session, &args),
         Command::Prune { backup, dry_run, trust_clock } => prune::prune(&session, backup.as_deref(), dry_run, trust_clock),
         Command::Adopt { backup, files } => adopt::adopt(&session, &backup, &files),
-        Command::Rebuild { .. } => not_yet("rebuild"),
+        Command::Rebuild { store } => rebuild::rebuild(&session, store.as_deref()),
         Command::Status => status::status(&session),
         Command::Alert(AlertCommand::Test) => alert::test(&session),
         Command::Wal { .. } => not_yet("wal"),

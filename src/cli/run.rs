@@ -119,10 +119,14 @@ fn tell(session: &Session, report: &Report) -> Done {
 
 /// Progress on a terminal: bytes, rate, ratio, and the share of the last run's size.
 pub fn show(progress: Arc<Progress>) -> Option<(ProgressBar, tokio::task::JoinHandle<()>)> {
+    show_by(progress, "{spinner} {msg}  [{bar:20}] {percent}% of the last run's size  {elapsed}")
+}
+
+/// The same, in a form of indicatif's for what is expected.
+pub fn show_by(progress: Arc<Progress>, known: &'static str) -> Option<(ProgressBar, tokio::task::JoinHandle<()>)> {
     if !std::io::stderr().is_terminal() {
         return None;
     }
-    let known = "{spinner} {msg}  [{bar:20}] {percent}% of the last run's size  {elapsed}";
     let unknown = "{spinner} {msg}  {elapsed}";
     let style =
         |template: &str| ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner()).progress_chars("=> ");

@@ -11,6 +11,7 @@ pub mod evidence;
 pub mod make;
 pub mod progress;
 pub mod prune;
+pub mod restore;
 pub mod run;
 pub mod stores;
 pub mod sweep;

@@ -9,7 +9,7 @@ use crate::host::docker::DockerHost;
 use crate::host::local::LocalHost;
 use crate::host::{Host, Tag};
 use crate::job::assess::within_patience;
-use crate::job::stores;
+use crate::job::{restore, stores};
 use crate::postgres::Server;
 use crate::state::history::Unfinished;
 use crate::state::{History, State};
@@ -35,6 +35,7 @@ pub async fn sweep(plan: &Plan, state: &State, history: &History, held: &Backup)
         tracing::warn!(backup = %dead.backup, clean, "a run was interrupted; swept what it left");
         history.interrupted(dead.row, id.as_deref(), clean)?;
     }
+    restore::leftovers::sweep(plan, state, Some(held.server.as_str())).await?;
     // Without a history too: it may have been lost with what was in it.
     sweep_stores(plan, state, name).await;
     Ok(())

@@ -278,6 +278,18 @@ impl Server {
         Call { program, args, env: self.env.clone(), password: self.password.clone(), tag: self.tag.clone(), stdin: false }
     }
 
+    /// The same server, whose sessions begin with a setting.
+    #[must_use]
+    pub fn with_setting(&self, name: &str, value: &str) -> Self {
+        let mut server = self.clone();
+        let option = format!("-c {name}={value}");
+        match server.env.iter_mut().find(|(variable, _)| variable == "PGOPTIONS") {
+            Some((_, options)) => *options = format!("{options} {option}"),
+            None => server.set("PGOPTIONS", option),
+        }
+        server
+    }
+
     pub fn host(&self) -> &Arc<dyn Host> {
         &self.host
     }

@@ -1,17 +1,26 @@
 //! folder -> database.
 
+pub mod asked;
 mod behind;
+pub mod chosen;
 mod contain;
 mod failures;
+pub mod flaws;
+pub mod globals;
+pub mod lack;
 mod lane;
 pub mod load;
 mod loader;
+pub mod names;
 mod order;
 pub mod page;
+pub mod plan;
 pub mod properties;
 pub mod roles;
 pub mod select;
 mod settings;
 pub mod source;
 mod split;
+pub mod target;
+pub mod told;
 mod words;

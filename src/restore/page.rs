@@ -27,7 +27,7 @@ pub struct Facts<'a> {
 }
 
 /// The longest name of PostgreSQL, in bytes.
-const NAME_BYTES_MAX: usize = 63;
+pub const NAME_BYTES_MAX: usize = 63;
 
 /// Writes the page.
 pub fn page(facts: &Facts<'_>) -> String {
@@ -244,7 +244,7 @@ pub fn restored_name(database: &str) -> String {
 }
 
 /// A name with a suffix, no longer than names may be.
-fn suffixed(name: &str, suffix: &str) -> String {
+pub fn suffixed(name: &str, suffix: &str) -> String {
     let mut end = name.len().min(NAME_BYTES_MAX - suffix.len());
     while !name.is_char_boundary(end) {
         end -= 1;

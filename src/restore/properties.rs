@@ -1,5 +1,7 @@
 //! The statements that give a restored database the properties that no dump of it holds.
 
+use std::collections::BTreeSet;
+
 use crate::postgres::quote::{identifier, literal};
 use crate::postgres::server::{Database, Setting};
 
@@ -58,6 +60,13 @@ pub fn apply(database: &Database, name: &str) -> Vec<String> {
         statements.push(format!("COMMENT ON DATABASE {target} IS {}", literal(comment)));
     }
     statements
+}
+
+/// Every role that the properties name.
+pub fn roles(database: &Database) -> BTreeSet<String> {
+    let of_settings = database.settings.iter().filter_map(|setting| setting.role.clone());
+    let of_privileges = database.acl.iter().flatten().filter_map(|item| Some(split_role(item)?.0)).filter(|role| !role.is_empty());
+    of_settings.chain(of_privileges).chain([database.owner.clone()]).collect()
 }
 
 fn set(setting: &Setting, target: &str) -> Option<String> {

@@ -5,6 +5,7 @@
 pub mod alerts;
 mod drills;
 pub mod history;
+pub mod restores;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::Write;

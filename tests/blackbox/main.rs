@@ -31,6 +31,7 @@ mod mail;
 mod migrate;
 mod next;
 mod owner;
+mod restore;
 mod restore_page;
 mod retention;
 mod servers;

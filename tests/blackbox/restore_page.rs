@@ -118,7 +118,7 @@ pub fn restored(database: &Database) -> Database {
 }
 
 /// Gives a database what no dump of it holds.
-fn with_properties(database: &Database, owner: &Role, other: &Role) {
+pub fn with_properties(database: &Database, owner: &Role, other: &Role) {
     let name = format!("\"{}\"", database.name.replace('"', "\"\""));
     database.server.sql(
         "postgres",

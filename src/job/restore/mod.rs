@@ -1,0 +1,215 @@
+//! folder -> database: one restore, from the catalog to a database under its name.
+
+mod globals;
+pub mod leftovers;
+mod load;
+mod swap;
+mod target;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::{Catalog, Compared, Entry, Id, Manifest, Mismatch, Rung, Wanted};
+use crate::config::Plan;
+use crate::error::{Error, Kind, Result};
+use crate::host::{Tag, clock};
+use crate::job::progress::Progress;
+use crate::job::{stores, verify};
+use crate::postgres::Server;
+use crate::restore::asked::Asked;
+use crate::restore::globals::Globals;
+use crate::restore::load::Failure;
+use crate::restore::plan::{self, DatabasePlan, Given, Measured, RestorePlan};
+use crate::restore::target::Target;
+use crate::state::{Outcome, State};
+use crate::store::{Store, catalog_of};
+
+/// A restore that was looked into, without a write.
+pub struct Looked {
+    pub plan: RestorePlan,
+    id: Id,
+    manifest: Manifest,
+    store: Arc<dyn Store>,
+    server: Server,
+    target: Target,
+    globals: Option<Globals>,
+}
+
+/// How a restore ended.
+#[derive(Debug)]
+pub struct Report {
+    pub outcome: Outcome,
+    pub error: Option<Error>,
+    /// What is worth knowing.
+    pub warnings: Vec<String>,
+    /// What needs a look.
+    pub problems: Vec<String>,
+    /// Statements that failed, alike ones together.
+    pub failures: Vec<Failure>,
+    /// What was done, a line each.
+    pub done: Vec<String>,
+    pub compared: Option<Compared>,
+    pub seconds: f64,
+}
+
+/// Looks what would be done. Nothing is written, here or on the server.
+///
+/// # Errors
+/// There is no such backup, store, server or database in it, or one of them does not answer.
+pub async fn look(plan: &Plan, wanted: &Wanted, asked: &Asked) -> Result<Looked> {
+    let (entry, store_name, drill) = find(plan, wanted, asked.store.as_deref()).await?;
+    let manifest = entry.manifest.clone();
+    refuse_not_yet(&manifest)?;
+    let databases = plan::databases(asked, &manifest)?;
+    let server_name = server_name(plan, &manifest, asked.to_server.as_deref())?;
+    let store = stores::open(&plan.stores[store_name.as_str()], "")?;
+    let globals = if asked.globals { globals::read(&*store, &entry.id, &manifest).await? } else { None };
+    let server = Server::connect(&plan.servers[server_name.as_str()], Tag::random()).await?;
+    let targets: Vec<&str> = databases.iter().map(|(_, target)| target.as_str()).collect();
+    let effective = plan::effective(asked, &manifest);
+    let rows = effective.contents() == crate::config::file::Contents::Data;
+    let target = target::look(&server, &server_name, &targets, effective.goes_into_existing(), rows).await?;
+    let plan = plan::plan(&Given {
+        id: &entry.id,
+        manifest: &manifest,
+        store: &store_name,
+        rung: entry.rung_in(&store_name).unwrap_or(Rung::Written),
+        asked,
+        target: &target,
+        drill,
+        globals: globals.as_ref(),
+        now: clock::now(),
+    })?;
+    Ok(Looked { plan, id: entry.id.clone(), manifest, store, server, target, globals })
+}
+
+/// The backup, the store to take it from, and the newest measured restore of its kin.
+async fn find(plan: &Plan, wanted: &Wanted, store: Option<&str>) -> Result<(Entry, String, Option<Measured>)> {
+    let catalog = match store {
+        None => stores::catalog(plan, "", Some(&wanted.backup)).await?,
+        Some(name) => {
+            let known = plan.stores.get(name).ok_or_else(|| {
+                let names: Vec<&str> = plan.stores.keys().map(crate::config::values::Name::as_str).collect();
+                Error::new(Kind::NotFound, format!("there is no store {name:?} in the file"))
+                    .hint(format!("stores of the file: {}", names.join(", ")))
+            })?;
+            let mut catalog = Catalog::default();
+            catalog_of(&*stores::open(known, "")?, name, Some(&wanted.backup), &mut catalog).await?;
+            catalog
+        }
+    };
+    let entry = catalog.find(wanted)?.clone();
+    let best = entry.copies.keys().max_by_key(|name| (entry.rung_in(name), std::cmp::Reverse((*name).clone())));
+    let store = best.cloned().ok_or_else(|| Error::new(Kind::NotFound, format!("{} is in no store", entry.id)))?;
+    let proofs = catalog.entries.iter().flat_map(|entry| entry.copies.values().flatten());
+    let measured = proofs.filter_map(|proof| {
+        let raw_bytes = proof.drill.as_ref()?.raw_bytes;
+        Some(Measured { at: proof.at, seconds: proof.restore_seconds()?, raw_bytes })
+    });
+    let newest = measured.max_by_key(|measured| measured.at);
+    Ok((entry, store, newest))
+}
+
+fn refuse_not_yet(manifest: &Manifest) -> Result<()> {
+    let what = if manifest.encryption.is_some() {
+        "is encrypted"
+    } else if manifest.kind != "dump" {
+        "is a physical one"
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(Kind::NotYet, format!("the backup {what}: not yet: this version restores plain, custom and directory dumps"))
+        .hint("RESTORE.md in its folder says how to restore it with stock tools"))
+}
+
+/// The server to restore to: the one that is asked for, else the one that it is of.
+///
+/// # Errors
+/// The file has none of that name.
+pub fn server_name(plan: &Plan, manifest: &Manifest, asked: Option<&str>) -> Result<String> {
+    let name = asked.unwrap_or(&manifest.server);
+    if plan.servers.contains_key(name) {
+        return Ok(name.to_owned());
+    }
+    let names: Vec<&str> = plan.servers.keys().map(crate::config::values::Name::as_str).collect();
+    let hint = format!("servers of the file: {}", names.join(", "));
+    Err(match asked {
+        Some(_) => Error::new(Kind::NotFound, format!("there is no server {name:?} in the file")).hint(hint),
+        None => Error::new(Kind::NotFound, format!("{} is of the server {name:?}, which is not in the file", manifest.id))
+            .hint(format!("add --to-server NAME; {hint}")),
+    })
+}
+
+impl Report {
+    fn new() -> Self {
+        Report {
+            outcome: Outcome::Ok,
+            error: None,
+            warnings: Vec::new(),
+            problems: Vec::new(),
+            failures: Vec::new(),
+            done: Vec::new(),
+            compared: None,
+            seconds: 0.0,
+        }
+    }
+}
+
+/// Carries a plan out. All that can go wrong with the restore itself is in the report.
+///
+/// # Errors
+/// It did not begin: the plan is refused, or `state_dir` cannot be written.
+pub async fn restore(plan: &Plan, looked: &Looked, asked: &Asked, progress: &Progress, cancel: &CancellationToken) -> Result<Report> {
+    if let Some(refused) = looked.plan.refused() {
+        return Err(refused);
+    }
+    let started = std::time::Instant::now();
+    let state = State::open(&plan.state_dir)?;
+    leftovers::sweep(plan, &state, Some(&looked.plan.server)).await?;
+    let mut report = Report { warnings: looked.plan.warnings.clone(), ..Report::new() };
+    let carried = carry_out(&state, plan, looked, asked, progress, cancel, &mut report).await;
+    if let Err(error) = carried {
+        report.outcome = if error.kind == Kind::Cancelled { Outcome::Cancelled } else { Outcome::Failed };
+        report.error = Some(error);
+    } else {
+        let mismatches: &[Mismatch] = report.compared.as_ref().map_or(&[], |compared| &compared.mismatches);
+        report.problems.extend(mismatches.iter().map(ToString::to_string));
+        if !report.problems.is_empty() {
+            report.outcome = Outcome::Problems;
+        }
+    }
+    report.seconds = verify::round(started.elapsed().as_secs_f64());
+    Ok(report)
+}
+
+async fn carry_out(
+    state: &State,
+    plan: &Plan,
+    looked: &Looked,
+    asked: &Asked,
+    progress: &Progress,
+    cancel: &CancellationToken,
+    report: &mut Report,
+) -> Result<()> {
+    if let Some(globals) = &looked.globals {
+        progress.begin("making roles and tablespaces");
+        let told = tokio::select! {
+            told = globals::apply(&looked.server, globals, &looked.target) => told?,
+            () = cancel.cancelled() => return Err(Error::new(Kind::Cancelled, "told to stop")),
+        };
+        report.done.push(told);
+    }
+    progress.restart("restoring", looked.plan.raw_bytes);
+    for database in &looked.plan.databases {
+        let one = load::One { state, plan, looked, database, asked, progress, cancel };
+        let done = one.restore(report).await;
+        done.map_err(|error| about(looked, database, error))?;
+    }
+    Ok(())
+}
+
+/// Which of several databases an error is about.
+fn about(looked: &Looked, database: &DatabasePlan, error: Error) -> Error {
+    if looked.plan.databases.len() > 1 { error.context(format_args!("database {:?}", database.source)) } else { error }
+}
