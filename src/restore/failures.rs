@@ -116,6 +116,19 @@ mod tests {
     }
 
     #[test]
+    fn a_thousand_are_enough() {
+        let mut failures = Failures::default();
+        for n in 0..1000 {
+            assert!(!failures.are_too_many());
+            failures.note("no such table", format!("COPY {n}"));
+        }
+        assert!(failures.are_too_many());
+        let found = failures.finish();
+        assert_eq!(found[0].count, 1000);
+        assert!(found[1].message.starts_with("gave up after 1000"));
+    }
+
+    #[test]
     fn the_words_of_the_server() {
         let stderr = "psql:<stdin>:1: NOTICE:  x\npsql:<stdin>:3: ERROR:  relation \"a\" does not exist\nLINE 1: x\n        ^\nDETAIL:  more";
         assert_eq!(words(stderr).unwrap(), "relation \"a\" does not exist\nDETAIL:  more");

@@ -1,13 +1,18 @@
 //! Carries out the pieces of a dump, in their order.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 
+use super::behind::{Behind, Ended};
 use super::contain::{Verdict, is_delicate, judge};
 use super::failures::{Failures, hint};
 use super::lane::{Lane, Target};
 use super::load::{Load, Loaded};
+use super::order::{Class, Families};
 use super::settings::{self, Settings};
 use super::split::{Copy, Item, beginning};
+use super::words::{Name, find, name_at, words, words_up_to};
 use crate::error::{Error, Kind, Result};
 use crate::pack::census::Lines;
 
@@ -25,11 +30,20 @@ pub struct Loader<'a> {
     /// Between a `BEGIN` of the dump and its `COMMIT`; whether something failed in there.
     transaction: Option<bool>,
     copying: Option<Copying>,
+    /// The other sessions; empty: everything is done in the one.
+    lanes: Vec<Lane<'a>>,
+    families: Families,
+    /// Never there while a batch is.
+    behind: Behind,
+    /// Tables made here that have their rows in themselves.
+    made: HashSet<Name>,
     failures: Failures,
     loaded: Loaded,
 }
 
 struct Copying {
+    /// Comes behind the rows.
+    end: &'static [u8],
     copy: Copy,
     lines: Lines,
     /// Of the first that failed.
@@ -39,6 +53,8 @@ struct Copying {
 impl<'a> Loader<'a> {
     pub fn new(load: Load<'a>) -> Result<Self> {
         let target = Target { server: load.server, database: load.database, is_fresh: load.is_fresh };
+        let jobs = if load.atomic || load.jobs < 2 { 0 } else { load.jobs };
+        let lanes = (0..jobs).map(|_| Lane::new(target)).collect();
         Ok(Loader {
             lane: Lane::new(target),
             load,
@@ -47,6 +63,10 @@ impl<'a> Loader<'a> {
             batch_bytes: 0,
             transaction: None,
             copying: None,
+            lanes,
+            families: Families::default(),
+            behind: Behind::default(),
+            made: HashSet::new(),
             failures: Failures::default(),
             loaded: Loaded::default(),
         })
@@ -78,12 +98,15 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// See [`super::load::load`].
     pub async fn finish(mut self) -> Result<Loaded> {
-        self.flush().await?;
+        self.drain().await?;
         if self.load.atomic && self.lane.is_open() {
             let done = self.lane.run(&self.settings, "COMMIT;\n", &[], "").await?;
             self.judge_atomic(done, "COMMIT;")?;
         }
         self.lane.close().await;
+        for mut lane in self.lanes {
+            lane.close().await;
+        }
         self.loaded.errors = self.failures.finish();
         Ok(self.loaded)
     }
@@ -101,7 +124,7 @@ impl<'a> Loader<'a> {
         match &text[..] {
             b"BEGIN;" | b"COMMIT;" if self.load.atomic => return Ok(()),
             b"BEGIN;" => {
-                self.flush().await?;
+                self.drain().await?;
                 self.transaction = Some(false);
             }
             b"COMMIT;" => {
@@ -112,6 +135,23 @@ impl<'a> Loader<'a> {
         }
         if self.load.atomic || self.transaction.is_some() {
             return self.one(text).await;
+        }
+        if !self.lanes.is_empty() {
+            let sets = settings::name(&text).is_some();
+            match self.families.classify(&text) {
+                Class::Touches(tables) => {
+                    self.flush().await?;
+                    self.behind.push(text, tables, self.settings.clone());
+                    return if self.behind.is_full() { self.drain().await } else { Ok(()) };
+                }
+                Class::Comment if !self.behind.is_empty() => {
+                    self.behind.comment(text);
+                    return Ok(());
+                }
+                // Each of those that wait keeps the settings of its place.
+                Class::Barrier if sets && !self.behind.is_empty() => return self.one(text).await,
+                Class::Barrier | Class::Comment => self.drain_behind().await?,
+            }
         }
         if !is_light(&text) || is_delicate(&text) {
             self.flush().await?;
@@ -137,6 +177,35 @@ impl<'a> Loader<'a> {
             let done = self.lane.run(&self.settings, "BEGIN;\n", &[], "").await?;
             self.judge_atomic(done, "BEGIN;")?;
         }
+        Ok(())
+    }
+
+    /// Runs all that waits.
+    async fn drain(&mut self) -> Result<()> {
+        self.flush().await?;
+        self.drain_behind().await?;
+        self.flush().await
+    }
+
+    /// Runs what waits for the other sessions.
+    async fn drain_behind(&mut self) -> Result<()> {
+        if self.behind.is_empty() {
+            return Ok(());
+        }
+        let (ended, comments) = std::mem::take(&mut self.behind).run(&mut self.lanes).await?;
+        let mut again = Vec::new();
+        for Ended { statement, done } in ended {
+            match done {
+                Ok(()) => self.done(&statement),
+                // A function in an index may look at a table that nobody knew of.
+                Err(words) if words.starts_with("deadlock detected") => again.push(statement),
+                Err(words) => self.failed(&words, &statement)?,
+            }
+        }
+        for statement in again {
+            self.one(statement).await?;
+        }
+        self.batch = comments;
         Ok(())
     }
 
@@ -183,6 +252,26 @@ impl<'a> Loader<'a> {
             self.settings.note(statement);
             self.lane.has(&self.settings);
         }
+        if statement.starts_with(b"CREATE ") || statement.starts_with(b"ALTER TABLE ONLY ") {
+            self.learn(statement);
+        }
+    }
+
+    /// Remembers what is made.
+    fn learn(&mut self, statement: &[u8]) {
+        if !self.lanes.is_empty() {
+            self.families.note(statement);
+        }
+        let makes = [b"CREATE TABLE ".as_slice(), b"CREATE UNLOGGED TABLE "].iter().any(|start| statement.starts_with(start));
+        if self.load.is_fresh && makes {
+            let words = words(statement);
+            let name = find(&words, 0, &["TABLE"]).and_then(|at| name_at(&words, at + 1));
+            if let Some((name, behind)) = name
+                && find(&words, behind, &["PARTITION", "BY"]).is_none()
+            {
+                self.made.insert(name);
+            }
+        }
     }
 
     fn failed(&mut self, words: &str, statement: &[u8]) -> Result<()> {
@@ -210,13 +299,33 @@ impl<'a> Loader<'a> {
     }
 
     async fn copy(&mut self, copy: Copy) -> Result<()> {
-        self.flush().await?;
+        self.drain().await?;
         self.begin().await?;
-        let mut text = copy.statement.to_vec();
-        text.push(b'\n');
+        let (text, end) = match self.sparing(&copy.statement) {
+            Some(text) => (text, b"\\.\nCOMMIT;\n".as_slice()),
+            None => ([&copy.statement[..], b"\n"].concat(), b"\\.\n".as_slice()),
+        };
         let failed = self.lane.begin_copy(&self.settings, &text).await?.err();
-        self.copying = Some(Copying { copy, lines: Lines::new(false), failed });
+        self.copying = Some(Copying { copy, end, lines: Lines::new(false), failed });
         Ok(())
+    }
+
+    /// A `COPY` whose rows need not be logged where `wal_level` is `minimal`, and never frozen again:
+    /// the table begins in the transaction that fills it.
+    /// <https://www.postgresql.org/docs/current/populate.html>
+    fn sparing(&self, statement: &[u8]) -> Option<Vec<u8>> {
+        // Who restores must own the table to empty it, and its owner may be another role by now.
+        if !self.load.is_fresh || self.load.atomic || !self.load.server.facts.is_superuser {
+            return None;
+        }
+        let words = words_up_to(statement, 4);
+        let (name, end) = name_at(&words, 1)?;
+        if !self.made.contains(&name) {
+            return None;
+        }
+        let table = &statement[words[1].at.start..words[end - 1].at.end];
+        let copy = statement.strip_suffix(b" FROM stdin;")?;
+        Some([b"BEGIN;\nTRUNCATE ONLY ", table, b";\n", copy, b" FROM stdin WITH (FREEZE);\n"].concat())
     }
 
     async fn rows(&mut self, rows: &[u8]) -> Result<()> {
@@ -238,7 +347,7 @@ impl<'a> Loader<'a> {
             return Ok(());
         };
         if copying.failed.is_none() {
-            self.lane.send(b"\\.\n").await;
+            self.lane.send(copying.end).await;
             copying.failed = self.lane.answer().await?.err();
         }
         match copying.failed {

@@ -2,6 +2,7 @@
 
 pub mod asked;
 pub mod chosen;
+mod behind;
 mod contain;
 mod failures;
 pub mod flaws;
@@ -11,6 +12,7 @@ mod lane;
 pub mod load;
 mod loader;
 pub mod names;
+mod order;
 pub mod page;
 pub mod plan;
 pub mod properties;
@@ -20,3 +22,4 @@ pub mod source;
 mod split;
 pub mod target;
 pub mod told;
+mod words;

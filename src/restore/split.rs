@@ -138,7 +138,9 @@ impl Listener for Pieces {
 
     fn statement_end(&mut self, statement: &Ended<'_>) {
         self.any_statement = true;
-        let text = Bytes::from(std::mem::take(&mut self.text));
+        let mut text = std::mem::take(&mut self.text);
+        text.truncate(text.trim_ascii_end().len());
+        let text = Bytes::from(text);
         if statement.copies {
             let (table, columns) = copy_target(&String::from_utf8_lossy(&text));
             if !is_plain(&table, &columns) {

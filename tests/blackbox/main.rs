@@ -24,6 +24,7 @@ mod export;
 mod first_five_minutes;
 mod formats;
 mod fuzz;
+mod load;
 mod locks;
 mod mail;
 mod migrate;
