@@ -1,5 +1,6 @@
 //! `show ID`
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde::Serialize;
@@ -8,7 +9,7 @@ use super::output;
 use super::session::{Session, Uses};
 use super::{Done, list};
 use crate::alert::drills::span;
-use crate::catalog::{DrillFacts, Manifest, Proof, Rung, Wanted};
+use crate::catalog::{DatabaseEvidence, DrillFacts, Manifest, Proof, Rung, Wanted};
 use crate::host::{clock, printable};
 use crate::job::prune;
 
@@ -93,6 +94,11 @@ fn page(shown: &Shown<'_>) -> String {
         files.add_row(vec![file.name.clone(), role, output::size(file.bytes), output::size(file.raw_bytes), file.sha256.clone()]);
     }
     let _ = writeln!(text, "{}\n", files.trim_fmt());
+    for (database, evidence) in manifest.evidence.iter().flat_map(|evidence| &evidence.databases) {
+        if evidence.is_recorded() {
+            text.push_str(&of_evidence(database, evidence));
+        }
+    }
     let mut proofs = output::table(&["STORE", "PROVEN (UTC)", "RUNG", "BY", "SECONDS", "WHY"]);
     for copy in &shown.stores {
         if copy.proofs.is_empty() {
@@ -115,6 +121,43 @@ fn page(shown: &Shown<'_>) -> String {
             text.push_str(&of_drill(store, proof, drill));
         }
     }
+    text
+}
+
+/// So many tables are shown, the largest; `--json` has all.
+const TABLES_SHOWN: usize = 20;
+
+/// What was recorded under the snapshot of the dump.
+fn of_evidence(database: &str, evidence: &DatabaseEvidence) -> String {
+    let mut text = format!("evidence of {}\n", printable(database));
+    let mut line = |key: &str, value: String| {
+        if !value.is_empty() {
+            let _ = writeln!(text, "  {key:<14}{}", printable(&value));
+        }
+    };
+    let digests = if evidence.digests.is_empty() { String::new() } else { format!(", with digests of {}", evidence.digests.len()) };
+    line("rows", format!("{} in {} tables{digests}", evidence.rows_total(), evidence.rows.len()));
+    let mut largest: Vec<(&String, &u64)> = evidence.rows.iter().collect();
+    largest.sort_by(|(a, m), (b, n)| (n, a).cmp(&(m, b)));
+    for (table, rows) in largest.iter().take(TABLES_SHOWN) {
+        line("", format!("{rows:>12}  {table}"));
+    }
+    if largest.len() > TABLES_SHOWN {
+        line("", format!("and {} smaller ones: pgvigil --json show", largest.len() - TABLES_SHOWN));
+    }
+    let pairs =
+        |map: &BTreeMap<String, String>| map.iter().map(|(name, version)| format!("{name} {version}")).collect::<Vec<_>>().join(", ");
+    line("objects", evidence.objects.iter().map(|(kind, n)| format!("{n} {kind}")).collect::<Vec<_>>().join(", "));
+    line("sequences", evidence.sequences.len().to_string());
+    line("extensions", pairs(&evidence.extensions));
+    line("large objects", evidence.large_objects.to_string());
+    line("collations", pairs(&evidence.collations));
+    for (name, result) in &evidence.checks {
+        let answer = result.value.clone().or_else(|| result.error.as_ref().map(|error| format!("failed: {error}")));
+        line("check", format!("{name}: {}", answer.unwrap_or_default()));
+    }
+    line("left out", evidence.left_out.join("; "));
+    text.push('\n');
     text
 }
 

@@ -113,7 +113,10 @@ fn a_hostile_dump_is_contained() {
         (format!("CREATE TABLE c (a text);\nCOPY c FROM stdin;\n\\.\r\n\\! {touch}\n\\.\n"), "rows that end in the middle"),
         (format!("CREATE VIEW v AS SELECT aE'\\' ; \\! {touch}\n';\n"), "a word right in front of a quote"),
         (format!("CREATE VIEW v AS SELECT E'a'\n'\\' || ' ; \\! {touch}\n ';\n"), "a string in two parts"),
-        (format!("SET standard_conforming_strings TO off;\nCREATE VIEW v AS SELECT '\\' || ' ; \\! {touch}\n ';\n"), "standard_conforming_strings TO off"),
+        (
+            format!("SET standard_conforming_strings TO off;\nCREATE VIEW v AS SELECT '\\' || ' ; \\! {touch}\n ';\n"),
+            "standard_conforming_strings TO off",
+        ),
         ("ALTER SYSTEM SET archive_command = 'x';\n".to_owned(), "ALTER SYSTEM"),
         ("DROP DATABASE sample;\n".to_owned(), "DROP DATABASE"),
         ("CREATE ROLE intruder SUPERUSER;\n".to_owned(), "CREATE ROLE"),
@@ -191,7 +194,9 @@ fn failures_are_skipped_and_counted() {
 fn at_once_or_not_at_all() {
     let target = Database::empty(Server::Pg15);
     let atomic = Way { atomic: true, ..PLAIN };
-    let dump = format!("{HEAD}CREATE TABLE public.a (x integer);\nCOPY public.a (x) FROM stdin;\n1\n\\.\n\nCREATE TABLE public.b (x public.mood);\n");
+    let dump = format!(
+        "{HEAD}CREATE TABLE public.a (x integer);\nCOPY public.a (x) FROM stdin;\n1\n\\.\n\nCREATE TABLE public.b (x public.mood);\n"
+    );
     let error = loaded(&target, &dump, &atomic).unwrap_err();
     assert!(error.message.contains("type \"public.mood\" does not exist"), "{error}");
     assert!(error.message.contains("CREATE TABLE public.b"), "{error}");

@@ -175,7 +175,7 @@ fn objects() -> String {
         format!("select 8, pg_catalog.format('foreign server %I', s.srvname) from pg_catalog.pg_foreign_server s where {}", of_no_extension("pg_foreign_server", "s.oid")),
     ];
     format!(
-        "set search_path = ''; select coalesce(pg_catalog.json_agg(what), '[]') from (select what from ({}) as o(kind, what) order by kind, what limit 30) as some",
+        "set search_path = ''; select coalesce(pg_catalog.json_agg(what), '[]') from (select what from ({}) as o(kind, what) order by kind, what limit 30) as found",
         own.join(" union all ")
     )
 }
