@@ -143,14 +143,14 @@ pub async fn look(
     }
     session.close().await?;
     let mut left_out = Vec::new();
-    let mut leave = |count: u64, what: &str| {
+    let mut leave = |count: u64, what: &str, why: &str| {
         if count > 0 {
-            left_out.push(format!("{count} {what}"));
+            left_out.push(format!("rows of {what} ({count}): {why}"));
         }
     };
-    leave(there.foreign, "foreign tables: their rows are elsewhere");
-    leave(there.materialized, "materialized views: computed anew by a restore");
-    leave(there.configuration.len() as u64, "configuration tables of extensions: the dump holds only rows of the user");
+    leave(there.foreign, "foreign tables", "they are elsewhere");
+    leave(there.materialized, "materialized views", "computed anew by a restore");
+    leave(there.configuration.len() as u64, "configuration tables of extensions", "the dump holds only those of the user");
     Ok(DatabaseEvidence {
         rows,
         sequences,
