@@ -1,8 +1,8 @@
 //! folder -> database.
 
 pub mod asked;
-pub mod chosen;
 mod behind;
+pub mod chosen;
 mod contain;
 mod failures;
 pub mod flaws;
