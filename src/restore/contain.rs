@@ -185,7 +185,16 @@ mod tests {
 
     #[test]
     fn versions_that_know_restrict() {
-        for (version, knows) in [("15.13", false), ("15.14", true), ("16.9", false), ("17.6", true), ("18beta1", true), ("18.0", true), ("12.99", false), ("", false)] {
+        for (version, knows) in [
+            ("15.13", false),
+            ("15.14", true),
+            ("16.9", false),
+            ("17.6", true),
+            ("18beta1", true),
+            ("18.0", true),
+            ("12.99", false),
+            ("", false),
+        ] {
             assert_eq!(knows_restrict(version), knows, "{version}");
         }
     }

@@ -87,13 +87,28 @@ pub fn words(stderr: &str) -> Option<String> {
 /// What to do about a failed statement of a part of a dump.
 pub fn hint(message: &str) -> Option<&'static str> {
     let hints: [(&[&str], &str); 8] = [
-        (&["type \"", "does not exist"], "the part needs a type that the target has not: restore the schema of the type as well (--schema), or create the type first"),
-        (&["function ", "does not exist"], "the part needs a function that the target has not: restore its schema as well (--schema), or create it first"),
+        (
+            &["type \"", "does not exist"],
+            "the part needs a type that the target has not: restore the schema of the type as well (--schema), or create the type first",
+        ),
+        (
+            &["function ", "does not exist"],
+            "the part needs a function that the target has not: restore its schema as well (--schema), or create it first",
+        ),
         (&["role \"", "does not exist"], "create the role in the target first: pgvigil restore --globals, or CREATE ROLE"),
         (&["schema \"", "does not exist"], "create the schema in the target first, or restore it whole (--schema)"),
-        (&["relation \"", "already exists"], "the target has it already: restore beside it with --into-schema, only the rows with --contents data, or drop it first"),
-        (&["relation \"", "does not exist"], "the part needs a table that the target has not: restore that table as well (--table), or create it first"),
-        (&["violates foreign key constraint"], "rows point at rows that the target has not: restore the referenced table as well, or restore beside the live tables with --into-schema"),
+        (
+            &["relation \"", "already exists"],
+            "the target has it already: restore beside it with --into-schema, only the rows with --contents data, or drop it first",
+        ),
+        (
+            &["relation \"", "does not exist"],
+            "the part needs a table that the target has not: restore that table as well (--table), or create it first",
+        ),
+        (
+            &["violates foreign key constraint"],
+            "rows point at rows that the target has not: restore the referenced table as well, or restore beside the live tables with --into-schema",
+        ),
         (&["duplicate key value"], "the target has these rows already: empty the table first, or restore beside it with --into-schema"),
     ];
     hints.iter().find(|(words, _)| words.iter().all(|word| message.contains(word))).map(|(_, hint)| *hint)
@@ -130,7 +145,8 @@ mod tests {
 
     #[test]
     fn the_words_of_the_server() {
-        let stderr = "psql:<stdin>:1: NOTICE:  x\npsql:<stdin>:3: ERROR:  relation \"a\" does not exist\nLINE 1: x\n        ^\nDETAIL:  more";
+        let stderr =
+            "psql:<stdin>:1: NOTICE:  x\npsql:<stdin>:3: ERROR:  relation \"a\" does not exist\nLINE 1: x\n        ^\nDETAIL:  more";
         assert_eq!(words(stderr).unwrap(), "relation \"a\" does not exist\nDETAIL:  more");
         assert_eq!(words("psql: error: no connection"), None);
     }

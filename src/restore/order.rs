@@ -199,15 +199,24 @@ mod tests {
         ] {
             families.note(statement.as_bytes());
         }
-        let (shared, alone) = (|t: &str| vec![(t.to_owned(), Hold::Shared)], |t: &[&str]| t.iter().map(|t| ((*t).to_owned(), Hold::Alone)).collect::<Vec<_>>());
+        let (shared, alone) = (
+            |t: &str| vec![(t.to_owned(), Hold::Shared)],
+            |t: &[&str]| t.iter().map(|t| ((*t).to_owned(), Hold::Alone)).collect::<Vec<_>>(),
+        );
         for (statement, expected) in [
             ("CREATE INDEX \"ON\" ON public.t USING btree (a);", shared("public.t")),
             ("CREATE UNIQUE INDEX i ON ONLY p.a USING btree (a);", shared("p.a")),
             ("ALTER TABLE ONLY public.t ADD CONSTRAINT t_pkey PRIMARY KEY (id);", alone(&["public.t"])),
             ("ALTER TABLE ONLY p.a ADD CONSTRAINT k UNIQUE (id);", alone(&["p.a"])),
             ("ALTER TABLE public.\"T\" ADD CONSTRAINT \"x y\" CHECK ((a > 0)) NOT VALID;", alone(&["public.T"])),
-            ("ALTER TABLE ONLY public.t ADD CONSTRAINT f FOREIGN KEY (a) REFERENCES public.u(id) ON DELETE CASCADE;", alone(&["public.t", "public.u"])),
-            ("ALTER TABLE p.a ADD CONSTRAINT f FOREIGN KEY (a) REFERENCES p.mum(id);", alone(&["p.a", "p.a1", "p.a11", "p.a2", "p.dad", "p.kid", "p.mum"])),
+            (
+                "ALTER TABLE ONLY public.t ADD CONSTRAINT f FOREIGN KEY (a) REFERENCES public.u(id) ON DELETE CASCADE;",
+                alone(&["public.t", "public.u"]),
+            ),
+            (
+                "ALTER TABLE p.a ADD CONSTRAINT f FOREIGN KEY (a) REFERENCES p.mum(id);",
+                alone(&["p.a", "p.a1", "p.a11", "p.a2", "p.dad", "p.kid", "p.mum"]),
+            ),
             ("ALTER TABLE ONLY p.a1 ADD CONSTRAINT f FOREIGN KEY (a) REFERENCES p.a(id);", alone(&["p.a", "p.a1", "p.a11", "p.a2"])),
         ] {
             assert_eq!(touches(families.classify(statement.as_bytes())), Some(expected), "{statement}");

@@ -229,7 +229,10 @@ mod tests {
             assert_eq!(items[1], statement("CREATE TABLE t (\n    a integer \n);"));
             let Item::Copy(copy) = &items[2] else { panic!("{items:?}") };
             assert_eq!((copy.table.as_str(), copy.columns.as_str()), ("public.t", "(a, \"b c\")"));
-            assert_eq!(items[3..], [Item::Rows(Bytes::from_static(b"1\t2\n\\\\.\tx\n")), Item::RowsEnd, statement("CREATE INDEX i ON t (a);")]);
+            assert_eq!(
+                items[3..],
+                [Item::Rows(Bytes::from_static(b"1\t2\n\\\\.\tx\n")), Item::RowsEnd, statement("CREATE INDEX i ON t (a);")]
+            );
         }
     }
 

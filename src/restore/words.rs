@@ -175,9 +175,7 @@ pub fn find(words: &[Word<'_>], from: usize, wanted: &[&str]) -> Option<usize> {
             depth += 1;
         } else if words[at].is(")") {
             depth = depth.saturating_sub(1);
-        } else if depth == 0
-            && wanted.iter().enumerate().all(|(n, wanted)| words.get(at + n).is_some_and(|word| word.is(wanted)))
-        {
+        } else if depth == 0 && wanted.iter().enumerate().all(|(n, wanted)| words.get(at + n).is_some_and(|word| word.is(wanted))) {
             return Some(at);
         }
     }
@@ -201,8 +199,30 @@ mod tests {
         assert_eq!(
             texts,
             [
-                "ALTER", "TABLE", "ONLY", "\"we\"\"ird t\"", ".", "Tab", "ALTER", "x", "SET", "DEFAULT", "nextval", "(", "'a.b'", ":", ":",
-                "regclass", ")", "|", "|", "E'\\''", "|", "|", "$a$'$a$", ";"
+                "ALTER",
+                "TABLE",
+                "ONLY",
+                "\"we\"\"ird t\"",
+                ".",
+                "Tab",
+                "ALTER",
+                "x",
+                "SET",
+                "DEFAULT",
+                "nextval",
+                "(",
+                "'a.b'",
+                ":",
+                ":",
+                "regclass",
+                ")",
+                "|",
+                "|",
+                "E'\\''",
+                "|",
+                "|",
+                "$a$'$a$",
+                ";"
             ]
         );
         let (name, end) = name_at(&found, 3).unwrap();
