@@ -10,6 +10,7 @@ use super::failures::{Failures, hint};
 use super::lane::{Lane, Target};
 use super::load::{Load, Loaded};
 use super::order::{Class, Families};
+use super::select::Chooser;
 use super::settings::{self, Settings};
 use super::split::{Copy, Item, beginning};
 use super::words::{Name, find, name_at, words, words_up_to};
@@ -37,6 +38,8 @@ pub struct Loader<'a> {
     behind: Behind,
     /// Tables made here that have their rows in themselves.
     made: HashSet<Name>,
+    /// `None`: all is wanted.
+    chooser: Option<Chooser>,
     failures: Failures,
     loaded: Loaded,
 }
@@ -53,6 +56,7 @@ struct Copying {
 impl<'a> Loader<'a> {
     pub fn new(load: Load<'a>) -> Result<Self> {
         let target = Target { server: load.server, database: load.database, is_fresh: load.is_fresh };
+        let chooser = load.selection.as_ref().map(Chooser::new).transpose()?;
         let jobs = if load.atomic || load.jobs < 2 { 0 } else { load.jobs };
         let lanes = (0..jobs).map(|_| Lane::new(target)).collect();
         Ok(Loader {
@@ -67,6 +71,7 @@ impl<'a> Loader<'a> {
             families: Families::default(),
             behind: Behind::default(),
             made: HashSet::new(),
+            chooser,
             failures: Failures::default(),
             loaded: Loaded::default(),
         })
@@ -86,8 +91,14 @@ impl<'a> Loader<'a> {
             return Ok(());
         }
         match item {
-            Item::Statement(text) => self.statement(text).await,
-            Item::Copy(copy) => self.copy(copy).await,
+            Item::Statement(text) => self.wanted(text).await,
+            Item::Copy(copy) => match &mut self.chooser {
+                None => self.copy(copy).await,
+                Some(chooser) => match chooser.copy(copy) {
+                    Some(copy) => self.copy(copy).await,
+                    None => Ok(()),
+                },
+            },
             Item::Rows(rows) => self.rows(&rows).await,
             Item::RowsEnd => self.rows_end().await,
         }
@@ -99,6 +110,12 @@ impl<'a> Loader<'a> {
     /// See [`super::load::load`].
     pub async fn finish(mut self) -> Result<Loaded> {
         self.drain().await?;
+        if let Some(chooser) = &mut self.chooser {
+            if !self.failures.are_too_many() {
+                chooser.finish()?;
+            }
+            self.loaded.left_out.append(&mut chooser.left_out);
+        }
         if self.load.atomic && self.lane.is_open() {
             let done = self.lane.run(&self.settings, "COMMIT;\n", &[], "").await?;
             self.judge_atomic(done, "COMMIT;")?;
@@ -111,11 +128,21 @@ impl<'a> Loader<'a> {
         Ok(self.loaded)
     }
 
-    async fn statement(&mut self, text: Bytes) -> Result<()> {
+    async fn wanted(&mut self, text: Bytes) -> Result<()> {
         if judge(&text)? == Verdict::Leave {
             self.leave_out(&text, "it names a database");
             return Ok(());
         }
+        let Some(chooser) = &mut self.chooser else {
+            return self.statement(text).await;
+        };
+        for statement in chooser.statement(text)? {
+            self.statement(statement).await?;
+        }
+        Ok(())
+    }
+
+    async fn statement(&mut self, text: Bytes) -> Result<()> {
         if let Some(name) = settings::name(&text)
             && !settings::is_known(&name, self.load.server.facts.major())
         {

@@ -262,9 +262,10 @@ fn one(given: &Given<'_>, asked: &Asked, source: String, target: String, refusal
     });
     let (way, more) = way(given, asked, &target, existing, &chosen);
     refusals.extend(more);
-    let selection = asked
-        .selection()
-        .map(|selection| Selection { tables: chosen.named.iter().map(super::names::Named::quoted_where_needed).collect(), ..selection });
+    // All of a backup of rows is no selection from it.
+    let is_all = !asked.is_part() && asked.contents() == given.manifest.contents;
+    let tables: Vec<String> = chosen.named.iter().map(super::names::Named::quoted_where_needed).collect();
+    let selection = asked.selection().filter(|_| !is_all).map(|selection| Selection { tables, ..selection });
     let stamp = given.now.format("%Y%m%dT%H%M%SZ");
     let name = |suffix: &str| free_name(&target, &format!("_{suffix}_{stamp}"), given.target);
     let temporary = (way != Way::IntoExisting).then(|| name("restoring"));

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use pgvigil::config::file::Contents;
 use pgvigil::error::{Error, Kind, Result};
 use pgvigil::host::Tag;
 use pgvigil::pack::packer::Meter;
@@ -205,4 +206,148 @@ fn at_once_or_not_at_all() {
     let error = loaded(&target, &format!("{HEAD}CREATE TABLE public.a (x integer);\nCREATE TABLE"), &atomic).unwrap_err();
     assert_eq!(error.kind, Kind::Damaged);
     assert_eq!(target.sql("select count(*) from pg_class where relnamespace = 'public'::regnamespace"), "0");
+}
+
+fn selection(tables: &[&str]) -> Selection {
+    Selection {
+        tables: tables.iter().map(|table| (*table).to_owned()).collect(),
+        schemas: Vec::new(),
+        contents: Contents::All,
+        into_schema: None,
+    }
+}
+
+/// The rows of a table, whatever their order.
+fn digest(database: &Database, table: &str) -> String {
+    database.sql(&format!("select count(*), md5(coalesce(string_agg(t::text, e'\\n' order by t::text), '')) from {table} t"))
+}
+
+/// What the tables of the sample need of the rest.
+const NEEDED: &str = "CREATE TYPE order_status AS ENUM ('new', 'paid', 'shipped', 'it''s \"lost\"', 'zurück');
+    CREATE DOMAIN email AS text CHECK (VALUE ~ '^[^@ ]+@[^@ ]+$'); CREATE SEQUENCE invoice_number;
+    CREATE FUNCTION refresh_total() RETURNS trigger LANGUAGE plpgsql AS $$begin return new; end$$;";
+
+/// Each table by itself, out of a dump of all of them, with its rows, its index, its sequence.
+#[test]
+fn each_table_of_the_sample_by_itself() {
+    let source = Database::sample(Server::Pg15);
+    source.sql("create table public.serials (id serial primary key, parent integer references public.serials, v text); insert into public.serials (v) values ('a'), ('b')");
+    let text = dump(&source, &[]);
+    let tables = source.sql(
+        "select quote_ident(nspname) || '.' || quote_ident(relname) from pg_class c join pg_namespace n on n.oid = relnamespace
+         where relkind in ('r', 'p') and nspname in ('public', 'Mixed Case') and relname !~ 'second line' order by 1",
+    );
+    let atomic = Way { atomic: true, ..PLAIN };
+    for table in tables.lines().chain(["\"we\"\"ird 'tab\\le' $(touch /tmp/pwned) `x`; DROP TABLE customers; -- ünï 🐘\nsecond line\""])
+    {
+        let target = Database::empty(Server::Pg15);
+        target.sql(NEEDED);
+        target.sql("CREATE SCHEMA \"Mixed Case\"");
+        // Whom its foreign keys look at comes with it.
+        let chosen: &[&str] = match table {
+            "public.orders" => &["public.orders", "customers"],
+            "public.order_items" => &["order_items", "orders", "customers", "products"],
+            table => &[table],
+        };
+        let done = loaded(&target, &text, &Way { selection: Some(selection(chosen)), ..atomic.clone() })
+            .unwrap_or_else(|error| panic!("{table}: {error}"));
+        assert_eq!(digest(&target, table), digest(&source, table), "{table}");
+        assert_eq!(done.rows.len(), if table == "public.events" { 3 } else { chosen.len() }, "{table}: {:?}", done.rows);
+        // What a dump says of that table is the same again.
+        let only = |database: &Database| comparable(&dump(database, &["--strict-names", "-t", table]));
+        if table != "public.events" && !table.starts_with("public.events_") && !table.starts_with("\"we") {
+            assert_eq!(only(&target), only(&source), "{table}");
+        }
+    }
+}
+
+/// All tables that stand in a schema, with its types and functions.
+#[test]
+fn a_schema_as_a_whole() {
+    let source = Database::sample(Server::Pg15);
+    let text = dump(&source, &[]);
+    let target = Database::empty(Server::Pg15);
+    let wanted = Selection { schemas: vec!["public".to_owned(), "\"Mixed Case\"".to_owned()], ..selection(&[]) };
+    loaded(&target, &text, &Way { atomic: true, selection: Some(wanted), ..PLAIN }).unwrap();
+    assert!(comparable(&dump(&target, &["--no-blobs"])) == comparable(&dump(&source, &["--no-blobs"])));
+    // The rows only, into the tables that are there.
+    target.sql("truncate customers, orders, order_items, products restart identity; alter sequence invoice_number restart");
+    let rows = Selection { contents: Contents::Data, ..selection(&["customers", "products", "invoice_number", "orders"]) };
+    loaded(&target, &text, &Way { atomic: true, selection: Some(rows), ..PLAIN }).unwrap();
+    for table in ["customers", "orders"] {
+        assert_eq!(digest(&target, table), digest(&source, table), "{table}");
+    }
+    let sequences = "select sequencename, last_value from pg_sequences order by 1";
+    assert_eq!(target.sql(sequences), source.sql(sequences));
+}
+
+/// Beside the live ones: in a schema of its own, bound to nothing of theirs.
+#[test]
+fn tables_beside_the_live_ones() {
+    let source = Database::sample(Server::Pg15);
+    source.sql("create table serials (id serial primary key, parent integer references serials, v text, check (v <> 'public.serials')); insert into serials (v) values ('a'), ('b')");
+    let text = dump(&source, &[]);
+    let live = |source: &Database| comparable(&dump(source, &["-n", "public"]));
+    let before = live(&source);
+    let beside = Selection {
+        into_schema: Some("\"As of\"".to_owned()),
+        ..selection(&["serials", "orders", "order_items", "events", "\"Mixed Case\".\"Table\""])
+    };
+    let done = loaded(&source, &text, &Way { atomic: true, selection: Some(beside), ..PLAIN }).unwrap();
+    assert!(live(&source) == before);
+    for (table, name) in [
+        ("public.serials", "serials"),
+        ("public.orders", "orders"),
+        ("public.order_items", "order_items"),
+        ("public.events_2024", "events_2024"),
+        ("\"Mixed Case\".\"Table\"", "\"Table\""),
+    ] {
+        assert_eq!(digest(&source, table), digest(&source, &format!("\"As of\".{name}")), "{table}");
+    }
+    let left = done.left_out.join("\n");
+    for words in ["orders_customer_id_fkey", "table public.customers was not chosen", "order_items_total"] {
+        assert!(left.contains(words), "{words} in {left}");
+    }
+    assert!(!left.contains("serials_parent_fkey"), "{left}");
+    // Its own sequence, its own key, its own partition.
+    source.sql("insert into \"As of\".serials (v) values ('c')");
+    assert_eq!(
+        source.sql("select max(id), pg_get_serial_sequence('\"As of\".serials', 'id') from \"As of\".serials"),
+        "3|\"As of\".serials_id_seq"
+    );
+    assert_eq!(source.sql("select last_value from public.serials_id_seq"), "2");
+    assert_eq!(
+        source.sql("select confrelid::regclass from pg_constraint where conrelid = '\"As of\".serials'::regclass and contype = 'f'"),
+        "\"As of\".serials"
+    );
+    assert_eq!(source.sql("select count(*) from \"As of\".events"), source.sql("select count(*) from events"));
+    assert_eq!(
+        source.sql("select count(*) from pg_index where indrelid = '\"As of\".orders'::regclass"),
+        source.sql("select count(*) from pg_index where indrelid = 'public.orders'::regclass")
+    );
+}
+
+#[test]
+fn names_that_are_not_there_or_twice() {
+    let source = Database::sample(Server::Pg15);
+    source.sql("create schema other; create table other.customers (x integer)");
+    let text = dump(&source, &[]);
+    let target = Database::empty(Server::Pg15);
+    target.sql(NEEDED);
+    for (name, kind, words) in [
+        ("nosuch", Kind::NotFound, "no table nosuch"),
+        ("customers", Kind::Usage, "other.customers, public.customers"),
+        ("a.b.c", Kind::Usage, "a.b.c"),
+    ] {
+        target.sql("drop schema if exists other; create schema other");
+        let error = loaded(&target, &text, &Way { atomic: true, selection: Some(selection(&[name, "products"])), ..PLAIN }).unwrap_err();
+        assert_eq!(error.kind, kind, "{error}");
+        assert!(error.message.contains(words), "{error}");
+        assert_eq!(
+            target.sql(
+                "select count(*) from pg_class where relkind = 'r' and relnamespace in ('public'::regnamespace, 'other'::regnamespace)"
+            ),
+            "0"
+        );
+    }
 }

@@ -277,6 +277,44 @@ fn what_the_server_lacks_is_named_before_anything_starts() {
 }
 
 #[test]
+fn rows_alone_go_into_empty_tables() {
+    let database = Database::sample(Server::Pg15);
+    // A trigger that would refuse every row, were it not off.
+    database.sql(
+        "create function no() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$;
+        create trigger no before insert on order_items for each row execute function no()",
+    );
+    let source = fingerprint(Server::Pg15, &database.name, &[]);
+    let (world, id) = backed_up(&database, "contents = \"data\"\n");
+    refused(restore(&world, &id, &[]), &["there are rows in", "public.customers"]);
+    same("refused", &source, &fingerprint(Server::Pg15, &database.name, &[]));
+    let tables = "select string_agg(format('%I.%I', nspname, relname), ', ') from pg_class c join pg_namespace n on n.oid = relnamespace where relkind in ('r', 'p') and nspname !~ '^pg_' and nspname <> 'information_schema'";
+    let tables = database.sql(tables);
+    let empty = format!("truncate {tables}; do $$ begin perform lo_unlink(oid) from pg_largeobject_metadata; end $$");
+    database.sql(&empty);
+    let ran = restore(&world, &id, &[]).expect(0);
+    assert!(ran.stderr.contains("triggers and checks of foreign keys are off"), "{ran:#?}");
+    same("filled", &source, &fingerprint(Server::Pg15, &database.name, &[]));
+    // All or nothing.
+    database.sql(&format!("{empty}; alter table tricky drop column content"));
+    restore(&world, &id, &[]).expect(1);
+    assert_eq!(database.sql("select count(*) from customers"), "0");
+    refused(restore(&world, &id, &["--to-database", "never_made_at_all"]), &["is not there"]);
+}
+
+#[test]
+fn definitions_alone_make_a_database_without_rows() {
+    let database = Database::sample(Server::Pg15);
+    let (world, id) = backed_up(&database, "contents = \"schema\"\n");
+    let target = new(Server::Pg15);
+    let ran = restore(&world, &id, &["--to-database", &target.name]).expect(0);
+    assert!(ran.stderr.contains("definitions only"), "{ran:#?}");
+    let leave_out = ["rows", "sequences", "large objects"];
+    same("definitions", &fingerprint(Server::Pg15, &database.name, &leave_out), &fingerprint(Server::Pg15, &target.name, &leave_out));
+    refused(restore(&world, &id, &["--contents", "data"]), &["definitions only"]);
+}
+
+#[test]
 fn another_server_takes_it_unless_it_is_older() {
     let database = Database::sample(Server::Pg15);
     let sections = |backup: &str| {
@@ -362,7 +400,7 @@ fn a_hostile_dump_is_contained() {
     ] {
         forge(&world, &id, |_| whole.replacen("CREATE SCHEMA", &format!("{evil}CREATE SCHEMA"), 1));
         let ran = restore(&world, &id, &["--clean", "--yes"]).expect(1);
-        assert!(ran.json()["error"]["message"].as_str().is_some(), "{evil}: {ran:#?}");
+        assert_eq!(ran.json()["error"]["kind"], "damaged", "{evil}: {ran:#?}");
         assert!(!touched.exists(), "{evil}");
         assert_eq!(left(&database), "", "{evil}");
     }
