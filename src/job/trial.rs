@@ -98,8 +98,11 @@ impl Trial<'_> {
             return Ok(tried);
         }
         let mut session = Session::open(server, self.target).await?;
-        session.ask("ANALYZE").await?;
-        session.close().await?;
+        match session.ask("ANALYZE").await {
+            Ok(_) => session.close().await?,
+            // It asks foreign partitions for rows, and they are where a drill must not reach.
+            Err(error) => tried.notes.push(format!("statistics are not whole: {}", words(&error.message))),
+        }
         tried.restore_seconds = Some(started.elapsed().as_secs_f64());
         self.progress.begin(format!("comparing {name}"));
         tried.found = Some(self.look().await?);
