@@ -9,6 +9,7 @@ use super::chosen::{Chosen, choose, in_the_way, several};
 use super::flaws;
 use super::globals::Globals;
 use super::lack;
+use super::names::single;
 use super::page::suffixed;
 use super::select::Selection;
 use super::target::{Existing, Target};
@@ -16,7 +17,7 @@ use crate::catalog::{Id, Manifest, Role, Rung};
 use crate::config::file::Contents;
 use crate::error::{Error, Kind};
 use crate::host::printable;
-use crate::postgres::quote::identifier_on_one_line;
+use crate::postgres::quote::{identifier, identifier_on_one_line};
 use crate::postgres::server::Database;
 
 /// What a plan is made of.
@@ -132,7 +133,9 @@ impl RestorePlan {
 /// What is asked for, with what the backup itself is.
 pub fn effective(asked: &Asked, manifest: &Manifest) -> Asked {
     let contents = if manifest.contents == Contents::Data { asked.contents.or(Some(Contents::Data)) } else { asked.contents };
-    Asked { contents, ..asked.clone() }
+    // A name as SQL reads it; one that is none is refused later, by whoever uses it.
+    let into_schema = asked.into_schema.as_ref().map(|text| single(text).unwrap_or_else(|| text.clone()));
+    Asked { contents, into_schema, ..asked.clone() }
 }
 
 /// The databases of a backup that are asked for, each with the name that it goes to.
@@ -265,7 +268,12 @@ fn one(given: &Given<'_>, asked: &Asked, source: String, target: String, refusal
     // All of a backup of rows is no selection from it.
     let is_all = !asked.is_part() && asked.contents() == given.manifest.contents;
     let tables: Vec<String> = chosen.named.iter().map(super::names::Named::quoted_where_needed).collect();
-    let selection = asked.selection().filter(|_| !is_all).map(|selection| Selection { tables, ..selection });
+    let selection = asked.selection().filter(|_| !is_all).map(|selection| Selection {
+        tables,
+        schemas: chosen.schemas.iter().map(|name| identifier(name)).collect(),
+        into_schema: asked.into_schema.as_deref().map(identifier),
+        ..selection
+    });
     let stamp = given.now.format("%Y%m%dT%H%M%SZ");
     let name = |suffix: &str| free_name(&target, &format!("_{suffix}_{stamp}"), given.target);
     let temporary = (way != Way::IntoExisting).then(|| name("restoring"));

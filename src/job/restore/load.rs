@@ -29,6 +29,9 @@ use crate::verify::read_back::read_back;
 /// Sessions for indexes and constraints: more would take the disk from each other.
 const JOBS_MAX: usize = 4;
 
+/// How many things that are left out are told one by one.
+const LEFT_OUT_MAX: usize = 20;
+
 /// One database of a restore.
 pub struct One<'a> {
     pub state: &'a State,
@@ -110,7 +113,11 @@ impl One<'_> {
             loaded = loading => loaded?,
             () = self.cancel.cancelled() => return Err(Error::new(Kind::Cancelled, "told to stop")),
         };
-        report.warnings.extend(loaded.left_out.iter().map(|what| format!("left out: {what}")));
+        report.warnings.extend(loaded.left_out.iter().take(LEFT_OUT_MAX).map(|what| format!("left out: {what}")));
+        let more = loaded.left_out.len().saturating_sub(LEFT_OUT_MAX);
+        if more > 0 {
+            report.warnings.push(format!("left out: {more} more"));
+        }
         self.judge(&loaded, report)?;
         self.compare(&loaded, report);
         let analyzing = self.analyze(&loaded);
@@ -164,11 +171,6 @@ impl One<'_> {
 
     async fn load(&self, into: &str) -> Result<Loaded> {
         let looked = self.looked;
-        if self.database.selection.is_some() {
-            return Err(
-                Error::new(Kind::NotYet, "a part of a backup: not yet").hint("--to-database NAME restores all of it beside the live one")
-            );
-        }
         let meter = self.progress.begin(format!("loading {}", crate::host::printable(&self.database.source)));
         let host = verify::archive_host(self.plan, &looked.manifest).await;
         // A plain dump needs no pg_restore.
@@ -231,7 +233,8 @@ impl One<'_> {
         if let Some(temporary) = &self.database.temporary {
             return tell(server, temporary, ["ANALYZE"]).await;
         }
-        let into = self.asked.into_schema.as_ref();
+        let asked = effective(self.asked, &self.looked.manifest);
+        let into = asked.into_schema.as_ref();
         let tables = loaded
             .rows
             .iter()
