@@ -6,7 +6,7 @@ use std::path::Path;
 use chrono::{DateTime, Utc};
 
 use super::drills;
-use crate::catalog::{Catalog, Entry, Rung};
+use crate::catalog::{Catalog, Entry, Proof, Rung};
 use crate::config::file::Want;
 use crate::config::plan::{Backup, Store};
 use crate::error::Error;
@@ -167,14 +167,16 @@ fn unproven(facts: &BackupFacts<'_>, now: DateTime<Utc>) -> Option<Problem> {
         Some((entry, proof))
     });
     if let Some((entry, proof)) = lost {
-        let mut problem = facts.problem(
-            "unproven",
-            proof.at.min(now),
-            format!("backup {} is bad: what is stored is not what was written", entry.id),
-            now,
-        );
-        problem.details = printable(&proof.errors.join("\n"));
-        problem.commands.push(format!("pgvigil verify {}", entry.id));
+        let compared = proof.drill.as_ref().and_then(|drill| drill.compared.as_ref());
+        let mismatches: Vec<String> = compared.iter().flat_map(|compared| &compared.mismatches).map(ToString::to_string).collect();
+        let (why, looked_by) = match (proof.by == Proof::BY_DRILL, mismatches.is_empty()) {
+            (true, false) => ("it restores, and is not what was there", "show"),
+            (true, true) => ("it does not restore", "show"),
+            (false, _) => ("what is stored is not what was written", "verify"),
+        };
+        let mut problem = facts.problem("unproven", proof.at.min(now), format!("backup {} is bad: {why}", entry.id), now);
+        problem.details = printable(&[proof.errors.clone(), mismatches].concat().join("\n"));
+        problem.commands.push(format!("pgvigil {looked_by} {}", entry.id));
         return Some(problem);
     }
     let newest = facts.past(now).next()?;

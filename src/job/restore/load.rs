@@ -127,7 +127,7 @@ impl One<'_> {
         }
         let target = identifier(&self.database.target);
         let rows: u64 = loaded.rows.iter().map(|(_, rows)| rows).sum();
-        let what = format!("{} tables with {rows} rows", loaded.rows.len());
+        let what = format!("rows of {} tables: {rows}", loaded.rows.len());
         if let Some(temporary) = &self.database.temporary {
             self.progress.begin("changing the names");
             let swapped = swap::swap(&self.looked.server, self.database, temporary, self.asked.disconnect, record, self.cancel).await?;
