@@ -135,7 +135,7 @@ pub fn effective(asked: &Asked, manifest: &Manifest) -> Asked {
     let contents = if manifest.contents == Contents::Data { asked.contents.or(Some(Contents::Data)) } else { asked.contents };
     // A name as SQL reads it; one that is none is refused later, by whoever uses it.
     let into_schema = asked.into_schema.as_ref().map(|text| single(text).unwrap_or_else(|| text.clone()));
-    Asked { contents, into_schema, ..asked.clone() }
+    Asked { into_schema, contents, ..asked.clone() }
 }
 
 /// The databases of a backup that are asked for, each with the name that it goes to.
