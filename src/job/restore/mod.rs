@@ -167,6 +167,8 @@ pub async fn restore(plan: &Plan, looked: &Looked, asked: &Asked, progress: &Pro
     let started = std::time::Instant::now();
     let state = State::open(&plan.state_dir)?;
     leftovers::sweep(plan, &state, Some(&looked.plan.server)).await?;
+    // Retention leaves the copy alone meanwhile. Where a drill holds it already, that does too.
+    let _held = state.hold_copy(&looked.id)?;
     let mut report = Report { warnings: looked.plan.warnings.clone(), ..Report::new() };
     let carried = carry_out(&state, plan, looked, asked, progress, cancel, &mut report).await;
     if let Err(error) = carried {
