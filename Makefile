@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: demo test test-long lint bench bench-daemon schema
+.PHONY: demo test test-long lint bench bench-daemon bench-restore schema
 
 demo: ## the main job, shown on a throwaway PostgreSQL with sample data
 	tests/support/install build
@@ -32,6 +32,11 @@ bench: ## the table of docs/performance.md, on this machine
 	tests/support/install all
 	cargo build --release --quiet
 	tests/support/with-servers tests/bench/plain-tools $(RUNS)
+
+bench-restore: ## restores and drills against psql and pg_restore, on this machine
+	tests/support/install all
+	cargo build --release --quiet
+	tests/support/with-servers tests/bench/restore $(RUNS)
 
 bench-daemon: ## what the daemon costs at rest, and how soon it begins
 	tests/support/install all
