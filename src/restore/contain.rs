@@ -79,12 +79,11 @@ fn sets_plainly(words: &[&str]) -> bool {
     match words[1..] {
         ["SESSION", "AUTHORIZATION", ..] => true,
         ["standard_conforming_strings", "=", value] => ["on;", "off;"].contains(&value),
-        ["standard_conforming_strings", ..] => false,
         ["client_encoding", "=", value] => {
             let name = value.strip_prefix('\'').and_then(|rest| rest.strip_suffix("';"));
             name.is_some_and(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && !UNSAFE_ENCODINGS.contains(&name))
         }
-        ["client_encoding", ..] => false,
+        ["standard_conforming_strings" | "client_encoding", ..] => false,
         [name, "=", ..] => name.chars().all(|c| c.is_ascii_lowercase() || c == '_'),
         _ => false,
     }

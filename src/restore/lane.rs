@@ -44,19 +44,18 @@ impl<'a> Lane<'a> {
             return Ok(());
         }
         let mut text = Vec::new();
-        let mut session = match self.session.take() {
-            Some(session) => session,
-            None => {
-                let server = self.target.server;
-                // No text of a dump makes this psql run a program, whatever it manages to hide.
-                if knows_restrict(&server.client_version) {
-                    text.extend_from_slice(format!("\\restrict {}\n", Tag::random().as_str().replace('_', "")).as_bytes());
-                }
-                if self.target.is_fresh {
-                    text.extend_from_slice(b"SET synchronous_commit = off;\n");
-                }
-                Session::open(server, self.target.database).await?
+        let mut session = if let Some(session) = self.session.take() {
+            session
+        } else {
+            let server = self.target.server;
+            // No text of a dump makes this psql run a program, whatever it manages to hide.
+            if knows_restrict(&server.client_version) {
+                text.extend_from_slice(format!("\\restrict {}\n", Tag::random().as_str().replace('_', "")).as_bytes());
             }
+            if self.target.is_fresh {
+                text.extend_from_slice(b"SET synchronous_commit = off;\n");
+            }
+            Session::open(server, self.target.database).await?
         };
         text.extend_from_slice(&settings.replay());
         let _ = session.send(&text).await;

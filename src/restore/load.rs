@@ -62,7 +62,7 @@ pub async fn load(load: Load<'_>, mut sql: Sql) -> Result<Loaded> {
     let mut splitter = Splitter::default();
     while let Some(block) = sql.blocks.recv().await {
         let bytes = block.len() as u64;
-        for item in splitter.feed(block)? {
+        for item in splitter.feed(&block)? {
             loader.take(item).await?;
         }
         meter.raw.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);

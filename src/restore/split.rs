@@ -61,12 +61,12 @@ impl Splitter {
     ///
     /// # Errors
     /// It holds what no dump holds. Nothing of the block may be run.
-    pub fn feed(&mut self, block: Bytes) -> Result<Vec<Item>> {
-        if memchr::memchr(0, &block).is_some() {
+    pub fn feed(&mut self, block: &Bytes) -> Result<Vec<Item>> {
+        if memchr::memchr(0, block).is_some() {
             return Err(hostile("a zero byte"));
         }
         self.pieces.block = block.clone();
-        self.lexer.feed(&block, &mut self.pieces);
+        self.lexer.feed(block, &mut self.pieces);
         self.pieces.block = Bytes::new();
         match self.pieces.refused.take() {
             Some(error) => Err(error),
@@ -206,7 +206,7 @@ mod tests {
         let mut at = 0;
         while at < text.len() {
             let end = (at + piece).min(text.len());
-            for item in splitter.feed(text.slice(at..end))? {
+            for item in splitter.feed(&text.slice(at..end))? {
                 match (items.last_mut(), item) {
                     (Some(Item::Rows(rows)), Item::Rows(more)) => *rows = Bytes::from([&rows[..], &more[..]].concat()),
                     (_, item) => items.push(item),

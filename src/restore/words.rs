@@ -50,7 +50,7 @@ impl Word<'_> {
     }
 }
 
-/// Takes a statement apart. `escapes`: whether every string has backslash escapes.
+/// Takes a statement apart, as with `standard_conforming_strings`.
 pub fn words(statement: &[u8]) -> Vec<Word<'_>> {
     words_up_to(statement, usize::MAX)
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use pgvigil::catalog::{Id, Manifest};
 use pgvigil::config::file::Contents;
 use pgvigil::error::{Error, Kind, Result};
 use pgvigil::host::Tag;
@@ -12,9 +13,9 @@ use pgvigil::pack::packer::Meter;
 use pgvigil::postgres::Server as Connected;
 use pgvigil::restore::load::{Load, Loaded, load};
 use pgvigil::restore::select::Selection;
-use pgvigil::restore::source::Sql;
+use pgvigil::restore::source::{Sql, open};
 
-use crate::common::{Database, Server, run};
+use crate::common::{Database, Server, World, run};
 
 /// A plain dump of a database.
 fn dump(database: &Database, args: &[&str]) -> String {
@@ -353,6 +354,70 @@ fn names_that_are_not_there_or_twice() {
     }
 }
 
+/// Every format becomes the same text, and none is opened before its bytes are known.
+#[test]
+fn a_backup_of_any_format_becomes_sql() {
+    let database = Database::sample(Server::Pg15);
+    let section = |name: &str, keys: &str| format!("[backups.{name}]\ndatabase = \"{}\"\nglobals = false\n{keys}\n", database.name);
+    let world = World::with(
+        Server::Pg15,
+        &[
+            section("gzip", ""),
+            section("zstd", "compression = \"zstd\""),
+            section("custom", "format = \"custom\""),
+            section("folder", "format = \"directory\""),
+        ]
+        .concat(),
+    );
+    let read = |id: &str| {
+        let plan = pgvigil::config::parse(&std::fs::read_to_string(world.config()).unwrap(), &world.config()).unwrap();
+        let (backup, label) = id.split_once('/').unwrap();
+        let id = Id { backup: backup.to_owned(), label: label.parse().unwrap() };
+        runtime().block_on(async {
+            let store = pgvigil::job::stores::open(plan.stores.values().next().unwrap(), "test").unwrap();
+            let manifest = std::fs::read(world.folder(&id.to_string()).join("manifest.json")).unwrap();
+            let manifest = Manifest::parse(&manifest, &id).unwrap();
+            let host = Arc::clone(connected(Server::Pg15).await.host());
+            let nosuch = open(&*store, &id, &manifest, "nosuch", Arc::clone(&host)).await.err().unwrap();
+            assert_eq!(nosuch.kind, Kind::NotFound);
+            let mut sql = open(&*store, &id, &manifest, &database.name, host).await?;
+            let mut text = Vec::new();
+            while let Some(block) = sql.blocks.recv().await {
+                text.extend_from_slice(&block);
+            }
+            (&mut sql.reading).await.unwrap()?;
+            Ok::<_, Error>(String::from_utf8(text).unwrap())
+        })
+    };
+    let expected = dump(&database, &[]);
+    for backup in ["gzip", "zstd", "custom", "folder"] {
+        let id = world.backup(backup);
+        let text = read(&id).unwrap();
+        if backup == "gzip" || backup == "zstd" {
+            assert!(comparable(&text) == comparable(&expected), "{backup}");
+        }
+        let target = Database::empty(Server::Pg15);
+        assert_eq!(loaded(&target, &text, &PLAIN).unwrap().errors, []);
+        assert!(comparable(&dump(&target, &[])) == comparable(&expected), "{backup}");
+        // One bit, in any of its files.
+        let manifest = world.manifest(&id);
+        for name in
+            manifest["files"].as_array().unwrap().iter().filter(|file| file["role"] == "dump").map(|file| file["name"].as_str().unwrap())
+        {
+            let path = world.folder(&id).join(name);
+            let sound = std::fs::read(&path).unwrap();
+            let mut bytes = sound.clone();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 4;
+            std::fs::write(&path, &bytes).unwrap();
+            let error = read(&id).unwrap_err();
+            assert_eq!(error.kind, Kind::Damaged);
+            assert!(error.message.contains("sha256"), "{name}: {error}");
+            std::fs::write(&path, &sound).unwrap();
+        }
+    }
+}
+
 /// For measuring by hand: loads the dump of PGVIGIL_LOAD_DUMP into the empty database
 /// PGVIGIL_LOAD_DATABASE of the server at 127.0.0.1:PGVIGIL_LOAD_PORT, in PGVIGIL_LOAD_JOBS sessions.
 #[test]
@@ -366,7 +431,7 @@ fn measured() {
         let server = Connected::connect(plan.servers.values().next().unwrap(), Tag::random()).await.unwrap();
         let (out, blocks) = tokio::sync::mpsc::channel(4);
         let codec = pgvigil::pack::codec::Codec::of_name(&path.display().to_string());
-        let reader = tokio::fs::File::from_std(std::fs::File::open(&path).unwrap());
+        let reader = std::io::Cursor::new(std::fs::read(&path).unwrap());
         let reading = tokio::spawn(pgvigil::pack::unpacker::unpack(reader, codec, out));
         let table = std::env::var("PGVIGIL_LOAD_TABLE").ok();
         let load_way = Load {
