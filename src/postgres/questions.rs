@@ -3,9 +3,9 @@
 //! not there is null.
 
 /// What a session sets before it asks: nothing may cut an answer short, names come with their
-/// schemas, and a policy fails instead of hiding rows.
+/// schemas and are spelled alike everywhere, and a policy fails instead of hiding rows.
 pub const SETTINGS: &str = "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0;
-SET row_security = off; SELECT pg_catalog.set_config('search_path', '', false)";
+SET row_security = off; SET quote_all_identifiers = off; SELECT pg_catalog.set_config('search_path', '', false)";
 
 /// Sequences: asked before pg_dump can read them, for they are not bound to the snapshot.
 pub const SEQUENCES: &str = "select coalesce(jsonb_object_agg(format('%I.%I', n.nspname, c.relname), jsonb_build_object(
