@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::common::forge::dump_of;
-use crate::common::{Database, Ran, Server, World, password, run, var};
+use crate::common::{Database, Ran, Server, World, password, run, unique, var};
 use crate::drill::everything;
 use crate::smtp::Smtp;
 use crate::support::{Cluster, Psql, Role, stock, until};
@@ -416,6 +416,20 @@ fn odd_settings_of_the_server_change_no_evidence() {
         let ran = world.pgvigil(&["--json", "verify", &id, "--drill"]);
         assert_eq!((ran.code, ran.json()["rung"].as_str()), (Some(0), Some("matched")), "{backup}: {ran:#?}");
     }
+}
+
+/// Rows are held against each other in the encoding of the database.
+#[test]
+fn a_database_of_another_encoding_matches() {
+    let database = Database::create(Server::Pg15, &unique("latin"), "template0 encoding 'LATIN1' locale 'C'");
+    database.sql("create table t as select 'Gr' || chr(252) || chr(223) || i as t from generate_series(1, 9) i");
+    let world = World::with(
+        Server::Pg15,
+        &format!("[backups.x]\ndatabase = \"{}\"\nevidence = \"content\"\ndrill = {{ on = \"local\" }}\n", database.name),
+    );
+    let id = world.backup("x");
+    let answer = world.pgvigil(&["--json", "verify", &id, "--drill"]).json();
+    assert_eq!((&answer["rung"], &answer["compared"]["rows"]), (&"matched".into(), &9.into()), "{answer:#}");
 }
 
 /// A table counts with its indexes when it is counted: all in one transaction were too many.
