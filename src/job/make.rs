@@ -1,6 +1,7 @@
 //! A backup in the making: from the server into an upload that is ready to be committed.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use crate::config::file::{EvidenceMode, Format};
 use crate::config::plan::{Backup, StoreKind, Which};
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
-use crate::host::{Tag, clock, secret};
+use crate::host::{Call, Tag, clock, secret};
 use crate::job::assess;
 use crate::job::dump::{self, Way};
 use crate::job::evidence::{self, Dumped};
@@ -227,12 +228,16 @@ impl Making<'_> {
         let client_major = parse_version(&server.client_version).map_or(0, |(major, _)| major);
         let stem = dump_stem(&database.name, id.label.slot(), self.backup.timezone);
         let entry = |name: String, packed: Packed| dump::entry(name, packed, Some(database.name.clone()), Role::Dump);
-        let arguments = |folder| arguments(spec, &database.name, client_major, folder, snapshot.as_deref());
+        let call = |folder: Option<&Path>| -> Result<Call> {
+            let mut call = server.call("pg_dump", arguments(spec, &database.name, client_major, folder, snapshot.as_deref())?);
+            // A role may have another set, which not every row has a form in.
+            call.env.push(("PGCLIENTENCODING".to_owned(), database.encoding.clone()));
+            Ok(call)
+        };
         let mut of = DumpOf::default();
         if spec.format == Format::Directory {
             let folder = upload.create_folder(&stem).await?;
-            let call = server.call("pg_dump", arguments(Some(&folder))?);
-            dump::into_folder(server, call, &folder, self.backup.stall_timeout, &meter).await?;
+            dump::into_folder(server, call(Some(&folder))?, &folder, self.backup.stall_timeout, &meter).await?;
             upload.seal_folder(&folder).await?;
             let files = dump::hash_folder(&folder).await?;
             of.open(server, Source::Folder(folder), &database.name, digests).await?;
@@ -243,10 +248,9 @@ impl Making<'_> {
         let (codec, name) =
             if plain { (self.codec(), format!("{stem}.sql{}", self.codec().suffix())) } else { (Codec::None, format!("{stem}.dump")) };
         let writer = upload.create(&name).await?;
-        let call = server.call("pg_dump", arguments(None)?);
         let watch = if plain { EndWatch::plain(digests) } else { EndWatch::custom() };
         let way = Way { watch, codec, stall_timeout: self.backup.stall_timeout, meter };
-        let (packed, seen) = dump::stream(server, call, way, writer).await?;
+        let (packed, seen) = dump::stream(server, call(None)?, way, writer).await?;
         of.rows = seen.rows;
         if !plain {
             self.progress.begin("opening the archive");

@@ -111,7 +111,12 @@ impl Trial<'_> {
     }
 
     async fn open(&self) -> Result<source::Sql> {
-        source::open(self.store, &self.entry.id, &self.entry.manifest, self.database, Arc::clone(self.archives)).await
+        let opened = source::open(self.store, &self.entry.id, &self.entry.manifest, self.database, Arc::clone(self.archives)).await;
+        // The manifest beside it was read: a file that is gone is a fault of the copy, as when it is read back.
+        opened.map_err(|error| {
+            let is_gone = error.kind == Kind::Store && error.message.ends_with("no such file or directory");
+            if is_gone { Error { kind: Kind::Damaged, ..error } } else { error }
+        })
     }
 
     /// Extensions of the source that cannot be installed here.

@@ -3,10 +3,10 @@
 //! not there is null.
 
 /// What a session sets before it asks: nothing may cut an answer short, names come with their
-/// schemas, a policy fails instead of hiding rows, and values have the text that they have in a dump.
+/// schemas and are spelled alike everywhere, a policy fails instead of hiding rows, and values have the text that they have in a dump.
 /// <https://github.com/postgres/postgres/blob/REL_18_STABLE/src/bin/pg_dump/pg_dump.c> (setup_connection)
 pub const SETTINGS: &str = "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0;
-SET row_security = off; SET DateStyle = ISO; SET IntervalStyle = postgres; SET extra_float_digits = 3;
+SET row_security = off; SET quote_all_identifiers = off; SET DateStyle = ISO; SET IntervalStyle = postgres; SET extra_float_digits = 3;
 SET TimeZone = 'UTC'; SET bytea_output = hex; SELECT pg_catalog.set_config('search_path', '', false)";
 
 /// Sequences: asked before pg_dump can read them, for they are not bound to the snapshot.

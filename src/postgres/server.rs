@@ -187,7 +187,11 @@ impl Server {
     fn unasked(host: Arc<dyn Host>, tag: Tag, reached: Reached) -> Self {
         Server {
             host,
-            env: vec![("PGCONNECT_TIMEOUT".to_owned(), CONNECT_SECS.to_owned())],
+            env: vec![
+                ("PGCONNECT_TIMEOUT".to_owned(), CONNECT_SECS.to_owned()),
+                // The role or the database may set one; more is told once its version is known.
+                ("PGOPTIONS".to_owned(), "-c statement_timeout=0".to_owned()),
+            ],
             password: None,
             tag,
             maintenance_database: "postgres".to_owned(),
@@ -211,6 +215,7 @@ impl Server {
     }
 
     fn set(&mut self, name: &str, value: String) {
+        self.env.retain(|(known, _)| known != name);
         self.env.push((name.to_owned(), value));
     }
 

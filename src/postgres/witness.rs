@@ -212,7 +212,9 @@ pub async fn checks(
 pub async fn digest(server: &Server, database: &str, table: &str, expected: &RowsDigest) -> Result<String> {
     let mut session = Session::open(server, database).await?;
     session.ask(SETTINGS).await?;
-    let copy = format!("COPY {table} {} TO STDOUT;\n", expected.columns);
+    // A dump is in the encoding of its database, and so is its digest.
+    let encoding = session.ask("SELECT pg_catalog.getdatabaseencoding()").await?;
+    let copy = format!("COPY {table} {} TO STDOUT (ENCODING {});\n", expected.columns, literal(encoding.trim()));
     let _ = session.send(copy.as_bytes()).await;
     let mut lines = Lines::new(true);
     session

@@ -2,6 +2,7 @@
 //! their own for each test, and the program as its users run it.
 
 pub mod daemon;
+pub mod forge;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

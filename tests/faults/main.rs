@@ -27,6 +27,7 @@ mod tools;
 mod daemon;
 mod damage;
 mod disk;
+mod drills;
 mod engine;
 mod killed;
 mod liars;
