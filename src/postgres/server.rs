@@ -263,7 +263,15 @@ impl Server {
             options.push("-c transaction_timeout=0");
         }
         // The text of a row must not depend on who reads it: a digest is of that text.
-        options.extend(["-c TimeZone=UTC", "-c bytea_output=hex"]);
+        options.extend([
+            "-c TimeZone=UTC",
+            "-c DateStyle=ISO",
+            "-c IntervalStyle=postgres",
+            "-c extra_float_digits=3",
+            "-c bytea_output=hex",
+        ]);
+        // A drill on a named server makes a database there, as whatever role.
+        options.push("-c default_transaction_read_only=off");
         let tag = format!("-c pgvigil.tag={}", self.tag.as_str());
         options.push(&tag);
         self.set("PGOPTIONS", options.join(" "));

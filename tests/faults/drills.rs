@@ -446,9 +446,9 @@ fn no_parser_sees_a_file_that_is_another_one() {
                 _ => bytes.push(b'\n'),
             }
             if harm == "gone" {
-                std::fs::remove_file(&dump).unwrap()
+                std::fs::remove_file(&dump).unwrap();
             } else {
-                std::fs::write(&dump, bytes).unwrap()
+                std::fs::write(&dump, bytes).unwrap();
             }
             let ran = drill();
             assert_eq!((ran.code, ran.json()["rung"].as_str()), (Some(1), Some("bad")), "{format} {harm}: {ran:#?}");
