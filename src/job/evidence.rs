@@ -48,7 +48,7 @@ pub async fn beside<T: Dumped, F: Future<Output = Result<T>>>(
     let witness = match Witness::open(server, &database.name, clock::now(), patience).await {
         Ok(witness) => witness,
         // The server is not the one of the file: what a dump would hold is anybody's guess.
-        Err(error) if error.kind == Kind::Config => return Err(error),
+        Err(error) if error.kind == Kind::Refused => return Err(error),
         // A dump without evidence is better than none.
         Err(error) => {
             let dumped = dump(None).await?;

@@ -71,7 +71,7 @@ impl Witness {
             let tag = session.ask("SELECT current_setting('pgvigil.tag', true)").await?;
             if tag.trim() != server.tag().as_str() {
                 return Err(Error::new(
-                    Kind::Config,
+                    Kind::Refused,
                     "a pooler stands between pgvigil and the server: the session is not the one that was asked for",
                 )
                 .hint("connect to PostgreSQL itself, not to PgBouncer or its like: set host and port of the server"));

@@ -38,6 +38,8 @@ pub struct Loader<'a> {
     behind: Behind,
     /// Tables made here that have their rows in themselves.
     made: HashSet<Name>,
+    /// Whether the dump has begun to make things.
+    makes: bool,
     /// `None`: all is wanted.
     chooser: Option<Chooser>,
     failures: Failures,
@@ -71,6 +73,7 @@ impl<'a> Loader<'a> {
             families: Families::default(),
             behind: Behind::default(),
             made: HashSet::new(),
+            makes: false,
             chooser,
             failures: Failures::default(),
             loaded: Loaded::default(),
@@ -131,6 +134,10 @@ impl<'a> Loader<'a> {
     async fn wanted(&mut self, text: Bytes) -> Result<()> {
         if judge(&text)? == Verdict::Leave {
             self.leave_out(&text, "it names a database");
+            return Ok(());
+        }
+        self.makes |= text.starts_with(b"CREATE ");
+        if self.load.is_fresh && !self.makes && clears(&text) {
             return Ok(());
         }
         let Some(chooser) = &mut self.chooser else {
@@ -386,6 +393,15 @@ impl<'a> Loader<'a> {
             Some(words) => self.failed(&words, &copying.copy.statement),
         }
     }
+}
+
+/// Whether a statement takes something away that a fresh database does not have: what `--clean` puts
+/// in front of a dump. The schema `public` is there, and made anew behind.
+fn clears(statement: &[u8]) -> bool {
+    let words = words(statement);
+    let takes = find(&words, 0, &["DROP"]) == Some(0) || find(&words, 0, &["ALTER"]) == Some(0) && find(&words, 1, &["DROP"]).is_some();
+    let public = find(&words, 0, &["DROP", "SCHEMA"]) == Some(0) && words.iter().any(|word| word.name().as_deref() == Some(b"public"));
+    takes && !public
 }
 
 /// Whether a statement is done in no time, so that repeating it for a neighbour's sake costs little.

@@ -208,11 +208,6 @@ fn what_is_not_there_yet_says_so_in_one_line() {
         json.extend(args);
         assert_eq!(world.pgvigil(&json).expect(1).json()["error"]["kind"], "not_yet", "{args:?}");
     }
-    let database = Database::empty(Server::Pg15);
-    world.configure(&format!("{}[backups.x]\ndatabase = \"{}\"\n", Server::Pg15.section(), database.name));
-    world.backup("x");
-    let ran = world.pgvigil(&["--json", "verify", "x/latest", "--drill"]).expect(1);
-    assert_eq!(ran.json()["error"]["kind"], "not_yet");
 }
 
 #[test]

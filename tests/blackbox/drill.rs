@@ -404,7 +404,7 @@ fn dumps_of_other_tools_are_restored() {
     let world = World::with(Server::Pg15, &format!("[backups.x]\ndatabase = \"{}\"\ndrill = {{ on = \"local\" }}\n", database.name));
     let gone = Role::create(Server::Pg15, "");
     for (n, args) in
-        [&["--clean", "--if-exists", "--inserts"][..], &["--column-inserts", "--no-comments"], &["-Fc", "--clean", "--if-exists"]]
+        [&["--clean", "--inserts"][..], &["--clean", "--if-exists"], &["--column-inserts", "--no-comments"], &["-Fc", "--clean", "--if-exists"]]
             .iter()
             .enumerate()
     {
