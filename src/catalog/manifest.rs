@@ -98,7 +98,10 @@ impl Manifest {
     /// # Errors
     /// It is not a manifest, of a newer format, or hostile.
     pub fn parse(bytes: &[u8], expected: &Id) -> Result<Self> {
-        let bad = |why: String| Error::new(Kind::Damaged, format!("manifest of {expected}: {why}"));
+        let bad = |why: String| {
+            Error::new(Kind::Damaged, format!("manifest of {expected}: {why}"))
+                .hint("take another backup, or another store's copy; RESTORE.md beside it says how to restore this one by hand")
+        };
         let manifest: Manifest = serde_json::from_slice(bytes).map_err(|error| {
             let version = serde_json::from_slice::<serde_json::Value>(bytes).ok().and_then(|value| value.get("format_version")?.as_u64());
             match version {

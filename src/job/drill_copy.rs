@@ -227,10 +227,14 @@ struct Place {
 impl Place {
     fn of(throwaway: &Throwaway, databases: &[String]) -> Self {
         let (server, is_ours) = (throwaway.server.clone(), throwaway.is_ours());
-        // A server of ours has one database already, to ask questions in.
+        // A server of ours has these already.
         let target = |(nth, database): (usize, &String)| {
             let name = throwaway.database_name(database, nth);
-            if is_ours && name == server.maintenance_database() { format!("{name}_drilled") } else { name }
+            if is_ours && (name == server.maintenance_database() || ["template0", "template1"].contains(&name.as_str())) {
+                format!("{name}_drilled")
+            } else {
+                name
+            }
         };
         let targets = databases.iter().enumerate().map(target).collect();
         Place { reader: throwaway.with_our_rights(), is_ours, targets, server }

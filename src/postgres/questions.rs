@@ -18,14 +18,26 @@ pub const SEQUENCES: &str = "select coalesce(jsonb_object_agg(format('%I.%I', n.
     where c.relpersistence <> 't' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
     and not exists (select from pg_catalog.pg_depend d where d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = c.oid and d.deptype = 'e')";
 
-/// Tables whose rows a whole dump holds, and what it does not hold of others.
-pub const TABLES: &str = "with own as (
+/// Tables whose rows a whole dump holds, and what it does not hold of others. Of each the name under
+/// which the dump has its rows: where an enum is hashed into partitions, that of the topmost table, for
+/// a row may lie in another partition after a restore.
+/// <https://github.com/postgres/postgres/blob/REL_18_STABLE/src/bin/pg_dump/pg_dump.c> (forcePartitionRootLoad)
+pub const TABLES: &str = "with recursive up as (
+        select c.oid as part, i.inhparent as above from pg_catalog.pg_class c join pg_catalog.pg_inherits i on i.inhrelid = c.oid where c.relispartition
+        union all select up.part, i.inhparent from up join pg_catalog.pg_class c on c.oid = up.above and c.relispartition join pg_catalog.pg_inherits i on i.inhrelid = c.oid),
+    rerouted as (select part from up join pg_catalog.pg_partitioned_table p on p.partrelid = up.above and p.partstrat = 'h'
+        where (select o.oid from pg_catalog.pg_opclass o join pg_catalog.pg_am a on a.oid = o.opcmethod
+            where o.opcname = 'enum_ops' and o.opcnamespace = 'pg_catalog'::pg_catalog.regnamespace and a.amname = 'hash') = any(p.partclass)),
+    roots as (select up.part, format('%I.%I', n.nspname, c.relname) as name from up join pg_catalog.pg_class c on c.oid = up.above and not c.relispartition
+        join pg_catalog.pg_namespace n on n.oid = c.relnamespace where up.part in (select part from rerouted)),
+    own as (
         select c.oid, c.relkind, format('%I.%I', n.nspname, c.relname) as name,
             exists (select from pg_catalog.pg_depend d where d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = c.oid and d.deptype = 'e') as of_extension
         from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
         where c.relpersistence <> 't' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema')
     select jsonb_build_object(
-        'tables', coalesce((select jsonb_agg(name order by name) from own where relkind = 'r' and not of_extension), '[]'),
+        'tables', coalesce((select jsonb_agg(jsonb_build_array(own.name, coalesce(roots.name, own.name)) order by own.name)
+            from own left join roots on roots.part = own.oid where relkind = 'r' and not of_extension), '[]'),
         'foreign', (select count(*) from own where relkind = 'f' and not of_extension),
         'materialized', (select count(*) from own where relkind = 'm' and not of_extension),
         'configuration', coalesce((select jsonb_agg(distinct name order by name) from pg_catalog.pg_extension e, unnest(e.extconfig) as t

@@ -432,6 +432,10 @@ pub fn explain(program: &str, exit: Exit, stderr: &str) -> Error {
         ),
         ("does not support SSL", "set sslmode = \"prefer\" or \"disable\", or switch ssl on in the server"),
         ("role \"", "check user of the server in the file"),
+        (
+            "permission denied to create database",
+            "let the user of the server make databases (ALTER ROLE ... CREATEDB), or restore as superuser",
+        ),
         ("permission denied", "grant the role what it needs: pg_read_all_data (PostgreSQL 14 and later), or dump as superuser"),
         ("server version mismatch", "install the client programs of the server's major version, or set bin_dir"),
         // pg_dump bounds its wait for locks by a statement timeout.

@@ -35,7 +35,8 @@ pub struct Witness {
 #[derive(Debug, Default, Deserialize)]
 struct Tables {
     #[serde(rename = "tables")]
-    plain: Vec<String>,
+    /// Each with the name under which a dump has its rows.
+    plain: Vec<(String, String)>,
     foreign: u64,
     materialized: u64,
     configuration: Vec<String>,
@@ -128,18 +129,22 @@ pub async fn look(
     let there: Tables = within(patience, session.query(TABLES)).await?;
     let catalogs: Catalogs = within(patience, session.query(CATALOGS)).await?;
     let sequences = if snapshot.is_none() { within(patience, session.query(SEQUENCES)).await? } else { BTreeMap::new() };
-    let wanted: Vec<&String> = there.plain.iter().filter(|table| only.is_none_or(|only| only.contains(&canonical(table)))).collect();
-    let mut rows = BTreeMap::new();
+    let wanted: Vec<&(String, String)> =
+        there.plain.iter().filter(|(_, under)| only.is_none_or(|only| only.contains(&canonical(under)))).collect();
+    let mut rows: BTreeMap<String, u64> = BTreeMap::new();
     for some in wanted.chunks(COUNTED_AT_ONCE) {
         // To plan a count locks the table and its indexes until the transaction ends: all at once
         // could be more locks than the server has room for, and pg_dump has its own.
         session.ask("COMMIT").await?;
         session.ask(&begin).await?;
         let counts: Vec<String> =
-            some.iter().map(|table| format!("SELECT {} AS t, count(*) AS n FROM ONLY {table}", literal(table))).collect();
-        let sql = format!("SELECT jsonb_object_agg(t, n) FROM ({}) c", counts.join(" UNION ALL "));
+            some.iter().map(|(table, under)| format!("SELECT {} AS t, count(*) AS n FROM ONLY {table}", literal(under))).collect();
+        let sql =
+            format!("SELECT jsonb_object_agg(t, n) FROM (SELECT t, sum(n) AS n FROM ({}) c GROUP BY t) s", counts.join(" UNION ALL "));
         let counted: BTreeMap<String, u64> = within(patience, session.query(&sql)).await?;
-        rows.extend(counted);
+        for (table, count) in counted {
+            *rows.entry(table).or_default() += count;
+        }
     }
     session.close().await?;
     let mut left_out = Vec::new();

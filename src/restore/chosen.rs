@@ -68,6 +68,12 @@ pub fn choose(asked: &Asked, evidence: Option<&DatabaseEvidence>) -> Result<Chos
                 ));
             }
         };
+        if let Some(root) = evidence.and_then(|evidence| rerouted(&found, evidence)) {
+            return Err(Refusal::new(
+                format!("the dump holds the rows of {} among those of {}", written(&found), written(&root)),
+                format!("bring back all of it: --table {}; --into-schema NAME puts it beside the live one", written(&root)),
+            ));
+        }
         chosen.named.push(found);
     }
     if let Some(evidence) = evidence {
@@ -80,6 +86,19 @@ pub fn choose(asked: &Asked, evidence: Option<&DatabaseEvidence>) -> Result<Chos
     chosen.all.sort();
     chosen.all.dedup();
     Ok(chosen)
+}
+
+/// The table under which the dump has the rows of a partition, where an enum is hashed.
+fn rerouted(table: &Named, evidence: &DatabaseEvidence) -> Option<Named> {
+    let parent_of = |table: &Named| {
+        let found = evidence.partitions.iter().find(|(child, _)| Named::parse(child).as_ref() == Some(table));
+        found.and_then(|(_, parent)| Named::parse(parent))
+    };
+    let mut above = parent_of(table)?;
+    while let Some(next) = parent_of(&above) {
+        above = next;
+    }
+    evidence.rows.keys().any(|name| Named::parse(name).as_ref() == Some(&above)).then_some(above)
 }
 
 /// Every table that the evidence names.
@@ -227,6 +246,15 @@ mod tests {
             assert!(refusal.message.contains(message), "{refusal:?}");
             assert!(!hint.is_empty() && refusal.hint.contains(hint.trim_matches('"')), "{refusal:?}");
         }
+    }
+
+    #[test]
+    fn a_partition_whose_rows_go_through_the_root_does_not_come_alone() {
+        let mut evidence = evidence();
+        evidence.rows.insert("public.events".to_owned(), 1);
+        let refusal = choose(&asked(&["events_2_a"], &[]), Some(&evidence)).unwrap_err();
+        assert!(refusal.message.contains("public.events_2_a among those of public.events"), "{refusal:?}");
+        assert!(choose(&asked(&["events"], &[]), Some(&evidence)).is_ok());
     }
 
     #[test]

@@ -18,14 +18,20 @@ const WRITTEN: [&str; 13] =
     ["SET", "SELECT", "CREATE", "ALTER", "COMMENT", "GRANT", "REVOKE", "INSERT", "SECURITY", "REFRESH", "BEGIN;", "COMMIT;", "DROP"];
 
 /// What it selects from.
-const SELECTED: [&str; 8] = [
+const SELECTED: [&str; 14] = [
     "pg_catalog.set_config('search_path',",
     "pg_catalog.setval(",
-    "pg_catalog.lo_",
+    "pg_catalog.lo_open(",
+    "pg_catalog.lo_close(",
+    "pg_catalog.lo_create(",
+    "pg_catalog.lo_unlink(",
     "pg_catalog.lowrite(",
     "pg_catalog.pg_restore_",
     "setval(",
-    "lo_",
+    "lo_open(",
+    "lo_close(",
+    "lo_create(",
+    "lo_unlink(",
     "lowrite(",
 ];
 
@@ -84,6 +90,9 @@ fn sets_plainly(words: &[&str]) -> bool {
             name.is_some_and(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && !UNSAFE_ENCODINGS.contains(&name))
         }
         ["standard_conforming_strings" | "client_encoding", ..] => false,
+        // With it the catalogs that all databases share could be written to.
+        ["allow_system_table_mods", ..] => false,
+        [name, "=", ..] if name.ends_with("_libraries") => false,
         [name, "=", ..] => name.chars().all(|c| c.is_ascii_lowercase() || c == '_'),
         _ => false,
     }
@@ -165,6 +174,10 @@ mod tests {
             "GRANT ALL ON DATABASE live TO x;",
             "SELECT pg_catalog.pg_read_file('/etc/passwd');",
             "SELECT pg_terminate_backend(1);",
+            "SELECT pg_catalog.lo_export(1, '/tmp/x');",
+            "SELECT lo_import('/etc/passwd');",
+            "SET allow_system_table_mods = on;",
+            "SET session_preload_libraries = 'x';",
             "SET ROLE x;",
             "SET client_encoding = 'SJIS';",
             "SET client_encoding TO 'UTF8';",

@@ -58,7 +58,7 @@ struct Copying {
 impl<'a> Loader<'a> {
     pub fn new(load: Load<'a>) -> Result<Self> {
         let target = Target { server: load.server, database: load.database, is_fresh: load.is_fresh };
-        let chooser = load.selection.as_ref().map(Chooser::new).transpose()?;
+        let chooser = load.selection.as_ref().map(|selection| Chooser::new(selection, load.is_fresh)).transpose()?;
         let jobs = if load.atomic || load.jobs < 2 { 0 } else { load.jobs };
         let lanes = (0..jobs).map(|_| Lane::new(target)).collect();
         Ok(Loader {

@@ -265,6 +265,8 @@ fn one(given: &Given<'_>, asked: &Asked, source: String, target: String, refusal
     });
     let (way, more) = way(given, asked, &target, existing, &chosen);
     refusals.extend(more);
+    let properties = lack::properties_of(evidence);
+    refusals.extend(properties.as_ref().and_then(|database| refuse_letters(asked, &database.encoding)));
     // All of a backup of rows is no selection from it.
     let is_all = !asked.is_part() && asked.contents() == given.manifest.contents;
     let tables: Vec<String> = chosen.named.iter().map(super::names::Named::quoted_where_needed).collect();
@@ -281,7 +283,7 @@ fn one(given: &Given<'_>, asked: &Asked, source: String, target: String, refusal
     let files = given.manifest.files.iter().filter(|file| file.role == Role::Dump && file.database.as_deref() == Some(&source));
     let mut made = DatabasePlan {
         raw_bytes: files.map(|file| file.raw_bytes).sum(),
-        properties: lack::properties_of(evidence).filter(|_| way != Way::IntoExisting),
+        properties: properties.filter(|_| way != Way::IntoExisting),
         keep_old: asked.keep_old && way == Way::Replace,
         steps: Vec::new(),
         source,
@@ -294,6 +296,16 @@ fn one(given: &Given<'_>, asked: &Asked, source: String, target: String, refusal
     };
     made.steps = super::told::steps(&made, asked);
     made
+}
+
+/// Names are looked for in the bytes of the dump, which is in the encoding of its database.
+fn refuse_letters(asked: &Asked, encoding: &str) -> Option<Refusal> {
+    let mut names = asked.tables.iter().chain(&asked.schemas).chain(&asked.into_schema);
+    let beyond = names.find(|name| !name.is_ascii()).filter(|_| !["UTF8", "SQL_ASCII"].contains(&encoding))?;
+    Some(Refusal::new(
+        format!("the dump is in {encoding}, where a name such as {:?} cannot be found by its letters beyond ASCII", printable(beyond)),
+        "restore all of it beside the live one with --to-database NAME, and take the tables from there",
+    ))
 }
 
 /// A name of at most 63 bytes that no database has.

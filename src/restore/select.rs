@@ -44,13 +44,15 @@ pub struct Chooser {
     /// The schema of names that have none.
     default_schema: Option<Vec<u8>>,
     begun: bool,
+    /// The database is new: the schemas of the chosen tables are not there yet.
+    is_fresh: bool,
     pub left_out: Vec<String>,
 }
 
 impl Chooser {
     /// # Errors
     /// A name is none.
-    pub fn new(selection: &Selection) -> Result<Self> {
+    pub fn new(selection: &Selection, is_fresh: bool) -> Result<Self> {
         let bad = |text: &String| {
             Error::new(Kind::Usage, format!("{text:?} is no name of a table or schema"))
                 .hint("quote what has capitals or signs: '\"Order\"'")
@@ -67,6 +69,7 @@ impl Chooser {
             others: BTreeSet::new(),
             default_schema: None,
             begun: false,
+            is_fresh,
             left_out: Vec::new(),
         })
     }
@@ -213,7 +216,11 @@ impl Chooser {
                 }
                 self.is_all() || (chosen && self.into.is_none())
             }
-            Subject::Schema(schema) => self.is_all() || (self.meets_schema(Some(schema)) && self.into.is_none()),
+            Subject::Schema(schema) => {
+                let holds_chosen = || self.tables.iter().any(|(wanted, _)| wanted.schema.as_ref() == Some(schema));
+                let makes = self.is_fresh && statement.starts_with(b"CREATE SCHEMA ") && holds_chosen();
+                self.is_all() || ((self.meets_schema(Some(schema)) || makes) && self.into.is_none())
+            }
             Subject::Nobody if about == About::Data => {
                 if self.is_all() && statement.starts_with(b"SELECT pg_catalog.lo_open") && self.contents == Contents::Data {
                     self.leave_out(statement, "large objects do not come with the rows");

@@ -34,6 +34,7 @@ mod migrate;
 mod next;
 mod owner;
 mod restore;
+mod restore_hard;
 mod restore_page;
 mod retention;
 mod servers;

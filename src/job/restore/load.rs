@@ -25,6 +25,7 @@ use crate::restore::{load, properties, source};
 use crate::state::State;
 use crate::state::restores::{Record, Traces};
 use crate::verify::read_back::read_back;
+use crate::verify::rows;
 
 /// Sessions for indexes and constraints: more would take the disk from each other.
 const JOBS_MAX: usize = 4;
@@ -253,14 +254,14 @@ impl Compared {
 
 /// Where the rows that were loaded are not those that the evidence counted.
 fn mismatches(expected: &BTreeMap<String, u64>, loaded: &Loaded, database: &DatabasePlan, asked: &Asked) -> Vec<Mismatch> {
-    let found: BTreeMap<Named, u64> = loaded.rows.iter().filter_map(|(name, rows)| Some((Named::parse(name)?, *rows))).collect();
+    let found = rows::tally(expected.keys(), loaded.rows.iter().map(|(name, rows)| (name.as_str(), *rows)));
     let mut mismatches = Vec::new();
     for (name, expected) in expected {
         let Some(table) = Named::parse(name) else { continue };
         if asked.is_part() && !database.chosen.all.contains(&table) {
             continue;
         }
-        let rows = found.get(&table).copied().unwrap_or_default();
+        let rows = found.get(name).copied().unwrap_or_default();
         if rows != *expected {
             mismatches.push(Mismatch { object: format!("table {name}: rows"), expected: expected.to_string(), found: rows.to_string() });
         }

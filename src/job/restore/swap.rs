@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::leftovers::drop_statement;
-use super::target::{beside, disconnect, is_empty, sessions, tell};
+use super::target::{beside, disconnect, is_empty, is_template, sessions, tell};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::Server;
 use crate::postgres::quote::{identifier, literal};
@@ -56,8 +56,13 @@ pub async fn swap(
         if plan.keep_old && may_disconnect {
             statements.push(format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", identifier(aside)));
         } else if !plan.keep_old {
+            // A template cannot be dropped.
+            statements.push(format!("ALTER DATABASE {} IS_TEMPLATE false", identifier(aside)));
             statements.push(format!("COMMENT ON DATABASE {} IS {}", identifier(aside), literal(&mark)));
         }
+    }
+    if replaced.is_some() && is_template(server, target).await? {
+        statements.push(format!("ALTER DATABASE {} IS_TEMPLATE true", identifier(temporary)));
     }
     statements.push(format!("ALTER DATABASE {} RENAME TO {}", identifier(temporary), identifier(target)));
     statements.push("COMMIT".to_owned());

@@ -124,6 +124,15 @@ pub async fn is_barred(server: &Server, database: &str) -> Result<bool> {
     server.query(beside(server, database), &sql).await
 }
 
+/// Whether anybody may copy a database.
+///
+/// # Errors
+/// The server does not answer.
+pub async fn is_template(server: &Server, database: &str) -> Result<bool> {
+    let sql = format!("select to_json(exists(select from pg_catalog.pg_database where datname = {} and datistemplate))", literal(database));
+    server.query(beside(server, database), &sql).await
+}
+
 /// Ends the sessions of a database; returns how many there were.
 ///
 /// # Errors

@@ -1,0 +1,134 @@
+//! Databases that are hard to bring back: odd names, odd encodings, rows that a dump holds elsewhere.
+
+use serde_json::Value;
+
+use crate::common::{Database, Ran, Server, World, unique};
+use crate::support::Role;
+
+const DRILL: &str = "evidence = \"content\"\ndrill = { on = \"local\" }\n";
+
+fn backed_up(database: &Database) -> (World, String) {
+    let world = World::with(database.server, &format!("[backups.x]\ndatabase = '''{}'''\n{DRILL}", database.name));
+    let id = world.backup("x");
+    (world, id)
+}
+
+fn restore(world: &World, id: &str, args: &[&str]) -> Ran {
+    world.pgvigil(&[&["--json", "restore", id], args].concat())
+}
+
+#[track_caller]
+fn matched(world: &World, id: &str) {
+    let answer = world.pgvigil(&["--json", "verify", id, "--drill"]).expect(0).json();
+    assert_eq!((&answer["rung"], &answer["compared"]["mismatches"]), (&"matched".into(), &Value::Array(Vec::new())), "{answer:#}");
+}
+
+#[track_caller]
+fn refused(ran: Ran, word: &str) {
+    let answer = ran.expect(1).json();
+    assert_eq!(answer["error"]["kind"], "refused", "{answer:#}");
+    assert!(answer["error"]["message"].as_str().unwrap().contains(word), "{answer:#}");
+    assert!(answer["error"]["hint"].is_string(), "{answer:#}");
+}
+
+#[test]
+fn rows_of_partitions_by_the_hash_of_an_enum_are_those_of_the_topmost_table() {
+    let database = Database::empty(Server::Pg18);
+    database.sql(
+        "create type c as enum ('r', 'g', 'b');
+        create table hp (k c, v int) partition by hash (k);
+        create table hp0 partition of hp for values with (modulus 2, remainder 0);
+        create table hp1 partition of hp for values with (modulus 2, remainder 1) partition by range (v);
+        create table hp1a partition of hp1 default;
+        insert into hp select (array['r', 'g', 'b'])[1 + i % 3]::c, i from generate_series(1, 900) i",
+    );
+    let (world, id) = backed_up(&database);
+    assert_eq!(world.manifest(&id)["evidence"]["databases"][&database.name]["rows"], serde_json::json!({"public.hp": 900}));
+    matched(&world, &id);
+    let target = Database { server: database.server, name: unique("new") };
+    let compared = restore(&world, &id, &["--to-database", &target.name]).expect(0).json()["compared"].clone();
+    assert_eq!(compared["rows"], 900);
+    assert_eq!(target.sql("select count(*) from hp"), "900");
+    refused(restore(&world, &id, &["--table", "hp1a", "--into-schema", "y"]), "among those of public.hp");
+}
+
+/// Whether its letters are UTF-8 or not, a name is a name and a row is a row.
+fn in_latin(encoding: &str) -> Database {
+    let name = unique("db");
+    let sql = format!("create database {name} template template0 encoding '{encoding}' lc_collate 'C' lc_ctype 'C'");
+    Server::Pg15.sql("postgres", &sql);
+    Database { server: Server::Pg15, name }
+}
+
+#[test]
+fn a_database_in_latin1_is_compared() {
+    let database = in_latin("LATIN1");
+    database.sql(
+        "create table t (a text); insert into t values (chr(233) || chr(255));
+        do $$ begin execute format('create table %I as select 1 as %I union all select 2', 't' || chr(233), 'a' || chr(232)); end $$",
+    );
+    // Bytes that look like UTF-8: a client said LATIN1 and sent that.
+    database.sql("set client_encoding = 'LATIN1'; create table \"m\u{e9}\" as select 1 as \"a\u{e8}\"");
+    let (world, id) = backed_up(&database);
+    matched(&world, &id);
+    let target = Database { server: database.server, name: unique("new") };
+    let compared = restore(&world, &id, &["--to-database", &target.name]).expect(0).json()["compared"].clone();
+    assert_eq!(compared["rows"], 4);
+    assert_eq!(target.sql("select a = chr(233) || chr(255) from t"), "t");
+    for args in [["--table", "t\u{e9}"], ["--into-schema", "z\u{fc}"]] {
+        refused(restore(&world, &id, &[&["--table", "t", "--to-database", &target.name], &args[..]].concat()), "LATIN1");
+    }
+    assert_eq!(target.sql("select count(*) from pg_namespace where nspname like 'z%'"), "0");
+}
+
+#[test]
+fn a_role_that_may_make_no_database_is_told_so() {
+    let role = Role::create(Server::Pg15, "login password 'x'");
+    let database = Database::empty(Server::Pg15);
+    database.sql(&format!(
+        "alter database {} owner to {}; create table t as select 1 as a; alter table t owner to {1}",
+        database.name, role.name
+    ));
+    let (world, id) = backed_up(&database);
+    let target = Database { server: database.server, name: unique("new") };
+    let section = Server::Pg15
+        .section()
+        .replace("password = { env = \"PGVIGIL_TEST_PASSWORD\" }", &format!("user = \"{}\"\npassword = \"x\"", role.name));
+    world.configure(&format!("{section}[backups.x]\ndatabase = \"{}\"\n", database.name));
+    let error = restore(&world, &id, &["--to-database", &target.name]).expect(1).json()["error"].clone();
+    assert!(error["hint"].as_str().unwrap().contains("CREATEDB"), "{error:#}");
+    // A manifest that cannot be read is told with what to do.
+    std::fs::write(world.folder(&id).join("manifest.json"), "{").unwrap();
+    let error = restore(&world, &id, &[]).expect(1).json()["error"].clone();
+    assert!(error["hint"].as_str().unwrap().contains("RESTORE.md"), "{error:#}");
+}
+
+#[test]
+fn a_template_is_replaced_by_a_template() {
+    let database = Database::sample(Server::Pg15);
+    let (world, id) = backed_up(&database);
+    database.sql(&format!("alter database {} is_template true", database.name));
+    restore(&world, &id, &["--clean", "--yes"]).expect(0);
+    let there = format!("select string_agg(datname || datistemplate, ',') from pg_database where datname like '{}%'", database.name);
+    assert_eq!(Server::Pg15.sql("postgres", &there), format!("{}true", database.name));
+    Server::Pg15.sql("postgres", &format!("alter database {} is_template false", database.name));
+}
+
+#[test]
+fn template1_is_drilled_like_any_other() {
+    let world = World::with(Server::Pg15, &format!("[backups.x]\ndatabase = \"template1\"\n{DRILL}"));
+    let id = world.backup("x");
+    matched(&world, &id);
+}
+
+#[test]
+fn a_table_comes_into_a_new_database_with_its_schema() {
+    let database = Database::empty(Server::Pg15);
+    database.sql("create schema \"B b\"; create table \"B b\".t as select 1 as a; create table \"B b\".u (a int); create schema other");
+    let (world, id) = backed_up(&database);
+    let target = Database { server: database.server, name: unique("new") };
+    restore(&world, &id, &["--table", "\"B b\".t", "--to-database", &target.name]).expect(0);
+    assert_eq!(target.sql("select a from \"B b\".t"), "1");
+    assert_eq!(target.sql("select count(*) from pg_class where relname = 'u'"), "0");
+    assert_eq!(target.sql("select count(*) from pg_namespace where nspname = 'other'"), "0");
+}
