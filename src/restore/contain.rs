@@ -89,11 +89,9 @@ fn sets_plainly(words: &[&str]) -> bool {
             let name = value.strip_prefix('\'').and_then(|rest| rest.strip_suffix("';"));
             name.is_some_and(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && !UNSAFE_ENCODINGS.contains(&name))
         }
-        ["standard_conforming_strings" | "client_encoding", ..] => false,
-        // With it the catalogs that all databases share could be written to.
-        ["allow_system_table_mods", ..] => false,
-        [name, "=", ..] if name.ends_with("_libraries") => false,
-        [name, "=", ..] => name.chars().all(|c| c.is_ascii_lowercase() || c == '_'),
+        // With the last of them the catalogs that all databases share could be written to.
+        ["standard_conforming_strings" | "client_encoding" | "allow_system_table_mods", ..] => false,
+        [name, "=", ..] => !name.ends_with("_libraries") && name.chars().all(|c| c.is_ascii_lowercase() || c == '_'),
         _ => false,
     }
 }

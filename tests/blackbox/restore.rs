@@ -523,7 +523,7 @@ fn rows_that_are_not_those_of_the_evidence_are_told() {
 }
 
 /// A database whose restore stands still when its rows are in.
-fn standing_still(server: Server) -> Database {
+pub fn standing_still(server: Server) -> Database {
     let database = Database::sample(server);
     database.sql(
         "create function still() returns int language sql as $$
@@ -534,7 +534,7 @@ fn standing_still(server: Server) -> Database {
 }
 
 /// A restore of it that stands still.
-fn under_way(world: &World, database: &Database, id: &str) -> Child {
+pub fn under_way(world: &World, database: &Database, id: &str) -> Child {
     let child = world.command(&["restore", id, "--clean", "--yes"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let sql = format!(
         "select count(*) from pg_stat_activity where datname like '{}\\_restoring\\_%' and query like 'REFRESH%' and state = 'active'",

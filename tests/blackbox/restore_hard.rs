@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::common::{Database, Ran, Server, World, unique};
+use crate::restore::{standing_still, under_way};
 use crate::support::Role;
 
 const DRILL: &str = "evidence = \"content\"\ndrill = { on = \"local\" }\n";
@@ -131,4 +132,21 @@ fn a_table_comes_into_a_new_database_with_its_schema() {
     assert_eq!(target.sql("select a from \"B b\".t"), "1");
     assert_eq!(target.sql("select count(*) from pg_class where relname = 'u'"), "0");
     assert_eq!(target.sql("select count(*) from pg_namespace where nspname = 'other'"), "0");
+}
+
+#[test]
+fn two_at_once_do_not_take_each_others_database() {
+    let database = standing_still(Server::Pg15);
+    let world = World::with(database.server, &format!("[backups.x]\ndatabase = \"{}\"\n", database.name));
+    let id = world.backup("x");
+    let mut first = under_way(&world, &database, &id);
+    for args in [&["--clean", "--yes"][..], &["--clean", "--yes", "--in-place"]] {
+        let error = restore(&world, &id, args).expect(75).json()["error"].clone();
+        assert!(error["message"].as_str().unwrap().contains("under way"), "{error:#}");
+    }
+    let there = format!("select count(*) from pg_database where datname like '{}\\_restoring\\_%'", database.name);
+    assert_eq!(Server::Pg15.sql("postgres", &there), "1");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(first.id().try_into().unwrap()), nix::sys::signal::Signal::SIGINT).unwrap();
+    assert_eq!(first.wait().unwrap().code(), Some(1));
+    assert_eq!(Server::Pg15.sql("postgres", &there), "0");
 }

@@ -22,7 +22,7 @@ use crate::restore::globals::Globals;
 use crate::restore::load::Failure;
 use crate::restore::plan::{self, DatabasePlan, Given, Measured, RestorePlan};
 use crate::restore::target::Target;
-use crate::state::{Outcome, State};
+use crate::state::{Lock, Outcome, State};
 use crate::store::{Store, catalog_of};
 
 /// A restore that was looked into, without a write.
@@ -166,6 +166,7 @@ pub async fn restore(plan: &Plan, looked: &Looked, asked: &Asked, progress: &Pro
     }
     let started = std::time::Instant::now();
     let state = State::open(&plan.state_dir)?;
+    let _alone = alone(&state, &looked.plan)?;
     leftovers::sweep(plan, &state, Some(&looked.plan.server)).await?;
     // Retention leaves the copy alone meanwhile. Where a drill holds it already, that does too.
     let _held = state.hold_copy(&looked.id)?;
@@ -183,6 +184,22 @@ pub async fn restore(plan: &Plan, looked: &Looked, asked: &Asked, progress: &Pro
     }
     report.seconds = verify::round(started.elapsed().as_secs_f64());
     Ok(report)
+}
+
+/// Two restores of one database would take away what the other makes.
+fn alone(state: &State, plan: &RestorePlan) -> Result<Vec<Lock>> {
+    let mut targets: Vec<&str> = plan.databases.iter().map(|database| database.target.as_str()).collect();
+    targets.sort_unstable();
+    targets.dedup();
+    let lock = |target: &&str| {
+        // No backup can have a name with a colon, and a database may have a name that no file can have.
+        let name = xxhash_rust::xxh3::xxh3_128(format!("{}\0{target}", plan.server).as_bytes());
+        state.lock(&format!("restore:{name:032x}"))?.ok_or_else(|| {
+            Error::new(Kind::Busy, format!("another restore to database {target:?} on server {} is under way", plan.server))
+                .hint("wait for it, or end it")
+        })
+    };
+    targets.iter().map(lock).collect()
 }
 
 async fn carry_out(
