@@ -231,10 +231,16 @@ impl Trial<'_> {
     }
 }
 
+const NO_SPACE: &str = "No space left on device";
+
 fn tell(failure: &Failure) -> String {
     let statement: String = failure.statement.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(STATEMENT_CHARS).collect();
     let times = if failure.count > 1 { format!(" ({} times)", failure.count) } else { String::new() };
-    format!("{}{times}: {}", printable(words(&failure.message)), printable(&statement))
+    // PostgreSQL says so only where not even a part of the page found room.
+    let full = if failure.message.contains("could not extend file") && !failure.message.contains(NO_SPACE) { NO_SPACE } else { "" };
+    let why =
+        [printable(words(&failure.message)), full.to_owned()].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ");
+    format!("{why}{times}: {}", printable(&statement))
 }
 
 /// The server's own words.
@@ -251,7 +257,7 @@ fn lacks_surroundings(message: &str) -> bool {
         "could not access file",
         "could not load library",
         "must be loaded via",
-        "No space left on device",
+        NO_SPACE,
         // A disk that fills up may take a part of a page first.
         "could not extend file",
         "could not write",

@@ -403,10 +403,14 @@ fn dumps_of_other_tools_are_restored() {
     ));
     let world = World::with(Server::Pg15, &format!("[backups.x]\ndatabase = \"{}\"\ndrill = {{ on = \"local\" }}\n", database.name));
     let gone = Role::create(Server::Pg15, "");
-    for (n, args) in
-        [&["--clean", "--inserts"][..], &["--clean", "--if-exists"], &["--column-inserts", "--no-comments"], &["-Fc", "--clean", "--if-exists"]]
-            .iter()
-            .enumerate()
+    for (n, args) in [
+        &["--clean", "--inserts"][..],
+        &["--clean", "--if-exists"],
+        &["--column-inserts", "--no-comments"],
+        &["-Fc", "--clean", "--if-exists"],
+    ]
+    .iter()
+    .enumerate()
     {
         let name =
             world.path(&format!("backup_{}_2024010{}_020000.{}", database.name, n + 1, if args[0] == "-Fc" { "dump" } else { "sql" }));
