@@ -33,6 +33,9 @@ const JOBS_MAX: usize = 8;
 /// Failures of one kind are told with so many characters of their statement.
 const STATEMENT_CHARS: usize = 120;
 
+/// The words of the system for a full disk.
+const NO_SPACE: &str = "No space left on device";
+
 pub struct Trial<'a> {
     pub store: &'a dyn Store,
     pub entry: &'a Entry,
@@ -230,8 +233,6 @@ impl Trial<'_> {
         session.close().await
     }
 }
-
-const NO_SPACE: &str = "No space left on device";
 
 fn tell(failure: &Failure) -> String {
     let statement: String = failure.statement.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(STATEMENT_CHARS).collect();
