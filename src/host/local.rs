@@ -115,6 +115,9 @@ impl Host for LocalHost {
         };
         // Refused where the user's pipes are at their limit: then it is only slower.
         let _ = nix::fcntl::fcntl(stdout.as_fd(), nix::fcntl::FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
+        if let Some(stdin) = &stdin {
+            let _ = nix::fcntl::fcntl(stdin.as_fd(), nix::fcntl::FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
+        }
         let tail = Tail::default();
         let into = tail.clone();
         let drained = tokio::spawn(async move {

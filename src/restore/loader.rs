@@ -1,7 +1,5 @@
 //! Carries out the pieces of a dump, in their order.
 
-use std::collections::HashSet;
-
 use bytes::Bytes;
 
 use super::behind::{Behind, Ended};
@@ -10,12 +8,12 @@ use super::failures::{Failures, hint};
 use super::lane::{Lane, Target};
 use super::load::{Load, Loaded};
 use super::order::{Class, Families};
+use super::rows::Copying;
 use super::select::Chooser;
 use super::settings::{self, Settings};
 use super::split::{Copy, Item, beginning};
-use super::words::{Name, find, name_at, words, words_up_to};
+use super::words::{find, words};
 use crate::error::{Error, Kind, Result};
-use crate::pack::census::Lines;
 
 /// Small statements are run so many at a time, and so many bytes.
 const BATCH_MAX: usize = 64;
@@ -36,23 +34,12 @@ pub struct Loader<'a> {
     families: Families,
     /// Never there while a batch is.
     behind: Behind,
-    /// Tables made here that have their rows in themselves.
-    made: HashSet<Name>,
     /// Whether the dump has begun to make things.
     makes: bool,
     /// `None`: all is wanted.
     chooser: Option<Chooser>,
     failures: Failures,
     loaded: Loaded,
-}
-
-struct Copying {
-    /// Comes behind the rows.
-    end: &'static [u8],
-    copy: Copy,
-    lines: Lines,
-    /// Of the first that failed.
-    failed: Option<String>,
 }
 
 impl<'a> Loader<'a> {
@@ -72,7 +59,6 @@ impl<'a> Loader<'a> {
             lanes,
             families: Families::default(),
             behind: Behind::default(),
-            made: HashSet::new(),
             makes: false,
             chooser,
             failures: Failures::default(),
@@ -296,16 +282,6 @@ impl<'a> Loader<'a> {
         if !self.lanes.is_empty() {
             self.families.note(statement);
         }
-        let makes = [b"CREATE TABLE ".as_slice(), b"CREATE UNLOGGED TABLE "].iter().any(|start| statement.starts_with(start));
-        if self.load.is_fresh && makes {
-            let words = words(statement);
-            let name = find(&words, 0, &["TABLE"]).and_then(|at| name_at(&words, at + 1));
-            if let Some((name, behind)) = name
-                && find(&words, behind, &["PARTITION", "BY"]).is_none()
-            {
-                self.made.insert(name);
-            }
-        }
     }
 
     fn failed(&mut self, words: &str, statement: &[u8]) -> Result<()> {
@@ -335,62 +311,31 @@ impl<'a> Loader<'a> {
     async fn copy(&mut self, copy: Copy) -> Result<()> {
         self.drain().await?;
         self.begin().await?;
-        let (text, end) = match self.sparing(&copy.statement) {
-            Some(text) => (text, b"\\.\nCOMMIT;\n".as_slice()),
-            None => ([&copy.statement[..], b"\n"].concat(), b"\\.\n".as_slice()),
-        };
-        let failed = self.lane.begin_copy(&self.settings, &text).await?.err();
-        self.copying = Some(Copying { copy, end, lines: Lines::new(false), failed });
+        self.copying = Some(Copying::begin(copy, &mut self.lane, &self.settings).await?);
         Ok(())
-    }
-
-    /// A `COPY` whose rows need not be logged where `wal_level` is `minimal`, and never frozen again:
-    /// the table begins in the transaction that fills it.
-    /// <https://www.postgresql.org/docs/current/populate.html>
-    fn sparing(&self, statement: &[u8]) -> Option<Vec<u8>> {
-        // Who restores must own the table to empty it, and its owner may be another role by now.
-        if !self.load.is_fresh || self.load.atomic || !self.load.server.facts.is_superuser {
-            return None;
-        }
-        let words = words_up_to(statement, 4);
-        let (name, end) = name_at(&words, 1)?;
-        if !self.made.contains(&name) {
-            return None;
-        }
-        let table = &statement[words[1].at.start..words[end - 1].at.end];
-        let copy = statement.strip_suffix(b" FROM stdin;")?;
-        Some([b"BEGIN;\nTRUNCATE ONLY ", table, b";\n", copy, b" FROM stdin WITH (FREEZE);\n"].concat())
     }
 
     async fn rows(&mut self, rows: &[u8]) -> Result<()> {
         let Some(copying) = &mut self.copying else {
             return Ok(());
         };
-        if copying.failed.is_some() {
-            return Ok(());
-        }
-        copying.lines.feed(rows);
-        if !self.lane.send(rows).await {
-            copying.failed = Some(self.lane.answer().await?.err().unwrap_or_default());
-        }
-        Ok(())
+        // In a database that others see too, rows stay in their order.
+        let second = self.lanes.first_mut().filter(|_| self.load.is_fresh);
+        copying.rows(rows, &mut self.lane, second, &self.settings).await
     }
 
     async fn rows_end(&mut self) -> Result<()> {
-        let Some(mut copying) = self.copying.take() else {
+        let Some(copying) = self.copying.take() else {
             return Ok(());
         };
-        if copying.failed.is_none() {
-            self.lane.send(copying.end).await;
-            copying.failed = self.lane.answer().await?.err();
-        }
-        match copying.failed {
-            None => {
+        let (copy, done) = copying.finish(&mut self.lane, self.lanes.first_mut()).await?;
+        match done {
+            Ok(rows) => {
                 self.loaded.statements += 1;
-                self.loaded.rows.push((copying.copy.table, copying.lines.finish().0));
+                self.loaded.rows.push((copy.table, rows));
                 Ok(())
             }
-            Some(words) => self.failed(&words, &copying.copy.statement),
+            Err(words) => self.failed(&words, &copy.statement),
         }
     }
 }

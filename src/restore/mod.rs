@@ -18,6 +18,7 @@ pub mod page;
 pub mod plan;
 pub mod properties;
 pub mod roles;
+mod rows;
 pub mod select;
 mod settings;
 pub mod source;
