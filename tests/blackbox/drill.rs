@@ -426,6 +426,29 @@ fn dumps_of_other_tools_are_restored() {
     drop(gone);
 }
 
+/// Rows of many lengths, more of them than one session is given.
+#[test]
+fn rows_of_a_large_table_come_through_two_sessions_and_all_of_them() {
+    let database = Database::empty(Server::Pg15);
+    database.sql(
+        "create table large as select i, repeat(md5(i::text), i % 9) as t from generate_series(1, 100000) as i;
+        insert into large values (0, repeat('x', 3000000)), (-1, E'\\\\.\\n\\t'); alter table large add primary key (i)",
+    );
+    let keys = format!("[backups.x]\ndatabase = \"{}\"\nevidence = \"content\"\ndrill = {{ on = \"local\" }}\n", database.name);
+    let world = World::with(Server::Pg15, &keys);
+    world.backup("x");
+    let ran = drill(&world, "x/latest");
+    assert_eq!((ran.code, ran.json()["rung"].as_str()), (Some(0), Some("matched")), "{ran:#?}");
+    assert_eq!(ran.json()["compared"]["rows"], 100_002);
+    let world = World::with(Server::Pg15, &format!("[backups.x]\ndatabase = \"{}\"\ndrill = {{ on = \"local\" }}\n", database.name));
+    let id = world.backup("x");
+    let ran = world.pgvigil(&["--json", "restore", &id, "--to-database", &format!("{}_again", database.name)]);
+    let again = Database { server: Server::Pg15, name: format!("{}_again", database.name) };
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    let digest = "select md5(string_agg(t, ',' order by i)) from large";
+    assert_eq!(again.sql(digest), database.sql(digest));
+}
+
 /// A restore takes a second and a half, whatever the machine.
 const SLOW: &str =
     "create function slow(i int) returns int immutable language plpgsql as 'begin perform pg_catalog.pg_sleep(0.05); return i; end';

@@ -417,33 +417,3 @@ fn a_backup_of_any_format_becomes_sql() {
         }
     }
 }
-
-/// For measuring by hand: loads the dump of PGVIGIL_LOAD_DUMP into the empty database
-/// PGVIGIL_LOAD_DATABASE of the server at 127.0.0.1:PGVIGIL_LOAD_PORT, in PGVIGIL_LOAD_JOBS sessions.
-#[test]
-#[ignore = "a measurement, not a test"]
-fn measured() {
-    let var = crate::common::var;
-    let text = format!("[servers.main]\nhost = \"127.0.0.1\"\nport = {}\n[stores.s]\npath = \"/nonexistent\"\n", var("PGVIGIL_LOAD_PORT"));
-    let path = std::path::PathBuf::from(var("PGVIGIL_LOAD_DUMP"));
-    runtime().block_on(async {
-        let plan = pgvigil::config::parse(&text, Path::new("test.toml")).unwrap();
-        let server = Connected::connect(plan.servers.values().next().unwrap(), Tag::random()).await.unwrap();
-        let (out, blocks) = tokio::sync::mpsc::channel(4);
-        let codec = pgvigil::pack::codec::Codec::of_name(&path.display().to_string());
-        let reader = std::io::Cursor::new(std::fs::read(&path).unwrap());
-        let reading = tokio::spawn(pgvigil::pack::unpacker::unpack(reader, codec, out));
-        let table = std::env::var("PGVIGIL_LOAD_TABLE").ok();
-        let load_way = Load {
-            server: &server,
-            database: &var("PGVIGIL_LOAD_DATABASE"),
-            jobs: var("PGVIGIL_LOAD_JOBS").parse().unwrap(),
-            is_fresh: table.is_none(),
-            atomic: table.is_some(),
-            selection: table.as_deref().map(|table| selection(&[table])),
-            meter: Arc::new(Meter::default()),
-        };
-        let done = load(load_way, Sql { blocks, reading }).await.unwrap();
-        assert_eq!(done.errors, []);
-    });
-}
