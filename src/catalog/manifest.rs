@@ -102,17 +102,19 @@ impl Manifest {
             Error::new(Kind::Damaged, format!("manifest of {expected}: {why}"))
                 .hint("take another backup, or another store's copy; RESTORE.md beside it says how to restore this one by hand")
         };
+        let newer = |version: u64| {
+            let why = format!("manifest of {expected}: format version {version} is newer than this program knows");
+            Error::new(Kind::Damaged, why).hint("update pgvigil")
+        };
         let manifest: Manifest = serde_json::from_slice(bytes).map_err(|error| {
             let version = serde_json::from_slice::<serde_json::Value>(bytes).ok().and_then(|value| value.get("format_version")?.as_u64());
             match version {
-                Some(version) if version > u64::from(FORMAT_VERSION) => {
-                    bad(format!("format version {version} is newer than this program knows")).hint("update pgvigil")
-                }
+                Some(version) if version > u64::from(FORMAT_VERSION) => newer(version),
                 _ => bad(error.to_string()),
             }
         })?;
         if manifest.format_version > FORMAT_VERSION {
-            return Err(bad(format!("format version {} is newer than this program knows", manifest.format_version)).hint("update pgvigil"));
+            return Err(newer(u64::from(manifest.format_version)));
         }
         if manifest.id != expected.to_string() || manifest.backup != expected.backup || manifest.label != expected.label.to_string() {
             return Err(bad(format!("it is the manifest of {:?}", manifest.id)));
