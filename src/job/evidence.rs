@@ -12,6 +12,7 @@ use crate::pack::census::TableRows;
 use crate::pack::packer::Meter;
 use crate::postgres::quote::canonical;
 use crate::postgres::server::{Database, Server};
+use crate::postgres::session::Session;
 use crate::postgres::witness::{self, Witness};
 use crate::verify::rows;
 
@@ -56,17 +57,20 @@ pub async fn beside<T: Dumped, F: Future<Output = Result<T>>>(
         }
     };
     let snapshot = Some(witness.snapshot.as_str());
+    // Here, and not in the middle of the dump: a container that is paused while a program begins in it
+    // locks up its Engine.
+    let session = Session::open(server, &database.name).await;
     // Of a part it shows in the end which tables it is of.
     let (dumped, looked) = if backup.dump.is_narrow() {
         let dumped = dump(snapshot.map(str::to_owned)).await?;
         let only = dumped.rows().unwrap_or_default().iter().map(|table| canonical(&table.table)).collect();
-        let looked = witness::look(server, &database.name, snapshot, Some(&only), patience).await;
+        let looked = async { witness::look(session?, snapshot, Some(&only), patience).await }.await;
         (dumped, looked)
     } else {
         let dumping = dump(snapshot.map(str::to_owned));
         let looking = async {
             meter.begun.notified().await;
-            witness::look(server, &database.name, snapshot, None, patience).await
+            witness::look(session?, snapshot, None, patience).await
         };
         tokio::pin!(dumping, looking);
         tokio::select! {
@@ -82,23 +86,12 @@ pub async fn beside<T: Dumped, F: Future<Output = Result<T>>>(
         }
         Err(error) => Err(error),
     };
-    let held = DatabaseEvidence {
-        snapshot: Some(witness.snapshot.clone()),
-        taken_at: Some(witness.taken_at),
-        sequences: witness.sequences.clone(),
-        properties: DatabaseEvidence::of(database).properties,
-        ..DatabaseEvidence::default()
-    };
+    let (name, taken_at, sequences) = (witness.snapshot.clone(), witness.taken_at, witness.sequences.clone());
     let closed = witness.close().await;
     match looked.and_then(|looked| closed.map(|()| looked)) {
         Ok(looked) => {
-            let evidence = DatabaseEvidence {
-                snapshot: held.snapshot,
-                taken_at: held.taken_at,
-                sequences: held.sequences,
-                properties: held.properties,
-                ..looked
-            };
+            let properties = DatabaseEvidence::of(database).properties;
+            let evidence = DatabaseEvidence { snapshot: Some(name), taken_at: Some(taken_at), sequences, properties, ..looked };
             let (evidence, problems) = settle(backup, evidence, dumped.rows());
             Ok(Gathered { dumped, evidence, problems })
         }

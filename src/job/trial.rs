@@ -203,7 +203,7 @@ impl Trial<'_> {
     async fn look(&self) -> Result<Found> {
         let server = self.server;
         let only = self.entry.manifest.narrow.then(|| self.expected.rows.keys().map(|table| canonical(table)).collect::<BTreeSet<_>>());
-        let evidence = witness::look(server, self.target, None, only.as_ref(), self.patience).await?;
+        let evidence = witness::look(Session::open(server, self.target).await?, None, only.as_ref(), self.patience).await?;
         let mut reads = Vec::new();
         for (table, expected) in &self.expected.digests {
             reads.push(self.digest(table, expected));

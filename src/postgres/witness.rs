@@ -110,19 +110,17 @@ async fn within<T>(patience: Duration, asked: impl Future<Output = Result<T>>) -
     })
 }
 
-/// What is in a database, under `snapshot` where there is one: the catalogs, and the rows counted of
+/// What the database of a session holds, under `snapshot` where there is one: the catalogs, and the rows counted of
 /// `only` these tables (canonical names), or of all that a whole dump holds. Without a snapshot its sequences as well.
 ///
 /// # Errors
 /// The server refuses, or an answer takes longer than `patience`.
 pub async fn look(
-    server: &Server,
-    database: &str,
+    mut session: Session,
     snapshot: Option<&str>,
     only: Option<&BTreeSet<String>>,
     patience: Duration,
 ) -> Result<DatabaseEvidence> {
-    let mut session = Session::open(server, database).await?;
     session.ask(SETTINGS).await?;
     let begin = begin(snapshot);
     session.ask(&begin).await?;

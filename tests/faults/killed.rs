@@ -95,9 +95,7 @@ fn container_dies(server: Server) {
     let deeds = [(&["kill"][..], "start"), (&["stop", "-t", "1"], "start"), (&["restart", "-t", "1"], ""), (&["pause"], "unpause")];
     together(deeds, |(deed, undo)| {
         let mut case = Case::own(Container::start(""), server, true, "");
-        // The Engine locks up for good where a container is paused while an exec begins in it, as the
-        // session that counts does in the middle of a dump.
-        case.hurry("stall_timeout = \"3s\"\nevidence = \"off\"");
+        case.hurry("stall_timeout = \"3s\"");
         let live = case.begin_to(MIDDLE);
         let container = case.target.own();
         container.tell(deed);
