@@ -1,5 +1,6 @@
 //! folder -> database.
 
+pub mod analyze;
 pub mod asked;
 mod behind;
 pub mod chosen;
