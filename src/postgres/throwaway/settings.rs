@@ -22,7 +22,8 @@ const SETTINGS: [(&str, &str); 25] = [
     ("max_wal_senders", "0"),
     ("archive_mode", "off"),
     ("wal_buffers", "16MB"),
-    ("max_wal_size", "4GB"),
+    // Log files are used again while they are still in the cache.
+    ("max_wal_size", "256MB"),
     ("checkpoint_timeout", "1d"),
     ("autovacuum", "off"),
     ("shared_buffers", "256MB"),
