@@ -248,7 +248,7 @@ impl DumpSpec {
 pub(super) const JOBS: u32 = 2;
 
 /// Default of `stall_timeout`.
-const STALL_TIMEOUT: Duration = Duration::from_secs(3_600);
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(3_600);
 
 /// Default of `shutdown_grace`.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(60);

@@ -89,7 +89,16 @@ impl Trial<'_> {
         let sql = self.dump.open(Arc::clone(self.archives)).await?;
         let server = self.server;
         let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(JOBS_MAX);
-        let what = Load { server, database: self.target, jobs, is_fresh: true, selection: None, atomic: false, meter };
+        let what = Load {
+            server,
+            database: self.target,
+            jobs,
+            is_fresh: true,
+            selection: None,
+            atomic: false,
+            meter,
+            stall_timeout: self.patience,
+        };
         let loaded = load(what, sql).await?;
         if !loaded.errors.is_empty() {
             self.judge(&loaded, &mut tried);

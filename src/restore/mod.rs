@@ -24,6 +24,7 @@ pub mod select;
 mod settings;
 pub mod source;
 mod split;
+mod stall;
 mod subject;
 pub mod target;
 pub mod told;

@@ -69,6 +69,7 @@ fn loaded(target: &Database, text: &str, way: &Way) -> Result<Loaded> {
             selection: way.selection.clone(),
             atomic: way.atomic,
             meter,
+            stall_timeout: std::time::Duration::from_secs(600),
         };
         load(load_way, Sql { blocks, reading }).await
     })

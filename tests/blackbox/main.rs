@@ -38,4 +38,5 @@ mod restore_hard;
 mod restore_page;
 mod retention;
 mod servers;
+mod stall;
 mod verify;

@@ -11,6 +11,7 @@ use super::{Looked, Report, leftovers, swap};
 use crate::catalog::{Compared, Mismatch};
 use crate::config::Plan;
 use crate::config::file::Contents;
+use crate::config::plan::STALL_TIMEOUT;
 use crate::error::{Error, Kind, Result};
 use crate::host::{Tag, clock};
 use crate::job::progress::Progress;
@@ -194,6 +195,7 @@ impl One<'_> {
             selection: self.database.selection.clone(),
             atomic: !is_fresh,
             meter,
+            stall_timeout: self.plan.backups.get(looked.id.backup.as_str()).map_or(STALL_TIMEOUT, |backup| backup.stall_timeout),
         };
         load::load(load, sql).await
     }
