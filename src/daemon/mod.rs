@@ -24,6 +24,7 @@ use crate::host::signals::{self, Told};
 use crate::host::{Tag, clock};
 use crate::job::assess::{self, Assessment, spelled};
 use crate::job::progress::Progress;
+use crate::job::restore::leftovers;
 use crate::job::run::{self, Order, Report};
 use crate::job::sweep;
 use crate::schedule::due::{Due, Job, due};
@@ -206,7 +207,19 @@ impl Daemon {
             self.sweep(backup);
         }
         self.sweep_drills();
+        self.sweep_restores();
         Ok(())
+    }
+
+    /// Removes what dead restores left, also on servers that no backup is made of: one that was killed
+    /// while the names changed lets nobody into the live database.
+    fn sweep_restores(&mut self) {
+        let (plan, state) = (Arc::clone(&self.plan), self.state.clone());
+        self.probing.spawn(async move {
+            if let Err(error) = leftovers::sweep(&plan, &state, None).await {
+                tracing::warn!(%error, "cannot tell what interrupted restores left; the next restore or run tries again");
+            }
+        });
     }
 
     /// Tries everything once, beside the work: what does not answer holds nothing up.

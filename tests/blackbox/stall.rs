@@ -1,11 +1,12 @@
 //! Servers that freeze while a dump is loaded into them: the load is given up, nothing of the old
-//! database is touched, and nothing is held against the backup.
+//! database is touched, and nothing is held against the backup. And a restore that dies in the swap.
 
 use std::process::{Child, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::common::daemon::Daemon;
 use crate::common::{Database, Ran, Server, World};
 use crate::restore::standing_still;
 use crate::restore_page::{fingerprint, same};
@@ -94,6 +95,38 @@ fn a_restore_that_waits_for_a_lock_is_given_up() {
     assert_eq!(database.sql("select count(*) from t"), "0");
     world.pgvigil(&["--json", "restore", &id]).expect(0);
     assert_eq!(database.sql("select count(*) from t"), "3");
+}
+
+#[test]
+fn one_that_is_killed_while_the_names_change_locks_nobody_out_for_long() {
+    let database = Database::sample(Server::Pg15);
+    let live = Database::empty(Server::Pg18);
+    let other = Server::Pg18.section().replace("servers.main", "servers.other");
+    let world =
+        World::with(Server::Pg15, &format!("{other}[backups.x]\nserver = \"main\"\ndatabase = '''{}'''\nglobals = false\n", database.name));
+    let id = world.backup("x");
+    live.sql("create table live as select 1 as i");
+    let mut user = Psql::connect(Server::Pg18, &live.name);
+    user.done("begin");
+    let session = format!("select pid from pg_stat_activity where datname = '{}' and state = 'idle in transaction'", live.name);
+    // A session that does not end keeps the restore in the moment between.
+    let frozen = Frozen::stop([Server::Pg18.sql("postgres", &session).parse().unwrap()]);
+    let args = ["restore", &id, "--to-server", "other", "--to-database", &live.name, "--clean", "--yes", "--disconnect"];
+    let mut child = begin(&world, &args);
+    let open = format!("select datallowconn from pg_database where datname = '{}'", live.name);
+    until("nobody may connect", || Server::Pg18.sql("postgres", &open) == "f");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(frozen);
+    assert_eq!(Server::Pg18.sql("postgres", &open), "f");
+    // No backup is made of that server: nothing but the daemon's beginning brings it to mind.
+    let daemon = Daemon::start(&world);
+    until("the database takes connections again", || Server::Pg18.sql("postgres", &open) == "t");
+    assert_eq!(live.sql("select i from live"), "1");
+    daemon.wait_for_line("a restore was interrupted; removed what it left");
+    daemon.stop();
+    let left = format!("select count(*) from pg_database where datname like '{}\\_%'", live.name);
+    assert_eq!(Server::Pg18.sql("postgres", &left), "0");
 }
 
 /// Takes so many seconds in a drill, and nothing on the source.
