@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use super::email::{self, Mailer};
 use super::hook;
 use super::http::{self, Refused};
-use super::letter::Letter;
+use super::letter::{Letter, State};
 use super::policy::Tell;
 use super::routes::{Route, message_by, routes};
 use super::webhook::Poster;
@@ -94,25 +94,23 @@ impl<'a> Channel<'a> {
 pub async fn deliver(plan: &Plan, alerts: &Alerts, sender: Sender) -> Result<Delivered> {
     let mut delivered = Delivered::default();
     let started = Instant::now();
-    let mut done: Vec<String> = Vec::new();
-    // What a channel did not take may have come to another one meanwhile.
-    loop {
-        let channels: Vec<String> = alerts.channels_pending()?.into_iter().filter(|channel| !done.contains(channel)).collect();
-        if channels.is_empty() {
-            return Ok(delivered);
-        }
-        let left = match sender {
+    let routes = routes(plan);
+    let is_spare = |channel: &str| routes.iter().any(|route| route.channel == channel && !route.fallback_for.is_empty());
+    // What the first do not take may go to the others.
+    for spares in [false, true] {
+        let channels: Vec<String> = alerts.channels_pending()?.into_iter().filter(|channel| is_spare(channel) == spares).collect();
+        let sender = match sender {
             Sender::Daemon => sender,
             Sender::Once(limit) => Sender::Once(limit.saturating_sub(started.elapsed())),
         };
-        for one in join_all(channels.iter().map(|channel| deliver_by(plan, alerts, channel, left))).await {
+        for one in join_all(channels.iter().map(|channel| deliver_by(plan, alerts, channel, sender))).await {
             let one = one?;
             delivered.sent += one.sent;
             delivered.left += one.left;
             delivered.error = one.error.or(delivered.error);
         }
-        done.extend(channels);
     }
+    Ok(delivered)
 }
 
 /// Sends what is due by one channel.
@@ -166,7 +164,9 @@ pub async fn deliver_by(plan: &Plan, alerts: &Alerts, channel: &str, sender: Sen
 
 /// Gives a message to those who stand in for its channel.
 fn fall_back(plan: &Plan, alerts: &Alerts, message: &Pending) -> Result<()> {
-    if message.fell_back {
+    // Who was told hears of the end by himself; nobody else needs to.
+    let is_news = matches!(message.letter.state, State::Open | State::Reminder);
+    if message.fell_back || !is_news {
         return Ok(());
     }
     let (now, severity) = (clock::now(), plan.channels.policy.severity(&message.letter.key));

@@ -134,6 +134,10 @@ impl Receiver {
         let hint = || format!("look at url of [{}], and whether its host can be reached from here", self.key);
         let host = self.url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = self.url.port_or_known_default().unwrap_or(443);
+        let proxies = ["https_proxy", "HTTPS_PROXY", "http_proxy", "all_proxy", "ALL_PROXY"];
+        if let Some(proxy) = proxies.iter().find(|name| std::env::var_os(name).is_some()) {
+            return Ok(format!("{} is reached through the proxy of {proxy}, and was not tried", self.shown()));
+        }
         let connected = tokio::time::timeout(PATIENCE, tokio::net::TcpStream::connect((host, port))).await;
         match connected {
             Ok(Ok(_)) => Ok(format!("{} answers", self.shown())),

@@ -119,7 +119,7 @@ impl Daemon {
     pub(super) fn tell_by_new_plan(&mut self) {
         self.telling.next_digest = None;
         let plan = Arc::clone(&self.plan);
-        if let Err(error) = self.alerts.forget_channels(|channel| Channel::of(&plan, channel).is_some()) {
+        if let Err(error) = self.alerts.forget_channels(|channel| Channel::of(&plan, channel).is_some(), clock::now()) {
             tracing::warn!(%error, "messages to channels that are gone stay in the outbox");
         }
         self.telling.soon();

@@ -197,6 +197,11 @@ impl Alerts {
             if tx.execute("update outbox set fell_back = 1 where row = ?1 and not fell_back", [pending.row])? == 0 {
                 return Ok(false);
             }
+            // Where several recipients of a channel are not reached, it is one piece of news.
+            tx.execute(
+                "update outbox set fell_back = 1 where channel = ?1 and key = ?2 and state = ?3 and created_at = ?4",
+                params![pending.channel, pending.letter.key, pending.letter.state.as_str(), text(pending.created_at)],
+            )?;
             for tell in to {
                 put(&tx, tell, &pending.letter, now)?;
                 let is_open: i64 = tx.query_row("select count(*) from alerts where key = ?1", [&pending.letter.key], |row| row.get(0))?;
@@ -211,13 +216,15 @@ impl Alerts {
         work().map_err(|error: rusqlite::Error| failed(&error))
     }
 
-    /// Drops what was for channels that are no longer there.
+    /// Drops what is for channels that have not been there for long: one may come back.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn forget_channels(&self, is_there: impl Fn(&str) -> bool) -> Result<()> {
+    pub fn forget_channels(&self, is_there: impl Fn(&str) -> bool, now: DateTime<Utc>) -> Result<()> {
         for gone in self.channels_pending()?.iter().filter(|channel| !is_there(channel)) {
-            self.db().execute("delete from outbox where channel = ?1", [gone]).map_err(|error| failed(&error))?;
+            self.db()
+                .execute("delete from outbox where channel = ?1 and created_at < ?2", params![gone, text(now - GIVE_UP)])
+                .map_err(|error| failed(&error))?;
         }
         Ok(())
     }
@@ -371,15 +378,19 @@ mod tests {
     fn who_stands_in_is_told_once_and_hears_of_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let alerts = Alerts::open(dir.path()).unwrap();
-        open(&alerts, &["a@b"]);
-        let pending = alerts.pending().unwrap().remove(0);
+        open(&alerts, &["a@b", "c@d"]);
+        let (pending, sibling) = (alerts.pending().unwrap().remove(0), alerts.pending().unwrap().remove(1));
         let spare = Tell { channel: "webhooks.spare".into(), to: String::new(), ..tell("", State::Open) };
         assert!(alerts.fall_back(&pending, std::slice::from_ref(&spare), at(1)).unwrap());
-        assert!(!alerts.fall_back(&pending, &[spare], at(2)).unwrap());
+        assert!(!alerts.fall_back(&pending, std::slice::from_ref(&spare), at(2)).unwrap());
+        assert!(!alerts.fall_back(&sibling, &[spare], at(2)).unwrap(), "the same to another recipient");
         assert_eq!(alerts.channels_pending().unwrap(), ["email", "webhooks.spare"]);
         assert!(alerts.known().unwrap()[0].told.iter().any(|told| told.channel == "webhooks.spare" && told.at == at(1)));
-        assert_eq!(alerts.pending().unwrap()[1].letter, pending.letter);
-        alerts.forget_channels(|channel| channel == "email").unwrap();
+        assert_eq!(alerts.pending().unwrap()[2].letter, pending.letter);
+        let is_there = |channel: &str| channel == "email";
+        alerts.forget_channels(is_there, at(0) + GIVE_UP).unwrap();
+        assert_eq!(alerts.channels_pending().unwrap(), ["email", "webhooks.spare"]);
+        alerts.forget_channels(is_there, at(2) + GIVE_UP).unwrap();
         assert_eq!(alerts.channels_pending().unwrap(), ["email"]);
     }
 }

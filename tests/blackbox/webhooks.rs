@@ -260,7 +260,7 @@ fn one_that_stands_in() {
     world.pgvigil(&["run", "x"]).expect(1);
     assert_eq!((smtp.mails().len(), http.requests().len()), (2, 0), "mail goes its way");
     // A command may be the last for long: it does not wait.
-    let world = failing(&format!("{}{spare}", section(AWAY, "").replace(", \"boss@example.com\"", "")));
+    let world = failing(&format!("{}{spare}", section(AWAY, "")));
     let ran = world.pgvigil(&["run", "x"]).expect(1);
     assert!(ran.stderr.contains("mail stays in the outbox"), "{ran:#?}");
     assert_eq!(events(&http), ["alert_open"]);
@@ -270,7 +270,7 @@ fn one_that_stands_in() {
     world.pgvigil(&["run", "x"]).expect(0);
     assert_eq!(events(&http), ["alert_open", "alert_closed"], "who was told hears of the end");
     world.pgvigil(&["run", "x"]).expect(0);
-    assert_eq!(outbox(&world)["pending"], 2, "mail still has to be told");
+    assert_eq!(outbox(&world)["pending"], 4, "mail still has to be told");
 }
 
 #[test]
@@ -309,4 +309,66 @@ fn what_can_wait_is_held_over_the_night() {
     urgent.pgvigil(&["run", "x"]).expect(1);
     assert_eq!(http.requests().len(), 2);
     assert_eq!(outbox(&urgent)["held"], 0);
+}
+
+#[test]
+fn a_digest_at_its_time() {
+    let smtp = Smtp::start(&[]);
+    let database = Database::sample(Server::Pg15);
+    let world = World::new();
+    let configure = |digest: &str| {
+        let email = smtp.section(digest).replace(", \"boss@example.com\"", "");
+        world.configure(&format!("{}{email}[backups.x]\ndatabase = \"{}\"\n", Server::Pg15.section(), database.name));
+    };
+    configure("");
+    let id = world.backup("x");
+    let (slot, _) = crate::common::daemon::once_in(6);
+    configure(&format!("digest = \"{} * * * *\"\n", slot.format("%S %M")));
+    let daemon = Daemon::start(&world);
+    let mails = smtp.wait_for(1);
+    daemon.stop();
+    assert_eq!(mails[0].alert(), ("digest", "digest"));
+    assert_eq!(mails[0].header("Subject"), "[pgvigil] all is well: 1 backup, 1 store");
+    for words in [&format!("Newest good backup:  {id} (readable), taken "), "Last run:            ok", "Store local", "%, told above 80 %"]
+    {
+        assert!(mails[0].text().contains(words), "no {words:?}: {}", mails[0].text());
+    }
+    assert!(mails[0].html().contains(&id) && mails[0].get("defects") == &json!([]), "{mails:#?}");
+    // Once, whoever begins anew.
+    let daemon = Daemon::start(&world);
+    daemon.wait_for_line("mail relay");
+    daemon.stop();
+    assert_eq!(smtp.mails().len(), 1);
+}
+
+/// Each body of the docs becomes what its receiver takes.
+#[test]
+fn the_receivers_of_the_docs() {
+    let text = std::fs::read_to_string(crate::support::repository("docs/alerts.md")).unwrap();
+    let blocks: Vec<&str> = text.split("```toml\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
+    let mut found = 0;
+    for block in blocks.iter().filter(|block| block.contains("[webhooks.") && !block.contains("[email]")) {
+        let http = Http::start(&[]);
+        let world = failing(block);
+        let file = std::fs::read_to_string(world.config()).unwrap();
+        // To our server in the place of theirs.
+        let mended: Vec<String> = file
+            .lines()
+            .map(|line| match line.split_once('=') {
+                Some((key, _)) if key.trim() == "url" && block.contains(line) => format!("url = \"{}\"", http.url("/x")),
+                Some((key, _)) if key.trim() == "headers" => line.replace("{ file = \"/etc/pgvigil/ntfy_token\" }", "\"Bearer x\""),
+                _ => line.to_owned(),
+            })
+            .collect();
+        std::fs::write(world.config(), mended.join("\n")).unwrap();
+        world.pgvigil(&["run", "x"]).expect(1);
+        for request in http.requests() {
+            found += 1;
+            assert!(request.body().contains("backup x failed: the server has no database"), "{block}: {request:#?}");
+            if request.header("content-type") == "application/json" {
+                request.json();
+            }
+        }
+    }
+    assert!(found >= 4, "{found} receivers in the docs");
 }
