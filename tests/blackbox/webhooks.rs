@@ -345,7 +345,7 @@ fn a_digest_at_its_time() {
 #[test]
 fn the_receivers_of_the_docs() {
     let text = std::fs::read_to_string(crate::support::repository("docs/alerts.md")).unwrap();
-    let blocks: Vec<&str> = text.split("```toml\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
+    let blocks: Vec<&str> = text.split("```toml\n").skip(1).map(|block| block.split("\n```").next().unwrap()).collect();
     let mut found = 0;
     for block in blocks.iter().filter(|block| block.contains("[webhooks.") && !block.contains("[email]")) {
         let http = Http::start(&[]);
