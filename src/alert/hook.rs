@@ -20,6 +20,9 @@ pub async fn run(hook: &Hook, event: &Event, patience: Duration) -> Result<()> {
         if error.kind == Kind::Timeout { error.context(&name).hint(hint) } else { error.context(&name) }
     })?;
     if ended.exit.is_success() {
+        if !ended.stderr.is_empty() {
+            tracing::info!(channel = name, event = event.event, stderr = ended.stderr, "hook has said something");
+        }
         return Ok(());
     }
     let command = hook.command.first().map_or("", String::as_str);
