@@ -114,7 +114,7 @@ impl Following {
             Ok(report) => of_report(&self.backup, self.order, report, will_retry),
             // It did not begin: another is at it, or nobody wants it any more.
             Err(error) if matches!(error.kind, Kind::Busy | Kind::Cancelled) && self.begun.is_none() => return,
-            Err(error) => of_error(&self.backup, self.order, error),
+            Err(error) => of_error(&self.backup, self.order, self.begun.is_some(), error),
         };
         if self.begun.is_none() {
             self.begin(self.order.slot());
@@ -155,7 +155,8 @@ fn of_report(backup: &str, order: Order, report: &Report, will_retry: bool) -> E
     Ended { is_success, will_retry, text, run }
 }
 
-fn of_error(backup: &str, order: Order, error: &Error) -> Ended {
+fn of_error(backup: &str, order: Order, has_begun: bool, error: &Error) -> Ended {
+    let what = if has_begun { "failed" } else { "could not begin" };
     let run = RunEvent {
         slot: order.slot(),
         by_hand: order == Order::ByHand,
@@ -163,7 +164,7 @@ fn of_error(backup: &str, order: Order, error: &Error) -> Ended {
         error: Some(printable(&error.message)),
         ..RunEvent::default()
     };
-    Ended { is_success: false, will_retry: false, text: format!("backup {backup}: could not begin\n{}", of_words(error)), run }
+    Ended { is_success: false, will_retry: false, text: format!("backup {backup}: {what}\n{}", of_words(error)), run }
 }
 
 fn of_words(error: &Error) -> String {

@@ -157,3 +157,41 @@ fn the_daemon_pings_its_runs_and_none_that_it_tries_again() {
     daemon.stop();
     assert_eq!(http.requests().len(), 3);
 }
+
+#[test]
+fn the_last_attempt_of_the_daemon_is_told() {
+    let (http, chat) = (Http::start(&[]), Http::start(&["--answers", "500"]));
+    let world = World::new();
+    let (_, once) = once_in(3);
+    let x = format!("[backups.x]\ndatabase = \"{}\"\nretries = 1\n{once}\n", unique("nosuch"));
+    write_config(&world, "", &format!("{}{}{x}", section(&http), chat.webhook("chat", "")));
+    let daemon = Daemon::start(&world);
+    let requests = http.wait_for(3);
+    assert_eq!(heard(&requests), ["/start", "/start", "/fail"]);
+    // What was not taken at first comes from the daemon a little later.
+    daemon.wait_for_line("a message by webhooks.chat not sent; it stays in the outbox");
+    assert_eq!(chat.wait_for(2)[0].body(), chat.requests()[1].body());
+    let log = daemon.stop();
+    assert!(!log.contains(SECRET), "{log}");
+}
+
+/// SIGTERM in the middle of a run: the switch hears that it failed before the daemon ends.
+#[test]
+fn a_daemon_that_stops_tells_of_the_run_it_ends() {
+    let http = Http::start(&[]);
+    let database = Database::create(Server::Pg15, &unique("small"), "template0");
+    let world = World::new();
+    let bin = bin_dir(&world, 15, &[("pg_dump", "touch \"$world/begun\"; exec sleep 600")]);
+    let server = format!("{}bin_dir = \"{}\"\n", Server::Pg15.section(), bin.display());
+    let (_, once) = once_in(3);
+    let x = format!("[backups.x]\ndatabase = \"{}\"\n{once}\n", database.name);
+    world.configure(&format!("{server}{}{x}", section(&http)));
+    let text = std::fs::read_to_string(world.config()).unwrap();
+    std::fs::write(world.config(), format!("shutdown_grace = \"1s\"\n{text}")).unwrap();
+    let daemon = Daemon::start(&world);
+    until("the dump is under way", || world.path("begun").exists().then_some(()));
+    daemon.stop();
+    let requests = http.requests();
+    assert_eq!(heard(&requests), ["/start", "/fail"]);
+    assert!(requests[1].body().starts_with("backup x: cancelled\n"), "{requests:#?}");
+}
