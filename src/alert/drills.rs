@@ -188,6 +188,8 @@ mod tests {
             outcome: Some(outcome.as_str().into()),
             error: Some(error.into()),
             id: Some("x/20260111T020000Z".into()),
+            target: None,
+            lock: None,
         }
     }
 

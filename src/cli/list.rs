@@ -162,7 +162,10 @@ pub fn history(session: &Session, backup: Option<&str>) -> Done {
             run.started_at.format("%Y-%m-%d %H:%M:%S").to_string(),
             seconds.unwrap_or_default(),
             run.outcome.unwrap_or_else(|| "running".to_owned()),
-            run.id.unwrap_or_default(),
+            match run.target {
+                Some(target) => format!("{} to {target}", run.id.unwrap_or_default()),
+                None => run.id.unwrap_or_default(),
+            },
             run.error.unwrap_or_default().replace('\n', " "),
         ]);
     }

@@ -81,6 +81,9 @@ pub struct Database {
     pub settings: Vec<Setting>,
     pub comment: Option<String>,
     pub tablespace: String,
+    /// Of sessions at a time; `None` where it is not known, -1: no limit.
+    #[serde(default)]
+    pub connection_limit: Option<i64>,
     pub bytes: Option<i64>,
     #[serde(default, skip_serializing)]
     pub allows_connections: bool,
@@ -475,6 +478,7 @@ const FACTS: &str = "select json_build_object(
             from pg_db_role_setting s, unnest(s.setconfig) c where s.setdatabase = d.oid),
         'comment', shobj_description(d.oid, 'pg_database'),
         'tablespace', (select spcname from pg_tablespace t where t.oid = d.dattablespace),
+        'connection_limit', d.datconnlimit,
         'bytes', case when d.datallowconn and has_database_privilege(d.oid, 'connect') then pg_database_size(d.oid) end,
         'allows_connections', d.datallowconn
     ) order by d.datname), '[]') from pg_database d)

@@ -56,6 +56,10 @@ pub fn apply(database: &Database, name: &str) -> Vec<String> {
         statements.extend(acl.iter().flat_map(|item| grants(item, &target)));
     }
     statements.extend(database.settings.iter().filter_map(|setting| set(setting, &target)));
+    // Below -1 it marks a database as broken.
+    if let Some(limit @ 0..) = database.connection_limit {
+        statements.push(format!("ALTER DATABASE {target} CONNECTION LIMIT {limit}"));
+    }
     if let Some(comment) = &database.comment {
         statements.push(format!("COMMENT ON DATABASE {target} IS {}", literal(comment)));
     }

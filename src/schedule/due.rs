@@ -28,6 +28,8 @@ pub enum Job {
     Dump,
     /// A restore of the newest good one, for a trial.
     Drill,
+    /// A restore that somebody asked for; it has no schedule.
+    Restore,
 }
 
 impl Job {
@@ -35,6 +37,7 @@ impl Job {
         match self {
             Job::Dump => "dump",
             Job::Drill => "drill",
+            Job::Restore => "restore",
         }
     }
 }

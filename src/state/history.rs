@@ -51,14 +51,20 @@ pub struct Run {
     /// `None`: it is under way.
     pub outcome: Option<String>,
     pub error: Option<String>,
-    /// Of the backup that was made, or drilled.
+    /// Of the backup that was made, drilled or restored.
     pub id: Option<String>,
+    /// Where a restore went to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// The one that is held while a restore is under way.
+    #[serde(skip)]
+    pub lock: Option<String>,
 }
 
 impl Run {
     /// A killed run could not note its end.
     pub fn interrupt(&mut self) {
-        let next = if self.kind == Job::Dump { "run" } else { "drill" };
+        let next = if self.kind == Job::Dump { "run" } else { self.kind.as_str() };
         self.outcome = Some(Outcome::Interrupted.as_str().to_owned());
         self.error = Some(format!("killed, or the machine went down; the next {next} removes what it left"));
     }
@@ -68,6 +74,7 @@ impl Run {
         match self.kind {
             Job::Dump => &self.backup,
             Job::Drill => super::DRILL,
+            Job::Restore => self.lock.as_deref().unwrap_or_default(),
         }
     }
 }
@@ -82,8 +89,13 @@ pub struct Unfinished {
 }
 
 /// What later versions added to the runs, in their order.
-const COLUMNS: [&str; 3] =
-    ["scheduled integer not null default 0", "may_pass integer not null default 0", "kind text not null default 'dump'"];
+const COLUMNS: [&str; 5] = [
+    "scheduled integer not null default 0",
+    "may_pass integer not null default 0",
+    "kind text not null default 'dump'",
+    "target text",
+    "lock text",
+];
 
 pub struct History {
     /// Shared by the tasks of a run.
@@ -142,7 +154,7 @@ impl History {
         self.db().execute_batch("create index if not exists runs_by_slot on runs (backup, slot) where scheduled = 1;")
     }
 
-    /// Files of earlier versions lack what schedules and drills need. What stands in them are dumps.
+    /// Files of earlier versions lack what schedules, drills and restores need. What stands in them are dumps.
     fn add_columns(&self) -> rusqlite::Result<()> {
         let mut db = self.db();
         let lacks = |db: &Connection, column: &str| -> rusqlite::Result<bool> {
@@ -425,26 +437,32 @@ impl History {
         let read = || -> rusqlite::Result<Vec<Run>> {
             let db = self.db();
             let mut statement = db.prepare_cached(&format!(
-                "select backup, slot, started_at, finished_at, outcome, error, id, kind from runs
+                "select backup, slot, started_at, finished_at, outcome, error, id, kind, target, lock from runs
                 where {condition} order by started_at desc, row desc"
             ))?;
             let time = |text: Option<String>| text.and_then(|text| text.parse().ok());
             let rows = statement.query_map([backup], |row| {
                 Ok(Run {
                     backup: row.get(0)?,
-                    kind: if row.get::<_, String>(7)? == Job::Drill.as_str() { Job::Drill } else { Job::Dump },
+                    kind: kind(&row.get::<_, String>(7)?),
                     slot: time(row.get(1)?),
                     started_at: time(row.get(2)?).unwrap_or_default(),
                     finished_at: time(row.get(3)?),
                     outcome: row.get(4)?,
                     error: row.get(5)?,
                     id: row.get(6)?,
+                    target: row.get(8)?,
+                    lock: row.get(9)?,
                 })
             })?;
             rows.collect()
         };
         read().map_err(|error| failed(&error))
     }
+}
+
+fn kind(text: &str) -> Job {
+    [Job::Drill, Job::Restore].into_iter().find(|job| job.as_str() == text).unwrap_or(Job::Dump)
 }
 
 /// The condition for the last row of a backup that fits.
@@ -457,7 +475,7 @@ fn last_of(job: Job, fits: &str) -> String {
 fn schedule_key(job: Job, backup: &str) -> String {
     match job {
         Job::Dump => backup.to_owned(),
-        Job::Drill => format!("{backup}/drill"),
+        Job::Drill | Job::Restore => format!("{backup}/{}", job.as_str()),
     }
 }
 

@@ -7,6 +7,7 @@ mod drills;
 pub mod history;
 pub mod outbox;
 pub mod pings;
+mod restored;
 pub mod restores;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};

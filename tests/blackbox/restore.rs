@@ -87,6 +87,11 @@ fn round_trip(server: Server, keys: &str) {
     same("the live one", &source, &fingerprint(server, &database.name, &[]));
     let analyzed = target.sql("select count(*) > 0 from pg_stats where schemaname = 'public'");
     assert_eq!((analyzed.as_str(), left(&target).as_str()), ("t", ""));
+    let history = world.pgvigil(&["--json", "history"]).expect(0).json();
+    let (newest, before) = (&history[0], &history[1]);
+    assert_eq!((&newest["kind"], &newest["outcome"], &newest["id"]), (&"restore".into(), &"ok".into(), &id.as_str().into()));
+    assert!(newest["target"].as_str().unwrap().contains(&target.name) && newest["finished_at"].is_string(), "{newest}");
+    assert!(before["kind"] == "dump" && before.get("target").is_none(), "{before}");
     assert!(std::fs::read_dir(world.path("state/restores")).unwrap().next().is_none());
 }
 
@@ -558,6 +563,7 @@ fn told_to_stop(server: Server) {
         let mut child = under_way(&world, &database, &id);
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(1));
+        assert_eq!(world.pgvigil(&["--json", "history"]).expect(0).json()[0]["outcome"], "cancelled");
         assert_eq!((left(&database), sessions_left(&database)), (String::new(), "0".to_owned()));
     }
     same("live", &source, &fingerprint(server, &database.name, &[]));
@@ -582,6 +588,8 @@ fn killed(server: Server) {
     child.wait().unwrap();
     let temporary = left(&database);
     assert!(temporary.contains("_restoring_"), "{temporary}");
+    let history = world.pgvigil(&["--json", "history"]).expect(0).json();
+    assert_eq!((&history[0]["kind"], &history[0]["outcome"]), (&"restore".into(), &"interrupted".into()));
     same("live", &source, &fingerprint(server, &database.name, &[]));
     // One of the same form that is not ours stays.
     let foreign = Database::create(server, &format!("{}_restoring_20240101T000000Z", database.name), "template0");

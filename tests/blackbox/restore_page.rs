@@ -38,7 +38,7 @@ lines(sort, line) as (
     union all select 'definitions', format('extension %s %s', extname, extversion) from pg_extension
     union all select 'comments', format('%s %s', pg_describe_object(classoid, objoid, objsubid), description) from pg_description where objoid >= 16384
     union all select 'database', format('%s %s %s %s', pg_encoding_to_char(encoding), datcollate, datctype, to_jsonb(d)->>'datlocprovider') from pg_database d where datname = current_database()
-    union all select 'properties', format('%s %s %s', pg_get_userbyid(datdba), (select array_agg(a::text order by a::text) from unnest(datacl) a), shobj_description(oid, 'pg_database')) from pg_database where datname = current_database()
+    union all select 'properties', format('%s %s %s %s', pg_get_userbyid(datdba), datconnlimit, (select array_agg(a::text order by a::text) from unnest(datacl) a), shobj_description(oid, 'pg_database')) from pg_database where datname = current_database()
     union all select 'properties', format('%s %s', case setrole when 0 then '-' else pg_get_userbyid(setrole) end, c) from pg_db_role_setting, unnest(setconfig) c
         where setdatabase = (select oid from pg_database where datname = current_database())
 )
@@ -127,7 +127,7 @@ pub fn with_properties(database: &Database, owner: &Role, other: &Role) {
             revoke all on database {name} from public; grant connect, temporary on database {name} to {} with grant option;
             alter database {name} set search_path = \"$user\", public, \"Mixed Case\";
             alter database {name} set work_mem = '5MB'; alter database {name} set my.setting = E'it''s \\\\ here';
-            alter role {} in database {name} set statement_timeout = '5s';
+            alter role {} in database {name} set statement_timeout = '5s'; alter database {name} connection limit 7;
             comment on database {name} is E'the \\'shop\\' \\\\ $(x)\nsecond line'",
             owner.name, other.name, other.name
         ),

@@ -17,6 +17,7 @@ use crate::host::{Tag, clock};
 use crate::job::progress::Progress;
 use crate::job::{stores, verify};
 use crate::postgres::Server;
+use crate::postgres::quote::identifier_on_one_line;
 use crate::restore::asked::Asked;
 use crate::restore::globals::Globals;
 use crate::restore::load::Failure;
@@ -166,11 +167,14 @@ pub async fn restore(plan: &Plan, looked: &Looked, asked: &Asked, progress: &Pro
     }
     let started = std::time::Instant::now();
     let state = State::open(&plan.state_dir)?;
-    let _alone = alone(&state, &looked.plan)?;
+    let locks = alone(&state, &looked.plan)?;
     leftovers::sweep(plan, &state, Some(&looked.plan.server)).await?;
     // Retention leaves the copy alone meanwhile. Where a drill holds it already, that does too.
     let _held = state.hold_copy(&looked.id)?;
     let mut report = Report { warnings: looked.plan.warnings.clone(), ..Report::new() };
+    let history = state.history()?;
+    let lock = locks.first().map_or("", |(name, _)| name);
+    let row = history.begin_restore(&looked.id.backup, &looked.plan.id, &whither(&looked.plan), lock, clock::now())?;
     let carried = carry_out(&state, plan, looked, asked, progress, cancel, &mut report).await;
     if let Err(error) = carried {
         report.outcome = if error.kind == Kind::Cancelled { Outcome::Cancelled } else { Outcome::Failed };
@@ -183,21 +187,37 @@ pub async fn restore(plan: &Plan, looked: &Looked, asked: &Asked, progress: &Pro
         }
     }
     report.seconds = verify::round(started.elapsed().as_secs_f64());
+    let why = report
+        .error
+        .as_ref()
+        .map(|error| error.message.clone())
+        .or_else(|| (!report.problems.is_empty()).then(|| report.problems.join("; ")));
+    if let Err(error) = history.end(row, clock::now(), report.outcome, why.as_deref(), Some(&looked.plan.id), true) {
+        report.warnings.push(format!("the end of the restore is not in the history: {}", error.message));
+    }
     Ok(report)
 }
 
+/// Where a restore goes to, for the history.
+fn whither(plan: &RestorePlan) -> String {
+    let targets: Vec<String> = plan.databases.iter().map(|database| identifier_on_one_line(&database.target)).collect();
+    format!("{} on server {}", targets.join(", "), plan.server)
+}
+
 /// Two restores of one database would take away what the other makes.
-fn alone(state: &State, plan: &RestorePlan) -> Result<Vec<Lock>> {
+fn alone(state: &State, plan: &RestorePlan) -> Result<Vec<(String, Lock)>> {
     let mut targets: Vec<&str> = plan.databases.iter().map(|database| database.target.as_str()).collect();
     targets.sort_unstable();
     targets.dedup();
     let lock = |target: &&str| {
         // No backup can have a name with a colon, and a database may have a name that no file can have.
         let name = xxhash_rust::xxh3::xxh3_128(format!("{}\0{target}", plan.server).as_bytes());
-        state.lock(&format!("restore:{name:032x}"))?.ok_or_else(|| {
+        let name = format!("restore:{name:032x}");
+        let lock = state.lock(&name)?.ok_or_else(|| {
             Error::new(Kind::Busy, format!("another restore to database {target:?} on server {} is under way", plan.server))
                 .hint("wait for it, or end it")
-        })
+        })?;
+        Ok((name, lock))
     };
     targets.iter().map(lock).collect()
 }
