@@ -3,98 +3,26 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use anstyle::AnsiColor;
-use chrono::{DateTime, Utc};
-use serde::Serialize;
-
 use super::Done;
 use super::output;
 use super::session::{Session, Uses, runtime};
 use crate::alert::drills::span;
 use crate::alert::problems::{age, time};
-use crate::catalog::Rung;
 use crate::config::Plan;
-use crate::config::plan::{self, StoreKind};
+use crate::config::plan;
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result, exit};
 use crate::host::{clock, owner};
-use crate::job::assess::{Assessment, BackupState, StoreState};
-use crate::job::stores;
 use crate::state::{Alerts, State};
-
-#[derive(Serialize)]
-struct Status {
-    healthy: bool,
-    daemon: Daemon,
-    config: Config,
-    backups: Vec<Backup>,
-    stores: Vec<Store>,
-    alerts: Vec<Alert>,
-    outbox: Outbox,
-    orphaned: Vec<String>,
-    warnings: Vec<String>,
-}
-
-#[derive(Serialize)]
-struct Daemon {
-    running: bool,
-}
-
-#[derive(Serialize)]
-struct Config {
-    loaded_at: Option<DateTime<Utc>>,
-    error: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Backup {
-    name: String,
-    last_success_at: Option<DateTime<Utc>>,
-    last_success_id: Option<String>,
-    rung: Option<Rung>,
-    age_seconds: Option<i64>,
-    max_age_seconds: Option<i64>,
-    next_at: Option<DateTime<Utc>>,
-    running: bool,
-    last_run: Option<LastRun>,
-    /// Measured by the newest drill.
-    restore_seconds: Option<f64>,
-}
-
-#[derive(Serialize)]
-struct LastRun {
-    outcome: Option<String>,
-    error: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Store {
-    name: String,
-    total_bytes: Option<u64>,
-    used_bytes: Option<u64>,
-    used_percent: Option<u8>,
-    alert_above_percent: u8,
-}
-
-#[derive(Serialize)]
-struct Alert {
-    key: String,
-    since: DateTime<Utc>,
-    summary: String,
-}
-
-#[derive(Serialize)]
-struct Outbox {
-    pending: usize,
-    last_error: Option<String>,
-}
+use crate::status::{Alert, Config, Daemon, Gathered, Outbox, Status, gather};
+use anstyle::AnsiColor;
 
 pub fn status(session: &Session) -> Done {
     let opened = match session.open(Uses::None) {
         Err(error) if error.kind == Kind::Config => return beside_a_faulty_file(session, error),
         opened => opened?,
     };
-    let status = runtime()?.block_on(gather(&opened.plan))?;
+    let status = runtime()?.block_on(look(&opened.plan))?.status;
     if session.json {
         output::json(&status)?;
     } else {
@@ -132,94 +60,9 @@ fn beside_a_faulty_file(session: &Session, error: Error) -> Done {
     Ok(exit::PROBLEMS)
 }
 
-async fn gather(plan: &Plan) -> Result<Status> {
-    let now = clock::now();
+async fn look(plan: &Plan) -> Result<Gathered> {
     let state = State::open(&plan.state_dir)?;
-    let (history, alerts) = (state.history()?, state.alerts()?);
-    let mut assessment = Assessment::default();
-    assessment.look_at_all(plan, &history, &alerts, &|_| true, now).await?;
-    let known = alerts.known()?;
-    let loaded = alerts.loaded()?;
-    let running = State::has_daemon(&plan.state_dir);
-    let pending = if plan.email.is_some() { alerts.pending()? } else { Vec::new() };
-    let found = assessment.problems.iter().map(|problem| Alert {
-        key: problem.key.clone(),
-        since: known.iter().find(|known| known.key == problem.key).map_or(problem.since, |known| known.since),
-        summary: problem.summary.clone(),
-    });
-    let mut alerts: Vec<Alert> = found.collect();
-    // What nobody can tell just now is as open as it was.
-    let open = known.into_iter().filter(|known| assessment.undecided.contains(&known.key));
-    alerts.extend(open.map(|known| Alert { key: known.key, since: known.since, summary: known.summary }));
-    let outbox = Outbox { pending: pending.len(), last_error: pending.into_iter().rev().find_map(|pending| pending.last_error) };
-    let mut warnings = Vec::new();
-    if !plan.has_channel {
-        warnings.push("nobody hears of a failure: there is no [email], [webhooks] or [pings] section".to_owned());
-    }
-    if !running && plan.backups.values().any(|backup| backup.schedule.is_some()) {
-        warnings.push("no daemon is running: nothing begins by itself".to_owned());
-    }
-    if let Some(error) = &outbox.last_error {
-        warnings.push(format!("mail could not be sent: {error}"));
-    }
-    Ok(Status {
-        healthy: alerts.is_empty() && outbox.last_error.is_none(),
-        daemon: Daemon { running },
-        config: Config { loaded_at: loaded.at, error: loaded.error.map(|(_, error)| error) },
-        backups: assessment.backups.into_iter().map(|backup| of_backup(plan, backup, now)).collect(),
-        stores: assessment.stores.into_iter().map(of_store).collect(),
-        alerts,
-        outbox,
-        orphaned: orphaned(plan).await,
-        warnings,
-    })
-}
-
-fn of_backup(plan: &Plan, state: BackupState, now: DateTime<Utc>) -> Backup {
-    let (id, taken_at, rung) = match state.newest_good {
-        Some((id, taken_at, rung)) => (Some(id.to_string()), Some(taken_at), Some(rung)),
-        None => (None, None, None),
-    };
-    let max_age = plan.backups.get(&state.name).and_then(|backup| backup.max_age).and_then(|age| i64::try_from(age.as_secs()).ok());
-    Backup {
-        max_age_seconds: max_age.or_else(|| Some((state.stale_at? - taken_at?).num_seconds())),
-        name: state.name.to_string(),
-        last_success_at: taken_at,
-        last_success_id: id,
-        rung,
-        age_seconds: taken_at.map(|taken_at| (now - taken_at).num_seconds()),
-        next_at: state.next_at,
-        running: state.running,
-        last_run: state.last_run.map(|run| LastRun { outcome: run.outcome, error: run.error }),
-        restore_seconds: state.restore_seconds,
-    }
-}
-
-fn of_store(state: StoreState) -> Store {
-    let usage = state.usage.and_then(Result::ok);
-    Store {
-        name: state.name.to_string(),
-        total_bytes: usage.as_ref().map(|usage| usage.total),
-        used_bytes: usage.as_ref().map(|usage| usage.used),
-        used_percent: usage.as_ref().map(crate::host::disk::Usage::percent),
-        alert_above_percent: state.alert_above_percent,
-    }
-}
-
-/// Backups that lie in a store and that the file does not know: they are never pruned.
-async fn orphaned(plan: &Plan) -> Vec<String> {
-    let mut found = Vec::new();
-    for store in plan.stores.values().filter(|store| matches!(store.kind, StoreKind::Local(_))) {
-        let Ok(opened) = stores::open(store, "") else { continue };
-        for name in opened.backups().await.unwrap_or_default() {
-            let unknown = !plan.backups.contains_key(name.as_str()) && !found.contains(&name);
-            if unknown && opened.labels(&name).await.is_ok_and(|labels| !labels.is_empty()) {
-                found.push(name);
-            }
-        }
-    }
-    found.sort();
-    found
+    gather(plan, &state.history()?, &state.alerts()?, clock::now()).await
 }
 
 /// The measured time of a restore, against what it may take.

@@ -5,6 +5,7 @@ pub mod drill;
 pub mod email;
 pub mod faults;
 pub mod file;
+pub mod listen;
 pub mod plan;
 pub mod rules;
 pub mod survey;

@@ -27,6 +27,7 @@ use crate::job::progress::Progress;
 use crate::job::restore::leftovers;
 use crate::job::run::{self, Order, Report};
 use crate::job::sweep;
+use crate::listen::Listener;
 use crate::schedule::due::{Due, Job, due};
 use crate::schedule::slots;
 use crate::schedule::ticker::Ticker;
@@ -72,6 +73,7 @@ pub async fn run(mut file: Watch, plan: Plan, load: Load<'_>) -> Result<()> {
     };
     let mut signals = signals::of_daemon()?;
     let mut daemon = Daemon::new(plan, state)?;
+    daemon.listener.follow(&daemon.plan)?;
     daemon.begin()?;
     daemon.probe();
     let ticker = Ticker::start().await?;
@@ -140,6 +142,7 @@ struct Daemon {
     work: JoinSet<Done>,
     busy: BTreeMap<Name, (Work, task::Id)>,
     drills: Drills,
+    listener: Listener,
     /// What was due in time and has found no place yet: it is late, but was not missed.
     waiting: BTreeSet<Name>,
     /// Why it cannot be told what is due, and why a run could not be put on record.
@@ -165,11 +168,13 @@ struct Daemon {
 impl Daemon {
     fn new(plan: Plan, state: State) -> Result<Self> {
         let now = clock::now();
+        let plan = Arc::new(plan);
         Ok(Daemon {
+            listener: Listener::new(&state, &plan)?,
             history: Arc::new(state.history()?),
             alerts: Arc::new(state.alerts()?),
             state,
-            plan: Arc::new(plan),
+            plan,
             drills: Drills::default(),
             cancel: CancellationToken::new(),
             work: JoinSet::new(),
@@ -492,6 +497,7 @@ impl Daemon {
                 Err(Error::new(Kind::Config, "state_dir cannot change while the daemon runs").hint("restart the daemon"))
             }
         });
+        let loaded = loaded.map(Arc::new).and_then(|plan| self.listener.follow(&plan).map(|()| plan));
         let fault = loaded.as_ref().err().map(|error| match &error.hint {
             Some(hint) => format!("{}\nHINT: {hint}", error.message),
             None => error.message.clone(),
@@ -502,7 +508,7 @@ impl Daemon {
         match loaded {
             Ok(plan) => {
                 tracing::info!(backups = plan.backups.len(), "the file was read again");
-                self.plan = Arc::new(plan);
+                self.plan = plan;
             }
             Err(error) => tracing::error!(%error, "the file is faulty; the daemon goes on with what it had"),
         }

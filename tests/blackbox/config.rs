@@ -251,13 +251,11 @@ fn a_fault_beside_a_secret_does_not_show_it() {
 }
 
 /// What stands in the file and does nothing yet, at values that are no defaults.
-const PASSED_OVER: [(&str, &str); 6] = [
-    ("", "listen = \"127.0.0.1:9847\""),
+const PASSED_OVER: [(&str, &str); 4] = [
     ("", "trusted_signers = [\"x\"]"),
     ("webhooks.chat", "url = \"http://127.0.0.1/\""),
     ("pings.x", "url = \"http://127.0.0.1/\""),
     // Of less weight: a person who set them would wait for their effect in vain.
-    ("", "listen_token = \"x\""),
     ("backups.x", "identity = { file = \"/dev/null\" }"),
 ];
 
