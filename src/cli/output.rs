@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::{Cell, Color, ContentArrangement, Table};
 use serde::Serialize;
 
 use super::Done;
@@ -114,6 +114,16 @@ pub fn rung(rung: Rung) -> String {
         Rung::Readable | Rung::Restored | Rung::Matched => AnsiColor::Green,
     };
     styled(color.on_default(), rung.as_str())
+}
+
+/// The same in a table, which counts the letters without the colour.
+pub fn rung_cell(rung: Rung) -> Cell {
+    let color = match rung {
+        Rung::Bad => Color::Red,
+        Rung::Written => Color::Yellow,
+        Rung::Readable | Rung::Restored | Rung::Matched => Color::Green,
+    };
+    Cell::new(rung.as_str()).fg(color)
 }
 
 /// A text in a style, where stdout shows styles.

@@ -10,7 +10,7 @@ use crate::config::Plan;
 use crate::error::{Error, Kind, Result};
 use crate::host::clock;
 use crate::state::{Alerts, History, State};
-use crate::status::forecast::{self, Forecast, Line, Space};
+use crate::status::forecast::{Forecast, of_stores};
 use crate::status::{Gathered, gather};
 
 /// How long a look is good for, at least. What a run or a drill changes is seen at once.
@@ -112,7 +112,7 @@ impl Board {
         let plan = self.plan();
         let gathered = gather(&plan, &self.history, &self.alerts, clock::now()).await?;
         let played = tokio::task::spawn_blocking(move || {
-            let forecasts = forecasts(&plan, &gathered);
+            let forecasts = of_stores(&plan, &gathered);
             Seen { plan, gathered, forecasts }
         });
         played.await.map_err(|error| Error::new(Kind::System, error.to_string()))
@@ -125,23 +125,4 @@ impl Drop for Done {
     fn drop(&mut self) {
         *self.0.looking.lock().unwrap_or_else(PoisonError::into_inner) = false;
     }
-}
-
-fn forecasts(plan: &Plan, gathered: &Gathered) -> Vec<(String, Forecast)> {
-    let of = |(store, usage): &(String, crate::host::disk::Usage)| {
-        let lines: Vec<Line<'_>> = gathered
-            .records
-            .iter()
-            .flat_map(|record| record.held.iter().map(move |held| (record, held)))
-            .filter(|(_, held)| held.store.as_str() == store)
-            .filter_map(|(record, held)| {
-                let backup = plan.backups.get(&record.name)?;
-                let keep = crate::job::prune::keep_in(plan, backup, &held.store);
-                Some(Line { keep, zone: record.zone, schedule: backup.schedule.as_ref(), copies: &held.copies })
-            })
-            .collect();
-        let space = Space { used: usage.used, available: usage.available };
-        Some((store.clone(), forecast::forecast(&lines, space, gathered.at)?))
-    };
-    gathered.disks.iter().filter_map(of).collect()
 }

@@ -4,10 +4,12 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 
-use super::float;
+use super::{Gathered, float};
 use crate::catalog::{Id, Label, Rung};
-use crate::config::plan::Keep;
+use crate::config::plan::{Keep, Plan};
 use crate::config::values::{Count, Schedule};
+use crate::host::disk::Usage;
+use crate::job::prune::keep_in;
 use crate::retain::policy::{self, Candidate};
 use crate::schedule::slots;
 
@@ -45,6 +47,26 @@ pub struct Forecast {
     pub full_at: Option<DateTime<Utc>>,
     /// Used bytes over time, beginning now; up to the first moment past the end of the disk.
     pub curve: Vec<(DateTime<Utc>, f64)>,
+}
+
+/// The forecast of each store whose disk is known.
+pub fn of_stores(plan: &Plan, gathered: &Gathered) -> Vec<(String, Forecast)> {
+    let of = |(store, usage): &(String, Usage)| {
+        let lines: Vec<Line<'_>> = gathered
+            .records
+            .iter()
+            .flat_map(|record| record.held.iter().map(move |held| (record, held)))
+            .filter(|(_, held)| held.store.as_str() == store)
+            .filter_map(|(record, held)| {
+                let backup = plan.backups.get(&record.name)?;
+                let keep = keep_in(plan, backup, &held.store);
+                Some(Line { keep, zone: record.zone, schedule: backup.schedule.as_ref(), copies: &held.copies })
+            })
+            .collect();
+        let space = Space { used: usage.used, available: usage.available };
+        Some((store.clone(), forecast(&lines, space, gathered.at)?))
+    };
+    gathered.disks.iter().filter_map(of).collect()
 }
 
 /// Plays it forward. What else is on the disk is taken to stay as it is. `None`: nothing is known of a
@@ -190,7 +212,6 @@ fn slope(points: &[(f64, f64)]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::plan::Plan;
 
     const GB: u64 = 1_000_000_000;
 

@@ -53,7 +53,7 @@ fn newest(record: &Record, now: DateTime<Utc>) -> Option<&Kept> {
 fn age_bar(record: &Record, now: DateTime<Utc>) -> Markup {
     let Some(newest) = newest(record, now) else {
         return html! { div class="bar" {
-            p { span class="label" { "Newest good backup" } b { "none yet" } }
+            p { span class="label" { "Newest good" } b { "none yet" } }
             (charts::bar(0.0, "there is no good backup"))
             p class="small soft" { @match record.stale_at {
                 Some(at) if at >= now => { "late from " (moment(at, now, record.zone)) }
@@ -66,7 +66,7 @@ fn age_bar(record: &Record, now: DateTime<Utc>) -> Markup {
     let share = record.stale_at.map(|end| float(old.unsigned_abs()) / float((end - newest.taken_at).num_seconds().max(1).unsigned_abs()));
     let is_over = share.is_some_and(|share| share > 1.0);
     html! { div class=(if is_over { "bar over" } else { "bar" }) {
-        p { span class="label" { "Newest good backup" } b { (age(old)) " old" } }
+        p { span class="label" { "Newest good" } b { (age(old)) " old" } }
         (charts::bar(share.unwrap_or(0.0), &match share {
             Some(share) => format!("{:.0} % of the age it may have", share * 100.0),
             None => "no age is set".to_owned(),

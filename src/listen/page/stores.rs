@@ -50,7 +50,7 @@ fn to_come(forecast: Option<&Forecast>, end: f64, threshold: f64, now: DateTime<
     let last = forecast.curve.last().map_or(0.0, |(_, used)| *used);
     let (told, label) = if let Some(at) = forecast.full_at {
         let day = at.format("%-d %b %Y");
-        (html! { "full about " b { (day) } ", in " (roughly(at - now)) }, format!("the disk is full about {day}"))
+        (html! { "full about " b { (day) } ", " span class="whole" { "in " (roughly(at - now)) } }, format!("the disk is full about {day}"))
     } else {
         let percent = last / end.max(1.0) * 100.0;
         let told = format!("not full within {} years: {percent:.0} % by then", HORIZON.num_days() / 365);
@@ -61,8 +61,8 @@ fn to_come(forecast: Option<&Forecast>, end: f64, threshold: f64, now: DateTime<
         (charts::forecast(forecast, end, threshold, &label))
         p class="axis" {
             span { "today" }
-            span { "under the present retention" }
             @if let Some((at, _)) = forecast.curve.last() { span { (at.format("%b %Y")) } }
         }
+        p class="small soft" { "under the present retention, growing as it grew" }
     } }
 }
