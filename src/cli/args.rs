@@ -187,7 +187,7 @@ pub enum Command {
 #[derive(Debug, clap::Args)]
 pub struct WatchArgs {
     /// Show it again and again until Ctrl-C
-    #[arg(long, conflicts_with = "json")]
+    #[arg(long)]
     pub watch: bool,
     /// How often
     #[arg(long, value_name = "SPAN", requires = "watch", default_value = "2s")]

@@ -74,6 +74,9 @@ fn dispatch(args: Args) -> Done {
     if args.json && matches!(args.command, Command::Cat { .. } | Command::Completions { .. }) {
         return Err(Error::new(Kind::Usage, "what this command writes is no JSON document").hint("leave out --json"));
     }
+    if args.json && matches!(&args.command, Command::Status { watch } | Command::List { watch, .. } if watch.watch) {
+        return Err(Error::new(Kind::Usage, "--json is one document, and --watch has no end").hint("leave out one of them"));
+    }
     let session = Session::new(&args);
     match args.command {
         Command::Check { offline } => check::check(&session, offline),

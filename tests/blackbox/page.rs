@@ -163,6 +163,13 @@ fn the_page_can_be_read_everywhere() {
         // Whoever cannot see it is told by words.
         let mute = browser.ask("[...document.querySelectorAll('svg')].filter(s => !s.getAttribute('aria-label') && s.getAttribute('aria-hidden') !== 'true').length");
         assert_eq!(mute, 0);
+        if name == "many" {
+            // A link opens what is folded, without a script.
+            let folded = "document.querySelectorAll('details:not([open])').length";
+            assert_eq!(browser.ask(folded), 29);
+            browser.open(&format!("http://{}/#backup-tenant_05", address(&daemon)), 1280, "light");
+            assert_eq!(browser.ask(folded), 28);
+        }
         drop(daemon);
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

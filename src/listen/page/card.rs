@@ -22,26 +22,37 @@ const RUNS: usize = 60;
 /// Marks of one tier; more are only counted.
 const MARKS: usize = 24;
 
-pub fn card(record: &Record, word: Word, is_running: bool, now: DateTime<Utc>) -> Markup {
+pub fn card(record: &Record, word: Word, is_running: bool, is_folded: bool, now: DateTime<Utc>) -> Markup {
+    let id = format!("backup-{}", record.name);
+    let head = html! {
+        (shapes::sign(word))
+        h3 { (record.name) }
+        @if is_folded && let Some(newest) = newest(record, now) { span class="soft" { (roughly(now - newest.taken_at)) " old" } }
+        @if is_running { span class="word waiting" { "running" } }
+        span class=(format!("word {}", shapes::ink(word))) { (word.as_str()) }
+    };
     html! {
-        article id=(format!("backup-{}", record.name)) class=(if word == Word::Look { "card look" } else { "card" }) {
-            header {
-                (shapes::sign(word))
-                h3 { (record.name) }
-                @if is_running { span class="word waiting" { "running" } }
-                span class=(format!("word {}", shapes::ink(word))) { (word.as_str()) }
-            }
-            div class="bars" {
-                (age_bar(record, now))
-                (restore_bar(record, now))
-            }
-            div class="pictures" {
-                (days(record, now))
-                div { (sizes(record)) (durations(record, now)) }
-            }
-            (tiers(record))
-            (next(record, now))
+        @if is_folded {
+            // Whoever follows a link to what is inside opens it.
+            details class="card" { summary { (head) } div id=(id) { (body(record, now)) } }
+        } @else {
+            article id=(id) class=(if word == Word::Look { "card look" } else { "card" }) { header { (head) } (body(record, now)) }
         }
+    }
+}
+
+fn body(record: &Record, now: DateTime<Utc>) -> Markup {
+    html! {
+        div class="bars" {
+            (age_bar(record, now))
+            (restore_bar(record, now))
+        }
+        div class="pictures" {
+            (days(record, now))
+            div { (sizes(record)) (durations(record, now)) }
+        }
+        (tiers(record))
+        (next(record, now))
     }
 }
 

@@ -51,7 +51,7 @@ fn epoch() -> DateTime<Utc> {
     DateTime::UNIX_EPOCH
 }
 
-/// A bar for each run, oldest first; a cross where it failed.
+/// A bar for each run, oldest first; a hollow one where it failed.
 pub fn runs(runs: &[Ran], label: &str, told: &dyn Fn(&Ran) -> String) -> Markup {
     let most = runs.iter().filter(|run| run.is_good).map(|run| run.seconds).fold(0.0, f64::max).max(0.001);
     // A few runs are not drawn as walls.
@@ -66,8 +66,7 @@ pub fn runs(runs: &[Ran], label: &str, told: &dyn Fn(&Ran) -> String) -> Markup 
                     @let high = (run.seconds / most * (HEIGHT - 6.0)).max(1.5);
                     rect class="run" x=(format!("{left:.1}")) y=(format!("{:.1}", HEIGHT - 1.0 - high)) width=(format!("{wide:.1}")) height=(format!("{high:.1}")) { title { (told(run)) } }
                 } @else {
-                    @let arm = wide.min(6.0);
-                    path class="cross" d=(format!("M{left:.1} {:.1}l{arm:.1} -8m0 8l-{arm:.1} -8", HEIGHT - 5.0)) { title { (told(run)) } }
+                    rect class="fail" x=(format!("{left:.1}")) y="3" width=(format!("{wide:.1}")) height=(HEIGHT - 4.0) { title { (told(run)) } }
                 }
             }
         }

@@ -28,6 +28,9 @@ const REFRESH: u32 = 60;
 /// From so many backups on a list stands above the cards.
 const GLANCE_FROM: usize = 4;
 
+/// Of more backups than this those that are well are folded; a link to one opens it.
+const FOLDED_FROM: usize = 12;
+
 /// What a browser may do with the page: show it in its own style, and nothing else.
 pub fn policy() -> HeaderValue {
     static POLICY: LazyLock<Option<HeaderValue>> = LazyLock::new(|| {
@@ -88,10 +91,12 @@ pub fn page(seen: &Seen, now: DateTime<Utc>) -> Markup {
                     } @else {
                         section aria-labelledby="backups" {
                             h2 id="backups" class="part" { "Backups" }
+                            (legend())
                             div class="cards" {
                                 @for (record, word) in &records {
                                     @let is_running = status.backups.iter().any(|backup| backup.running && backup.name == record.name.as_str());
-                                    (card::card(record, *word, is_running, now))
+                                    @let is_folded = records.len() > FOLDED_FROM && *word != Word::Look;
+                                    (card::card(record, *word, is_running, is_folded, now))
                                 }
                             }
                         }
@@ -198,16 +203,20 @@ fn glance(records: &[Worded<'_>], now: DateTime<Utc>) -> Markup {
     }
 }
 
+fn legend() -> Markup {
+    html! {
+        ul class="legend" aria-label="what the marks mean" {
+            @for (mark, meaning) in shapes::LEGEND {
+                @let name = shapes::name_of(mark);
+                li { svg viewBox="0 0 12 12" aria-hidden="true" { use href=(format!("#{name}")) class=(name) width="12" height="12" {} } (meaning) }
+            }
+        }
+    }
+}
+
 fn footer(status: &Status, now: DateTime<Utc>) -> Markup {
     html! {
         footer {
-            h2 class="out" { "Legend" }
-            ul class="legend" {
-                @for (mark, meaning) in shapes::LEGEND {
-                    @let name = shapes::name_of(mark);
-                    li { svg viewBox="0 0 12 12" aria-hidden="true" { use href=(format!("#{name}")) class=(name) width="12" height="12" {} } (meaning) }
-                }
-            }
             p {
                 span { (crate::GENERATOR) }
                 @if let Some(at) = status.config.loaded_at { span { "file read " (roughly(now - at)) " ago" } }
