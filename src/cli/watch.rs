@@ -73,7 +73,7 @@ mod tests {
         let text = in_place("a\nb\n", 24);
         assert_eq!(text, "\x1b[?2026h\x1b[Ha\x1b[0m\x1b[K\r\nb\x1b[0m\x1b[K\r\n\x1b[J\x1b[?2026l");
         for (lines, height) in [(10, 10), (100, 10), (9, 10), (3, 1)] {
-            let frame: String = (0..lines).map(|n| format!("{n}\n")).collect();
+            let frame = "line\n".repeat(lines);
             let text = in_place(&frame, height);
             assert!(text.matches("\r\n").count() < height.max(2), "{lines} {height}");
             assert_eq!(text.contains("more lines"), lines >= height);

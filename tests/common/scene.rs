@@ -24,8 +24,8 @@ fn write(path: &Path, value: &serde_json::Value) {
 
 impl Past<'_> {
     fn at(&self, days: f64) -> DateTime<Utc> {
-        let at = self.now - Duration::milliseconds((days * 86_400_000.0) as i64);
-        Label::of(at).slot()
+        let ago = std::time::Duration::from_secs_f64(days * 86_400.0);
+        Label::of(self.now - Duration::from_std(ago).unwrap()).slot()
     }
 
     fn history(&self) -> History {
