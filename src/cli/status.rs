@@ -79,7 +79,7 @@ fn beside_a_faulty_file(session: &Session, error: Error) -> Done {
 
 fn look(plan: &Plan) -> Result<Gathered> {
     let state = State::open(&plan.state_dir)?;
-    runtime()?.block_on(gather(plan, &state.history()?, &state.alerts()?, clock::now()))
+    runtime()?.block_on(gather(plan, &state.history()?, &state.alerts()?, State::has_daemon(&plan.state_dir), clock::now()))
 }
 
 /// The colour and the sign of a word; the sign alone must do.

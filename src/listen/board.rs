@@ -110,7 +110,7 @@ impl Board {
 
     async fn seen(&self) -> Result<Seen> {
         let plan = self.plan();
-        let gathered = gather(&plan, &self.history, &self.alerts, clock::now()).await?;
+        let gathered = gather(&plan, &self.history, &self.alerts, true, clock::now()).await?;
         let played = tokio::task::spawn_blocking(move || {
             let forecasts = of_stores(&plan, &gathered);
             Seen { plan, gathered, forecasts }

@@ -11,7 +11,7 @@ use crate::host::disk::Usage;
 use crate::job::assess::{Assessment, BackupState, StoreState};
 use crate::job::stores;
 use crate::schedule::due::Job;
-use crate::state::{Alerts, History, State};
+use crate::state::{Alerts, History};
 
 /// How everything stands, as a document and for pictures.
 #[derive(Debug, Clone)]
@@ -23,11 +23,12 @@ pub struct Gathered {
     pub disks: Vec<(String, Usage)>,
 }
 
-/// Looks at everything.
+/// Looks at everything. `running`: a daemon runs, as far as who asks can tell; it knows of itself for
+/// certain.
 ///
 /// # Errors
 /// What is on record cannot be read.
-pub async fn gather(plan: &Plan, history: &History, alerts: &Alerts, now: DateTime<Utc>) -> Result<Gathered> {
+pub async fn gather(plan: &Plan, history: &History, alerts: &Alerts, running: bool, now: DateTime<Utc>) -> Result<Gathered> {
     let mut assessment = Assessment::default();
     let mut records = Vec::new();
     let mut show = |facts: &crate::alert::problems::BackupFacts<'_>, stale_at| {
@@ -40,7 +41,6 @@ pub async fn gather(plan: &Plan, history: &History, alerts: &Alerts, now: DateTi
     assessment.look_at_all_for(plan, history, alerts, &|_| true, now, &mut show).await?;
     let known = alerts.known()?;
     let loaded = alerts.loaded()?;
-    let running = State::has_daemon(&plan.state_dir);
     let pending = if plan.email.is_some() { alerts.pending()? } else { Vec::new() };
     let found = assessment.problems.iter().map(|problem| Alert {
         key: problem.key.clone(),

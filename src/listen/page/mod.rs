@@ -92,11 +92,16 @@ pub fn page(seen: &Seen, now: DateTime<Utc>) -> Markup {
                         section aria-labelledby="backups" {
                             h2 id="backups" class="part" { "Backups" }
                             (legend())
-                            div class="cards" {
-                                @for (record, word) in &records {
-                                    @let is_running = status.backups.iter().any(|backup| backup.running && backup.name == record.name.as_str());
-                                    @let is_folded = records.len() > FOLDED_FROM && *word != Word::Look;
-                                    (card::card(record, *word, is_running, is_folded, now))
+                            @let (whole, folded): (Vec<_>, Vec<_>) =
+                                records.iter().partition(|(_, word)| records.len() <= FOLDED_FROM || *word == Word::Look);
+                            @for (some, is_folded) in [(whole, false), (folded, true)] {
+                                @if !some.is_empty() {
+                                    div class=(if is_folded { "cards folded" } else { "cards" }) {
+                                        @for (record, word) in some {
+                                            @let is_running = status.backups.iter().any(|backup| backup.running && backup.name == record.name.as_str());
+                                            (card::card(record, word, is_running, is_folded, now))
+                                        }
+                                    }
                                 }
                             }
                         }
