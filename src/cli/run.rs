@@ -8,6 +8,7 @@ use super::session::{Session, Uses, runtime};
 use super::{Done, alert, bar, output};
 use crate::error::{Error, Kind};
 use crate::host::signals;
+use crate::job::follow::Followers;
 use crate::job::progress::Progress;
 use crate::job::run::{self, Order, Report};
 use crate::state::Outcome;
@@ -27,17 +28,14 @@ fn make(session: &Session, backup: &str) -> Result<Report, Error> {
     let plan = session.load()?.map_err(|faults| super::session::faults_error(&faults))?;
     let server = run::find(&plan, backup)?.server.clone();
     let opened = session.open(Uses::Server(server.as_str()))?;
-    let passed_over = opened.plan.not_yet.iter().filter(|key| key.blocks.is_none() && ["webhooks", "pings"].contains(&key.key.as_str()));
-    for key in passed_over {
-        output::warn(&format!("{}: not yet: nobody is told by this way", key.key), None);
-    }
     let cancel = signals::cancelled_by_signals()?;
-    let progress = Arc::new(Progress::default());
+    let (progress, followers) = (Arc::new(Progress::default()), Followers::default());
     let runtime = runtime()?;
     let report = runtime.block_on(async {
         let bar = bar::show(&progress, bar::OF_LAST_RUN);
-        let report = run::run(&opened.plan, backup, Order::ByHand, &progress, &cancel).await;
+        let report = run::run(&opened.plan, backup, Order::ByHand, &progress, &followers, &cancel).await;
         drop(bar);
+        followers.finish().await;
         alert::tell(&opened.plan, backup).await;
         report
     });

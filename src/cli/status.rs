@@ -55,7 +55,7 @@ fn beside_a_faulty_file(session: &Session, error: Error) -> Done {
     let alerts = Alerts::open(&dir)?;
     let (loaded, pending) = (alerts.loaded()?, alerts.pending()?);
     let alerts = alerts.known()?.into_iter().map(|known| Alert { key: known.key, since: known.since, summary: known.summary }).collect();
-    let outbox = Outbox { pending: pending.len(), last_error: pending.into_iter().rev().find_map(|pending| pending.last_error) };
+    let outbox = Outbox::of(pending);
     let status = Status {
         healthy: false,
         daemon: Daemon { running: true },
@@ -207,6 +207,9 @@ fn notes(status: &Status) -> String {
     }
     if status.outbox.pending > 0 {
         let _ = writeln!(text, "\n{} in the outbox, still to be sent", status.outbox.pending);
+    }
+    if status.outbox.held > 0 {
+        let _ = writeln!(text, "\n{} in the outbox until the quiet hours end", status.outbox.held);
     }
     if !status.orphaned.is_empty() {
         let _ = writeln!(text, "\norphaned (not in the file; kept, never pruned): {}", status.orphaned.join(", "));

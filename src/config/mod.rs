@@ -1,14 +1,17 @@
 //! file -> Plan: every fault at once.
 
+pub mod channels;
 pub mod choose;
 pub mod drill;
 pub mod email;
 pub mod faults;
 pub mod file;
+pub mod hours;
 pub mod listen;
 pub mod plan;
 pub mod rules;
 pub mod survey;
+pub mod telling;
 pub mod values;
 
 use std::path::{Path, PathBuf};

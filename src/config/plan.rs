@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use chrono_tz::Tz;
 
+use super::channels::{self, Channels};
 use super::choose::{choose_databases, choose_server, choose_stores};
 use super::drill::{self, Drill, DrillOn};
 use super::email::{self, Email};
@@ -31,6 +32,7 @@ pub struct Plan {
     /// `None`: no listener.
     pub listen: Option<Listen>,
     pub email: Option<Email>,
+    pub channels: Channels,
     pub log_level: LogLevel,
     pub log_format: LogFormat,
     pub servers: BTreeMap<Name, Server>,
@@ -280,7 +282,8 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
         .filter_map(|(name, backup)| Some((name.clone(), plan_backup(name, backup, file, examined)?)))
         .collect::<BTreeMap<_, _>>();
     rules::check_rest(file, examined);
-    let email = file.email.as_ref().and_then(|email| email::plan_email(email, examined));
+    let channels = channels::plan_channels(file, examined);
+    let email = file.email.as_ref().and_then(|email| email::plan_email(email, channels.policy.remind_every, examined));
     let listen = listen::plan_listen(file, examined);
     let log = file.log.clone().unwrap_or_default();
     let state_dir = file.state_dir.clone().unwrap_or_else(|| PathBuf::from(STATE_DIR));
@@ -290,13 +293,14 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
         max_concurrent_runs: file.max_concurrent_runs.unwrap_or(1),
         shutdown_grace: file.shutdown_grace.map_or(SHUTDOWN_GRACE, |span| span.0),
         listen,
+        has_channel: super::survey::has_channel(file),
         email,
+        channels,
         log_level: log.level.unwrap_or_default(),
         log_format: log.format.unwrap_or_default(),
         servers,
         stores,
         backups,
-        has_channel: file.email.is_some() || !file.webhooks.is_empty() || !file.pings.is_empty(),
         givens: super::survey::givens(file),
         not_yet: super::survey::not_yet(file, examined),
         warnings: super::survey::warnings(file),

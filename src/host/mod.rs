@@ -7,6 +7,7 @@ pub mod docker;
 pub mod local;
 pub mod memory;
 pub mod owner;
+pub mod program;
 pub mod secret;
 pub mod signals;
 pub mod strays;

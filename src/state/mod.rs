@@ -5,6 +5,8 @@
 pub mod alerts;
 mod drills;
 pub mod history;
+pub mod outbox;
+pub mod pings;
 pub mod restores;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};

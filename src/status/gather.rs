@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::record::{RUNS_SINCE, Record, record};
 use super::{Alert, Backup, Config, Daemon, LastRun, Outbox, Status, Store};
+use crate::alert::routes::{message_by, routes};
 use crate::config::Plan;
 use crate::config::plan::StoreKind;
 use crate::error::Result;
@@ -41,7 +42,16 @@ pub async fn gather(plan: &Plan, history: &History, alerts: &Alerts, running: bo
     assessment.look_at_all_for(plan, history, alerts, &|_| true, now, &mut show).await?;
     let known = alerts.known()?;
     let loaded = alerts.loaded()?;
-    let pending = if plan.email.is_some() { alerts.pending()? } else { Vec::new() };
+    let routes = routes(plan);
+    let is_there = |channel: &str| routes.iter().any(|route| route.channel == channel);
+    let (mut pending, mut held) = (Vec::new(), 0);
+    for message in alerts.pending()?.into_iter().filter(|message| is_there(&message.channel)) {
+        if message.not_before.is_some_and(|until| until > now) && message.attempts == 0 {
+            held += 1;
+        } else {
+            pending.push(message);
+        }
+    }
     let found = assessment.problems.iter().map(|problem| Alert {
         key: problem.key.clone(),
         since: known.iter().find(|known| known.key == problem.key).map_or(problem.since, |known| known.since),
@@ -51,7 +61,8 @@ pub async fn gather(plan: &Plan, history: &History, alerts: &Alerts, running: bo
     // What nobody can tell just now is as open as it was.
     let open = known.into_iter().filter(|known| assessment.undecided.contains(&known.key));
     alerts.extend(open.map(|known| Alert { key: known.key, since: known.since, summary: known.summary }));
-    let outbox = Outbox { pending: pending.len(), last_error: pending.into_iter().rev().find_map(|pending| pending.last_error) };
+    let failed = pending.iter().rev().find(|pending| pending.last_error.is_some()).map(|pending| pending.channel.clone());
+    let outbox = Outbox { held, ..Outbox::of(pending) };
     let mut warnings = Vec::new();
     if !plan.has_channel {
         warnings.push("nobody hears of a failure: there is no [email], [webhooks] or [pings] section".to_owned());
@@ -59,8 +70,8 @@ pub async fn gather(plan: &Plan, history: &History, alerts: &Alerts, running: bo
     if !running && plan.backups.values().any(|backup| backup.schedule.is_some()) {
         warnings.push("no daemon is running: nothing begins by itself".to_owned());
     }
-    if let Some(error) = &outbox.last_error {
-        warnings.push(format!("mail could not be sent: {error}"));
+    if let (Some(error), Some(channel)) = (&outbox.last_error, failed) {
+        warnings.push(format!("{} could not be sent: {error}", message_by(&channel)));
     }
     let usage = |store: &StoreState| Some((store.name.to_string(), store.usage.as_ref()?.as_ref().ok()?.clone()));
     let disks = assessment.stores.iter().filter_map(usage).collect();

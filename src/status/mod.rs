@@ -13,6 +13,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::catalog::Rung;
+use crate::state::outbox::Pending;
 
 pub use gather::{Gathered, gather};
 pub use record::{Held, Kept, Ran, Record};
@@ -82,7 +83,15 @@ pub struct Alert {
 #[derive(Debug, Clone, Serialize)]
 pub struct Outbox {
     pub pending: usize,
+    /// They wait for the end of quiet hours.
+    pub held: usize,
     pub last_error: Option<String>,
+}
+
+impl Outbox {
+    pub fn of(pending: Vec<Pending>) -> Self {
+        Outbox { pending: pending.len(), held: 0, last_error: pending.into_iter().rev().find_map(|pending| pending.last_error) }
+    }
 }
 
 impl Status {

@@ -74,7 +74,7 @@ pub fn headline(words: &[(&str, Word)], status: &Status) -> (bool, String) {
     if looks.is_empty() && !status.healthy {
         let what = match (beside, status.alerts.first()) {
             (1, Some(alert)) => alert.key.split('/').take(2).collect::<Vec<_>>().join(" "),
-            (0, _) => "the mail".to_owned(),
+            (0, _) => "the outbox".to_owned(),
             _ => format!("{beside} other things"),
         };
         let verb = if beside > 1 { "need" } else { "needs" };
@@ -97,7 +97,7 @@ mod tests {
             backups: vec![],
             stores: vec![],
             alerts: keys.iter().map(alert).collect(),
-            outbox: Outbox { pending: 0, last_error: unsent.then(|| "no".to_owned()) },
+            outbox: Outbox { pending: 0, held: 0, last_error: unsent.then(|| "no".to_owned()) },
             orphaned: vec![],
             warnings: vec![],
         }
@@ -121,7 +121,7 @@ mod tests {
             (&[Look, Look, Sound], &["backup/a/failed", "store/s/disk"], false, (false, "2 of 3 backups need a look")),
             (&[Proven, Proven], &["store/s/disk"], false, (false, "both backups are proven, but store s needs a look")),
             (&[Proven], &["store/s/disk", "config/reload"], false, (false, "the backup is proven, but 2 other things need a look")),
-            (&[Proven], &[], true, (false, "the backup is proven, but the mail needs a look")),
+            (&[Proven], &[], true, (false, "the backup is proven, but the outbox needs a look")),
         ] {
             let names = ["a", "b", "c"];
             let words: Vec<(&str, Word)> = names.into_iter().zip(words.iter().copied()).collect();

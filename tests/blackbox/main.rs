@@ -11,6 +11,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/http.rs"]
+mod http;
 #[path = "../common/smtp.rs"]
 mod smtp;
 mod support;
@@ -28,6 +30,7 @@ mod export;
 mod first_five_minutes;
 mod formats;
 mod fuzz;
+mod hooks;
 mod listen;
 mod load;
 mod locks;
@@ -36,6 +39,7 @@ mod migrate;
 mod next;
 mod owner;
 mod page;
+mod pings;
 mod restore;
 mod restore_hard;
 mod restore_page;
@@ -44,3 +48,4 @@ mod servers;
 mod stall;
 mod verify;
 mod watch;
+mod webhooks;
