@@ -12,12 +12,14 @@ pub mod daemon;
 pub mod error;
 pub mod host;
 pub mod job;
+pub mod listen;
 pub mod pack;
 pub mod postgres;
 pub mod restore;
 pub mod retain;
 pub mod schedule;
 pub mod state;
+pub mod status;
 pub mod store;
 pub mod verify;
 

@@ -6,12 +6,13 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 /// How far a backup is proven. The order is the order of the rungs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rung {
     /// Its bytes are not what the manifest says.
     Bad,
     /// Complete, its end seen, durable.
+    #[default]
     Written,
     /// Every byte read back from the store, checksum and archive sound.
     Readable,

@@ -1,12 +1,13 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
 use crate::config::DEFAULT_PATH;
 use crate::config::file::{Contents, Format, LogLevel};
-use crate::config::values::Compression;
+use crate::config::values::{Compression, Span};
 
 /// PostgreSQL backups that are proven to restore
 #[derive(Debug, Parser)]
@@ -55,6 +56,8 @@ pub enum Command {
     List {
         /// Only of this backup
         backup: Option<String>,
+        #[command(flatten)]
+        watch: WatchArgs,
     },
     /// Show one backup: its manifest, files, evidence and proofs
     #[command(after_help = "Examples:\n  pgvigil show euem_db/latest\n  pgvigil show euem_db/20240115T010000Z")]
@@ -164,8 +167,13 @@ pub enum Command {
         store: Option<String>,
     },
     /// Show how every backup and store stands, and the open alerts
-    #[command(after_help = "Example:\n  pgvigil status\n\nExit codes: 0 healthy, 3 not.")]
-    Status,
+    #[command(
+        after_help = "Examples:\n  pgvigil status\n  pgvigil status --watch\n  pgvigil status --watch --interval 10s\n\nExit codes: 0 healthy, 3 not; with --watch 0 when it is told to end."
+    )]
+    Status {
+        #[command(flatten)]
+        watch: WatchArgs,
+    },
     /// Try the channels of alerts
     #[command(subcommand, after_help = "Example:\n  pgvigil alert test")]
     Alert(AlertCommand),
@@ -174,6 +182,23 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
         rest: Vec<String>,
     },
+}
+
+#[derive(Debug, clap::Args)]
+pub struct WatchArgs {
+    /// Show it again and again until Ctrl-C
+    #[arg(long)]
+    pub watch: bool,
+    /// How often
+    #[arg(long, value_name = "SPAN", requires = "watch", default_value = "2s")]
+    pub interval: Span,
+}
+
+impl WatchArgs {
+    /// How often it is shown anew; `None`: once.
+    pub fn every(&self) -> Option<Duration> {
+        self.watch.then(|| self.interval.0.max(Duration::from_millis(500)))
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,13 +1,16 @@
 //! `list` and `history`
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use comfy_table::{Cell, CellAlignment};
 use serde::Serialize;
 
 use super::Done;
 use super::output;
 use super::session::{Session, Uses, runtime};
+use super::watch::watch;
 use crate::catalog::{Catalog, Entry, Rung};
 use crate::config::Plan;
 use crate::error::{Error, Kind, Result, exit};
@@ -66,37 +69,52 @@ pub fn catalog(plan: &Plan, backup: Option<&str>) -> Result<Catalog> {
     Ok(catalog)
 }
 
-pub fn list(session: &Session, backup: Option<&str>) -> Done {
+pub fn list(session: &Session, backup: Option<&str>, every: Option<Duration>) -> Done {
     let opened = session.open(Uses::None)?;
-    let catalog = catalog(&opened.plan, backup)?;
-    let reasons = prune::reasons(&opened.plan, &catalog, clock::now());
+    let plan = &opened.plan;
+    if let Some(every) = every {
+        // A name that nobody knows is told at once, not every other second.
+        catalog(plan, backup)?;
+        return watch(every, || match runtime().and_then(|runtime| runtime.block_on(stores::catalog(plan, "", backup))) {
+            Ok(catalog) => table(&catalog, &prune::reasons(plan, &catalog, clock::now())),
+            Err(error) => format!("{error}\n"),
+        });
+    }
+    let catalog = catalog(plan, backup)?;
+    let reasons = prune::reasons(plan, &catalog, clock::now());
     if session.json {
         let rows: Vec<Row<'_>> = catalog.entries.iter().map(|entry| row(entry, tiers(&reasons, entry))).collect();
         output::json(&rows)?;
-    } else if catalog.entries.is_empty() {
-        output::text("no backups yet; pgvigil run BACKUP makes one\n")?;
     } else {
-        let mut table = output::table(&["ID", "TAKEN (UTC)", "RUNG", "SIZE", "RAW", "DATABASES", "STORES", "TIERS", ""]);
-        for entry in &catalog.entries {
-            let manifest = &entry.manifest;
-            let stores: Vec<&str> = entry.copies.keys().map(String::as_str).collect();
-            let marks = [(entry.pinned, "pinned"), (manifest.narrow, "narrow")];
-            let marks: Vec<&str> = marks.iter().filter(|(is, _)| *is).map(|(_, mark)| *mark).collect();
-            table.add_row(vec![
-                entry.id.to_string(),
-                manifest.taken_at.format("%Y-%m-%d %H:%M:%S").to_string(),
-                output::rung(entry.rung()),
-                output::size(manifest.bytes()),
-                output::size(manifest.raw_bytes()),
-                crate::host::printable(&manifest.databases.join(", ")),
-                stores.join(", "),
-                tiers(&reasons, entry).join(" "),
-                marks.join(", "),
-            ]);
-        }
-        output::text(&format!("{}\n", table.trim_fmt()))?;
+        output::text(&table(&catalog, &reasons))?;
     }
     Ok(if catalog.unreadable.is_empty() { exit::OK } else { exit::PROBLEMS })
+}
+
+fn table(catalog: &Catalog, reasons: &Reasons) -> String {
+    if catalog.entries.is_empty() {
+        return "no backups yet; pgvigil run BACKUP makes one\n".to_owned();
+    }
+    let mut table = output::table(&["ID", "TAKEN (UTC)", "RUNG", "SIZE", "RAW", "DATABASES", "STORES", "TIERS", ""]);
+    for entry in &catalog.entries {
+        let manifest = &entry.manifest;
+        let stores: Vec<&str> = entry.copies.keys().map(String::as_str).collect();
+        let marks = [(entry.pinned, "pinned"), (manifest.narrow, "narrow")];
+        let marks: Vec<&str> = marks.iter().filter(|(is, _)| *is).map(|(_, mark)| *mark).collect();
+        let size = |bytes| Cell::new(output::size(bytes)).set_alignment(CellAlignment::Right);
+        table.add_row(vec![
+            Cell::new(entry.id.to_string()),
+            Cell::new(manifest.taken_at.format("%Y-%m-%d %H:%M:%S").to_string()),
+            output::rung_cell(entry.rung()),
+            size(manifest.bytes()),
+            size(manifest.raw_bytes()),
+            Cell::new(crate::host::printable(&manifest.databases.join(", "))),
+            Cell::new(stores.join(", ")),
+            Cell::new(tiers(reasons, entry).join(" ")),
+            Cell::new(marks.join(", ")),
+        ]);
+    }
+    format!("{}\n", table.trim_fmt())
 }
 
 /// The tiers that a backup fills in any of its stores.

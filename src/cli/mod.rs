@@ -23,6 +23,7 @@ mod session;
 mod show;
 mod status;
 mod verify;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -73,11 +74,14 @@ fn dispatch(args: Args) -> Done {
     if args.json && matches!(args.command, Command::Cat { .. } | Command::Completions { .. }) {
         return Err(Error::new(Kind::Usage, "what this command writes is no JSON document").hint("leave out --json"));
     }
+    if args.json && matches!(&args.command, Command::Status { watch } | Command::List { watch, .. } if watch.watch) {
+        return Err(Error::new(Kind::Usage, "--json is one document, and --watch has no end").hint("leave out one of them"));
+    }
     let session = Session::new(&args);
     match args.command {
         Command::Check { offline } => check::check(&session, offline),
         Command::Run { backup } => run::run(&session, &backup),
-        Command::List { backup } => list::list(&session, backup.as_deref()),
+        Command::List { backup, watch } => list::list(&session, backup.as_deref(), watch.every()),
         Command::Show { id } => show::show(&session, &id),
         Command::Cat { id, file } => cat::cat(&session, &id, file.as_deref()),
         Command::History { backup } => list::history(&session, backup.as_deref()),
@@ -99,7 +103,7 @@ fn dispatch(args: Args) -> Done {
         Command::Prune { backup, dry_run, trust_clock } => prune::prune(&session, backup.as_deref(), dry_run, trust_clock),
         Command::Adopt { backup, files } => adopt::adopt(&session, &backup, &files),
         Command::Rebuild { store } => rebuild::rebuild(&session, store.as_deref()),
-        Command::Status => status::status(&session),
+        Command::Status { watch } => status::status(&session, watch.every()),
         Command::Alert(AlertCommand::Test) => alert::test(&session),
         Command::Wal { .. } => not_yet("wal"),
     }

@@ -3,12 +3,14 @@
 use std::io::{IsTerminal, Write};
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::{Cell, Color, ContentArrangement, Table};
 use serde::Serialize;
 
 use super::Done;
 use crate::catalog::Rung;
 use crate::error::{Error, Kind, exit, plain_io};
+
+pub use crate::status::words::size;
 
 /// Prints a text to stdout. A reader that has gone away is no failure.
 pub fn text(text: &str) -> Done {
@@ -93,24 +95,6 @@ pub fn table(header: &[&str]) -> Table {
     table
 }
 
-/// A size for people, in powers of ten as disks are sold and S3 bills.
-pub fn size(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
-    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 999.5 && unit < UNITS.len() - 1 {
-        value /= 1000.0;
-        unit += 1;
-    }
-    match unit {
-        0 => format!("{bytes} B"),
-        _ if value < 9.995 => format!("{value:.2} {}", UNITS[unit]),
-        _ if value < 99.95 => format!("{value:.1} {}", UNITS[unit]),
-        _ => format!("{value:.0} {}", UNITS[unit]),
-    }
-}
-
 /// A duration for people.
 pub fn seconds(seconds: f64) -> String {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is positive and small")]
@@ -132,6 +116,16 @@ pub fn rung(rung: Rung) -> String {
     styled(color.on_default(), rung.as_str())
 }
 
+/// The same in a table, which counts the letters without the colour.
+pub fn rung_cell(rung: Rung) -> Cell {
+    let color = match rung {
+        Rung::Bad => Color::Red,
+        Rung::Written => Color::Yellow,
+        Rung::Readable | Rung::Restored | Rung::Matched => Color::Green,
+    };
+    Cell::new(rung.as_str()).fg(color)
+}
+
 /// A text in a style, where stdout shows styles.
 pub fn styled(style: Style, text: &str) -> String {
     if std::io::stdout().is_terminal() { format!("{style}{text}{style:#}") } else { text.to_owned() }
@@ -140,21 +134,6 @@ pub fn styled(style: Style, text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes() {
-        for (bytes, expected) in [
-            (0, "0 B"),
-            (999, "999 B"),
-            (1_000, "1.00 kB"),
-            (12_345, "12.3 kB"),
-            (999_600, "1.00 MB"),
-            (322_000_000, "322 MB"),
-            (u64::MAX, "18447 PB"),
-        ] {
-            assert_eq!(size(bytes), expected);
-        }
-    }
 
     #[test]
     fn durations() {

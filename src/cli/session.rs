@@ -208,6 +208,9 @@ fn settle(plan: &mut Plan) -> Vec<Error> {
             settle(given);
         }
     }
+    if let Some(listen) = &mut plan.listen {
+        listen.token.iter_mut().for_each(settle);
+    }
     if let Some(email) = &mut plan.email {
         email.username.iter_mut().chain(email.password.iter_mut()).for_each(settle);
     }

@@ -1,110 +1,49 @@
 //! `status`
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::time::Duration;
 
 use anstyle::AnsiColor;
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use comfy_table::{Cell, CellAlignment, Color};
 
 use super::Done;
-use super::output;
+use super::output::{self, size};
 use super::session::{Session, Uses, runtime};
+use super::watch::watch;
 use crate::alert::drills::span;
 use crate::alert::problems::{age, time};
-use crate::alert::routes::{message_by, routes};
-use crate::catalog::Rung;
 use crate::config::Plan;
-use crate::config::plan::{self, StoreKind};
-use crate::config::values::Name;
 use crate::error::{Error, Kind, Result, exit};
 use crate::host::{clock, owner};
-use crate::job::assess::{Assessment, BackupState, StoreState};
-use crate::job::stores;
-use crate::state::outbox::Pending;
 use crate::state::{Alerts, State};
+use crate::status::forecast::of_stores;
+use crate::status::verdict::{Word, headline, of_backup};
+use crate::status::words::roughly;
+use crate::status::{Alert, Config, Daemon, Gathered, Outbox, Record, Status, gather};
 
-#[derive(Serialize)]
-struct Status {
-    healthy: bool,
-    daemon: Daemon,
-    config: Config,
-    backups: Vec<Backup>,
-    stores: Vec<Store>,
-    alerts: Vec<Alert>,
-    outbox: Outbox,
-    orphaned: Vec<String>,
-    warnings: Vec<String>,
-}
-
-#[derive(Serialize)]
-struct Daemon {
-    running: bool,
-}
-
-#[derive(Serialize)]
-struct Config {
-    loaded_at: Option<DateTime<Utc>>,
-    error: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Backup {
-    name: String,
-    last_success_at: Option<DateTime<Utc>>,
-    last_success_id: Option<String>,
-    rung: Option<Rung>,
-    age_seconds: Option<i64>,
-    max_age_seconds: Option<i64>,
-    next_at: Option<DateTime<Utc>>,
-    running: bool,
-    last_run: Option<LastRun>,
-    /// Measured by the newest drill.
-    restore_seconds: Option<f64>,
-}
-
-#[derive(Serialize)]
-struct LastRun {
-    outcome: Option<String>,
-    error: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Store {
-    name: String,
-    total_bytes: Option<u64>,
-    used_bytes: Option<u64>,
-    used_percent: Option<u8>,
-    alert_above_percent: u8,
-}
-
-#[derive(Serialize)]
-struct Alert {
-    key: String,
-    since: DateTime<Utc>,
-    summary: String,
-}
-
-#[derive(Serialize)]
-struct Outbox {
-    pending: usize,
-    /// They wait for the end of quiet hours.
-    held: usize,
-    last_error: Option<String>,
-}
-
-pub fn status(session: &Session) -> Done {
+pub fn status(session: &Session, every: Option<Duration>) -> Done {
     let opened = match session.open(Uses::None) {
         Err(error) if error.kind == Kind::Config => return beside_a_faulty_file(session, error),
         opened => opened?,
     };
-    let status = runtime()?.block_on(gather(&opened.plan))?;
-    if session.json {
-        output::json(&status)?;
-    } else {
-        output::text(&page(&status, &opened.plan.backups))?;
+    if let Some(every) = every {
+        let mut plan = opened.plan;
+        return watch(every, || {
+            // A file that is faulty just now is told by what is on record.
+            if let Ok(Ok(edited)) = session.load() {
+                plan = edited;
+            }
+            look(&plan).map_or_else(|error| format!("{error}\n"), |seen| page(&seen, &plan))
+        });
     }
-    Ok(if status.healthy { exit::OK } else { exit::PROBLEMS })
+    let seen = look(&opened.plan)?;
+    if session.json {
+        output::json(&seen.status)?;
+    } else {
+        output::text(&page(&seen, &opened.plan))?;
+    }
+    Ok(if seen.status.healthy { exit::OK } else { exit::PROBLEMS })
 }
 
 /// A daemon may go on with the file as it was: what it has on record is all that is known then.
@@ -116,7 +55,7 @@ fn beside_a_faulty_file(session: &Session, error: Error) -> Done {
     let alerts = Alerts::open(&dir)?;
     let (loaded, pending) = (alerts.loaded()?, alerts.pending()?);
     let alerts = alerts.known()?.into_iter().map(|known| Alert { key: known.key, since: known.since, summary: known.summary }).collect();
-    let outbox = outbox(pending);
+    let outbox = Outbox::of(pending);
     let status = Status {
         healthy: false,
         daemon: Daemon { running: true },
@@ -131,162 +70,138 @@ fn beside_a_faulty_file(session: &Session, error: Error) -> Done {
     if session.json {
         output::json(&status)?;
     } else {
-        output::text(&page(&status, &BTreeMap::new()))?;
+        let mut text = verdict(&status, "the file is faulty");
+        text += &notes(&status);
+        output::text(&text)?;
     }
     Ok(exit::PROBLEMS)
 }
 
-fn outbox(pending: Vec<Pending>) -> Outbox {
-    Outbox { pending: pending.len(), held: 0, last_error: pending.into_iter().rev().find_map(|pending| pending.last_error) }
-}
-
-async fn gather(plan: &Plan) -> Result<Status> {
-    let now = clock::now();
+fn look(plan: &Plan) -> Result<Gathered> {
     let state = State::open(&plan.state_dir)?;
-    let (history, alerts) = (state.history()?, state.alerts()?);
-    let mut assessment = Assessment::default();
-    assessment.look_at_all(plan, &history, &alerts, &|_| true, now).await?;
-    let known = alerts.known()?;
-    let loaded = alerts.loaded()?;
-    let running = State::has_daemon(&plan.state_dir);
-    let routes = routes(plan);
-    let is_there = |channel: &str| routes.iter().any(|route| route.channel == channel);
-    let (mut pending, mut held) = (Vec::new(), 0);
-    for message in alerts.pending()?.into_iter().filter(|message| is_there(&message.channel)) {
-        if message.not_before.is_some_and(|until| until > now) && message.attempts == 0 {
-            held += 1;
-        } else {
-            pending.push(message);
-        }
-    }
-    let found = assessment.problems.iter().map(|problem| Alert {
-        key: problem.key.clone(),
-        since: known.iter().find(|known| known.key == problem.key).map_or(problem.since, |known| known.since),
-        summary: problem.summary.clone(),
-    });
-    let mut alerts: Vec<Alert> = found.collect();
-    // What nobody can tell just now is as open as it was.
-    let open = known.into_iter().filter(|known| assessment.undecided.contains(&known.key));
-    alerts.extend(open.map(|known| Alert { key: known.key, since: known.since, summary: known.summary }));
-    let failed = pending.iter().rev().find(|pending| pending.last_error.is_some()).map(|pending| pending.channel.clone());
-    let outbox = Outbox { held, ..outbox(pending) };
-    let mut warnings = Vec::new();
-    if !plan.has_channel {
-        warnings.push("nobody hears of a failure: there is no [email], [webhooks] or [pings] section".to_owned());
-    }
-    if !running && plan.backups.values().any(|backup| backup.schedule.is_some()) {
-        warnings.push("no daemon is running: nothing begins by itself".to_owned());
-    }
-    if let (Some(error), Some(channel)) = (&outbox.last_error, failed) {
-        warnings.push(format!("{} could not be sent: {error}", message_by(&channel)));
-    }
-    Ok(Status {
-        healthy: alerts.is_empty() && outbox.last_error.is_none(),
-        daemon: Daemon { running },
-        config: Config { loaded_at: loaded.at, error: loaded.error.map(|(_, error)| error) },
-        backups: assessment.backups.into_iter().map(|backup| of_backup(plan, backup, now)).collect(),
-        stores: assessment.stores.into_iter().map(of_store).collect(),
-        alerts,
-        outbox,
-        orphaned: orphaned(plan).await,
-        warnings,
-    })
+    runtime()?.block_on(gather(plan, &state.history()?, &state.alerts()?, State::has_daemon(&plan.state_dir), clock::now()))
 }
 
-fn of_backup(plan: &Plan, state: BackupState, now: DateTime<Utc>) -> Backup {
-    let (id, taken_at, rung) = match state.newest_good {
-        Some((id, taken_at, rung)) => (Some(id.to_string()), Some(taken_at), Some(rung)),
-        None => (None, None, None),
-    };
-    let max_age = plan.backups.get(&state.name).and_then(|backup| backup.max_age).and_then(|age| i64::try_from(age.as_secs()).ok());
-    Backup {
-        max_age_seconds: max_age.or_else(|| Some((state.stale_at? - taken_at?).num_seconds())),
-        name: state.name.to_string(),
-        last_success_at: taken_at,
-        last_success_id: id,
-        rung,
-        age_seconds: taken_at.map(|taken_at| (now - taken_at).num_seconds()),
-        next_at: state.next_at,
-        running: state.running,
-        last_run: state.last_run.map(|run| LastRun { outcome: run.outcome, error: run.error }),
-        restore_seconds: state.restore_seconds,
+/// The colour and the sign of a word; the sign alone must do.
+fn sign(word: Word) -> (Color, &'static str) {
+    match word {
+        Word::Look => (Color::Red, "!"),
+        Word::Waiting => (Color::Blue, "o"),
+        Word::Sound => (Color::Green, "+"),
+        Word::Proven => (Color::Green, "*"),
     }
 }
 
-fn of_store(state: StoreState) -> Store {
-    let usage = state.usage.and_then(Result::ok);
-    Store {
-        name: state.name.to_string(),
-        total_bytes: usage.as_ref().map(|usage| usage.total),
-        used_bytes: usage.as_ref().map(|usage| usage.used),
-        used_percent: usage.as_ref().map(crate::host::disk::Usage::percent),
-        alert_above_percent: state.alert_above_percent,
+fn verdict(status: &Status, line: &str) -> String {
+    let (color, word) = if status.healthy { (AnsiColor::Green, "healthy") } else { (AnsiColor::Red, "NOT HEALTHY") };
+    format!("{}: {line}\n", output::styled(color.on_default().bold(), word))
+}
+
+fn page(seen: &Gathered, plan: &Plan) -> String {
+    let (status, now) = (&seen.status, seen.at);
+    let worded: Vec<(&Record, Word)> = seen.records.iter().map(|record| (record, of_backup(plan, record, status, now))).collect();
+    let words: Vec<(&str, Word)> = worded.iter().map(|(record, word)| (record.name.as_str(), *word)).collect();
+    let mut text = verdict(status, &headline(&words, status).1);
+    if !status.backups.is_empty() {
+        let _ = writeln!(text, "\n{}", backups(seen, &worded).trim_fmt());
+    }
+    let _ = writeln!(text, "\n{}", stores(seen, plan, now).trim_fmt());
+    text + &notes(status)
+}
+
+/// How much of a limit is used up, in eight places.
+fn bar(share: f64) -> String {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 8")]
+    let full = (share.clamp(0.0, 1.0) * 8.0).round() as usize;
+    format!("{}{}", "#".repeat(full), ".".repeat(8 - full))
+}
+
+fn backups(seen: &Gathered, worded: &[(&Record, Word)]) -> comfy_table::Table {
+    let mut table =
+        output::table(&["", "BACKUP", "STATE", "NEWEST GOOD", "RUNG", "AGE", "", "TOO OLD AT", "RESTORE TAKES", "NEXT SLOT", "LAST RUN"]);
+    for backup in &seen.status.backups {
+        let Some((record, word)) = worded.iter().find(|(record, _)| record.name.as_str() == backup.name) else { continue };
+        let (color, sign) = sign(*word);
+        let last = backup.last_run.as_ref().and_then(|run| run.outcome.clone()).unwrap_or_else(|| "never".to_owned());
+        let told = |secs: Option<i64>| secs.map(age).unwrap_or_default();
+        let share = backup.age_seconds.zip(backup.max_age_seconds).map(|(age, limit)| seconds(age) / seconds(limit.max(1)));
+        let is_over = share.is_some_and(|share| share > 1.0);
+        let run_is_bad = ["failed", "interrupted"].contains(&last.as_str());
+        table.add_row(vec![
+            Cell::new(sign).fg(color),
+            Cell::new(&backup.name),
+            Cell::new(word.as_str()).fg(color),
+            Cell::new(backup.last_success_id.as_deref().unwrap_or("none")),
+            rung(backup.rung),
+            tinted(told(backup.age_seconds), is_over.then_some(Color::Red)).set_alignment(CellAlignment::Right),
+            tinted(share.map(bar).unwrap_or_default(), Some(if is_over { Color::Red } else { Color::Green })),
+            Cell::new(told(backup.max_age_seconds)),
+            restore(record),
+            Cell::new(backup.next_at.map(|at| time(at, record.zone)).unwrap_or_default()),
+            if backup.running { Cell::new("running").fg(Color::Blue) } else { tinted(last, run_is_bad.then_some(Color::Red)) },
+        ]);
+    }
+    table
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a share is shown")]
+fn seconds(secs: i64) -> f64 {
+    secs as f64
+}
+
+fn tinted(text: String, color: Option<Color>) -> Cell {
+    let cell = Cell::new(text);
+    match color {
+        Some(color) => cell.fg(color),
+        None => cell,
     }
 }
 
-/// Backups that lie in a store and that the file does not know: they are never pruned.
-async fn orphaned(plan: &Plan) -> Vec<String> {
-    let mut found = Vec::new();
-    for store in plan.stores.values().filter(|store| matches!(store.kind, StoreKind::Local(_))) {
-        let Ok(opened) = stores::open(store, "") else { continue };
-        for name in opened.backups().await.unwrap_or_default() {
-            let unknown = !plan.backups.contains_key(name.as_str()) && !found.contains(&name);
-            if unknown && opened.labels(&name).await.is_ok_and(|labels| !labels.is_empty()) {
-                found.push(name);
-            }
-        }
-    }
-    found.sort();
-    found
+fn rung(rung: Option<crate::catalog::Rung>) -> Cell {
+    rung.map_or_else(|| Cell::new(""), output::rung_cell)
 }
 
 /// The measured time of a restore, against what it may take.
-fn restore(seconds: Option<f64>, plan: Option<&plan::Backup>) -> String {
-    let budget = plan.and_then(|plan| plan.drill.as_ref()?.budget);
-    match (seconds, budget) {
-        (Some(seconds), Some(budget)) => format!("{} of {}", span(seconds), span(budget.as_secs_f64())),
-        (Some(seconds), None) => span(seconds),
-        (None, _) => String::new(),
+fn restore(record: &Record) -> Cell {
+    match (record.restore, record.budget_seconds) {
+        (Some((took, _)), Some(budget)) => tinted(format!("{} of {}", span(took), span(budget)), (took > budget).then_some(Color::Red)),
+        (Some((took, _)), None) => Cell::new(span(took)),
+        (None, _) => Cell::new(""),
     }
 }
 
-fn page(status: &Status, plans: &BTreeMap<Name, plan::Backup>) -> String {
+fn stores(seen: &Gathered, plan: &Plan, now: DateTime<Utc>) -> comfy_table::Table {
+    let forecasts = of_stores(plan, seen);
+    let mut table = output::table(&["STORE", "SIZE", "USED", "PERCENT", "", "ALERT ABOVE", "FULL"]);
+    for store in &seen.status.stores {
+        let told = |bytes: Option<u64>| Cell::new(bytes.map(size).unwrap_or_default()).set_alignment(CellAlignment::Right);
+        let is_over = store.used_percent.is_some_and(|percent| percent > store.alert_above_percent);
+        let color = if is_over { Color::Red } else { Color::Green };
+        let full = forecasts.iter().find(|(name, _)| *name == store.name).map(|(_, forecast)| match forecast.full_at {
+            Some(at) => format!("about {}, in {}", at.format("%Y-%m-%d"), roughly(at - now)),
+            None => "not within 3 years".to_owned(),
+        });
+        table.add_row(vec![
+            Cell::new(&store.name),
+            told(store.total_bytes),
+            told(store.used_bytes),
+            tinted(store.used_percent.map(|percent| format!("{percent} %")).unwrap_or_default(), is_over.then_some(Color::Red))
+                .set_alignment(CellAlignment::Right),
+            tinted(store.used_percent.map(|percent| bar(f64::from(percent) / 100.0)).unwrap_or_default(), Some(color)),
+            Cell::new(format!("{} %", store.alert_above_percent)),
+            Cell::new(full.unwrap_or_default()),
+        ]);
+    }
+    table
+}
+
+fn notes(status: &Status) -> String {
     let mut text = String::new();
-    let (color, word) = if status.healthy { (AnsiColor::Green, "healthy") } else { (AnsiColor::Red, "NOT HEALTHY") };
-    let _ = writeln!(text, "{}\n", output::styled(color.on_default().bold(), word));
-    let mut backups = output::table(&["BACKUP", "NEWEST GOOD", "RUNG", "AGE", "TOO OLD AT", "RESTORE TAKES", "NEXT SLOT", "LAST RUN"]);
-    for backup in &status.backups {
-        let zone = plans.get(backup.name.as_str()).map_or(chrono_tz::Tz::UTC, |backup| backup.timezone);
-        let span = |secs: Option<i64>| secs.map(age).unwrap_or_default();
-        let last = backup.last_run.as_ref().and_then(|run| run.outcome.clone()).unwrap_or_else(|| "never".to_owned());
-        backups.add_row(vec![
-            backup.name.clone(),
-            backup.last_success_id.clone().unwrap_or_else(|| "none".to_owned()),
-            backup.rung.map(output::rung).unwrap_or_default(),
-            span(backup.age_seconds),
-            span(backup.max_age_seconds),
-            restore(backup.restore_seconds, plans.get(backup.name.as_str())),
-            backup.next_at.map(|at| time(at, zone)).unwrap_or_default(),
-            if backup.running { "running".to_owned() } else { last },
-        ]);
-    }
-    let _ = writeln!(text, "{}\n", backups.trim_fmt());
-    let mut stores = output::table(&["STORE", "SIZE", "USED", "PERCENT", "ALERT ABOVE"]);
-    for store in &status.stores {
-        let size = |bytes: Option<u64>| bytes.map(output::size).unwrap_or_default();
-        stores.add_row(vec![
-            store.name.clone(),
-            size(store.total_bytes),
-            size(store.used_bytes),
-            store.used_percent.map(|percent| format!("{percent} %")).unwrap_or_default(),
-            format!("{} %", store.alert_above_percent),
-        ]);
-    }
-    let _ = writeln!(text, "{}", stores.trim_fmt());
     if !status.alerts.is_empty() {
         let mut alerts = output::table(&["ALERT", "SINCE (UTC)", "WHAT"]);
         for alert in &status.alerts {
-            alerts.add_row(vec![alert.key.clone(), alert.since.format("%Y-%m-%d %H:%M:%S").to_string(), alert.summary.clone()]);
+            let since = alert.since.format("%Y-%m-%d %H:%M:%S").to_string();
+            alerts.add_row(vec![Cell::new(&alert.key).fg(Color::Red), Cell::new(since), Cell::new(&alert.summary)]);
         }
         let _ = writeln!(text, "\n{}", alerts.trim_fmt());
     }

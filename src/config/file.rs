@@ -28,8 +28,10 @@ pub struct File {
     pub shutdown_grace: Option<Span>,
     /// Address of the status page, /livez, /healthz and /metrics; absent: no listener.
     pub listen: Option<String>,
-    /// Bearer token for all but /livez and /healthz.
+    /// Bearer token for all but /livez and /healthz; without it only a loopback address may be listened on.
     pub listen_token: Option<Given>,
+    /// Names of hosts that requests may be addressed to, beside the address itself and localhost.
+    pub listen_names: Option<Vec<String>>,
     pub log: Option<Log>,
     /// Manifests are signed with it; the public half stands in trusted_signers.
     pub signing_key: Option<Given>,

@@ -7,6 +7,7 @@ pub mod email;
 pub mod faults;
 pub mod file;
 pub mod hours;
+pub mod listen;
 pub mod plan;
 pub mod rules;
 pub mod survey;

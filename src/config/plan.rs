@@ -13,6 +13,7 @@ use super::drill::{self, Drill, DrillOn};
 use super::email::{self, Email};
 use super::faults::Examined;
 use super::file::{self, BackupKind, Contents, EvidenceMode, File, Format, LogFormat, LogLevel, SslMode, Via, Want};
+use super::listen::{self, Listen};
 use super::rules;
 use super::values::{Compression, Count, Given, Name, Schedule};
 
@@ -28,6 +29,8 @@ pub struct Plan {
     pub max_concurrent_runs: u32,
     /// How long a running dump may go on after SIGTERM.
     pub shutdown_grace: Duration,
+    /// `None`: no listener.
+    pub listen: Option<Listen>,
     pub email: Option<Email>,
     pub channels: Channels,
     pub log_level: LogLevel,
@@ -281,6 +284,7 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
     rules::check_rest(file, examined);
     let channels = channels::plan_channels(file, examined);
     let email = file.email.as_ref().and_then(|email| email::plan_email(email, channels.policy.remind_every, examined));
+    let listen = listen::plan_listen(file, examined);
     let log = file.log.clone().unwrap_or_default();
     let state_dir = file.state_dir.clone().unwrap_or_else(|| PathBuf::from(STATE_DIR));
     Plan {
@@ -288,6 +292,7 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
         state_dir,
         max_concurrent_runs: file.max_concurrent_runs.unwrap_or(1),
         shutdown_grace: file.shutdown_grace.map_or(SHUTDOWN_GRACE, |span| span.0),
+        listen,
         has_channel: super::survey::has_channel(file),
         email,
         channels,

@@ -122,17 +122,6 @@ pub fn check_rest(file: &File, examined: &mut Examined<'_>) {
             examined.fault(&[key], format!("{key} {:?} is not absolute", path.display().to_string()), "write it from the root");
         }
     }
-    if let Some(listen) = &file.listen {
-        match listen.parse::<std::net::SocketAddr>() {
-            Err(_) => examined.fault(&["listen"], format!("bad address {listen:?}"), "write ADDRESS:PORT, such as \"127.0.0.1:9847\""),
-            Ok(address) if !address.ip().is_loopback() && file.listen_token.is_none() => examined.fault(
-                &["listen"],
-                format!("{listen} is not a loopback address, and listen_token is not set"),
-                "add listen_token = { file = \"...\" }, or listen on 127.0.0.1",
-            ),
-            Ok(_) => {}
-        }
-    }
     let places: Vec<_> = file.stores.iter().filter_map(|(name, store)| Some((name, store.path.as_ref()?))).collect();
     for (n, (name, path)) in places.iter().enumerate() {
         // Paths compare by their parts: a slash at the end makes no other folder.

@@ -52,8 +52,6 @@ pub fn not_yet(file: &File, examined: &Examined<'_>) -> Vec<NotYet> {
             found.push(NotYet { key: path.join("."), line: examined.line_at(path), blocks });
         }
     };
-    note(&["listen"], file.listen.is_some(), None);
-    note(&["listen_token"], file.listen_token.is_some(), None);
     note(&["trusted_signers"], file.trusted_signers.is_some(), None);
     note(&["signing_key"], file.signing_key.is_some(), Some(Blocked::Every));
     for (name, backup) in &file.backups {
@@ -87,6 +85,15 @@ pub fn warnings(file: &File) -> Vec<Warning> {
             message: "nobody hears of a failure: there is no [email], [webhooks] or [pings] section".to_owned(),
             hint: "add [email] with relay, from and to".to_owned(),
         });
+    }
+    for (key, given) in [("listen_token", file.listen_token.is_some()), ("listen_names", file.listen_names.is_some())] {
+        if given && file.listen.is_none() {
+            found.push(Warning {
+                subject: "listen".to_owned(),
+                message: format!("{key} has no effect without listen"),
+                hint: format!("add listen = \"127.0.0.1:9847\", or remove {key}"),
+            });
+        }
     }
     if file.backups.is_empty() {
         found.push(Warning {

@@ -29,6 +29,7 @@ use crate::job::progress::Progress;
 use crate::job::restore::leftovers;
 use crate::job::run::{self, Order, Report};
 use crate::job::sweep;
+use crate::listen::Listener;
 use crate::schedule::due::{Due, Job, due};
 use crate::schedule::slots;
 use crate::schedule::ticker::Ticker;
@@ -69,6 +70,7 @@ pub async fn run(mut file: Watch, plan: Plan, load: Load<'_>) -> Result<()> {
     };
     let mut signals = signals::of_daemon()?;
     let mut daemon = Daemon::new(plan, state)?;
+    daemon.listener.follow(&daemon.plan)?;
     daemon.begin()?;
     daemon.probe();
     let ticker = Ticker::start().await?;
@@ -137,6 +139,7 @@ struct Daemon {
     work: JoinSet<Done>,
     busy: BTreeMap<Name, (Work, task::Id)>,
     drills: Drills,
+    listener: Listener,
     /// What was due in time and has found no place yet: it is late, but was not missed.
     waiting: BTreeSet<Name>,
     /// Why it cannot be told what is due, and why a run could not be put on record.
@@ -159,11 +162,13 @@ struct Daemon {
 impl Daemon {
     fn new(plan: Plan, state: State) -> Result<Self> {
         let now = clock::now();
+        let plan = Arc::new(plan);
         Ok(Daemon {
+            listener: Listener::new(&state, &plan)?,
             history: Arc::new(state.history()?),
             alerts: Arc::new(state.alerts()?),
             state,
-            plan: Arc::new(plan),
+            plan,
             drills: Drills::default(),
             cancel: CancellationToken::new(),
             work: JoinSet::new(),
@@ -448,6 +453,7 @@ impl Daemon {
                 Err(Error::new(Kind::Config, "state_dir cannot change while the daemon runs").hint("restart the daemon"))
             }
         });
+        let loaded = loaded.map(Arc::new).and_then(|plan| self.listener.follow(&plan).map(|()| plan));
         let fault = loaded.as_ref().err().map(|error| match &error.hint {
             Some(hint) => format!("{}\nHINT: {hint}", error.message),
             None => error.message.clone(),
@@ -458,7 +464,7 @@ impl Daemon {
         match loaded {
             Ok(plan) => {
                 tracing::info!(backups = plan.backups.len(), "the file was read again");
-                self.plan = Arc::new(plan);
+                self.plan = plan;
                 self.tell_by_new_plan();
             }
             Err(error) => tracing::error!(%error, "the file is faulty; the daemon goes on with what it had"),

@@ -29,6 +29,9 @@ use crate::store::catalog_of;
 /// A disk that does not answer for so long is told as that; nobody waits for it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Is shown what is known of a backup, and when it will be too old.
+pub type Show<'a> = &'a mut (dyn FnMut(&BackupFacts<'_>, Option<DateTime<Utc>>) -> Result<()> + Send);
+
 /// What was looked at, and what was found.
 #[derive(Debug, Default)]
 pub struct Assessment {
@@ -71,6 +74,21 @@ impl Assessment {
     /// # Errors
     /// The history cannot be read. A store that cannot be read is a problem, not a failure.
     pub async fn look_at_backup(&mut self, plan: &Plan, history: &History, backup: &Backup, now: DateTime<Utc>) -> Result<()> {
+        self.look_at_backup_for(plan, history, backup, now, &mut |_, _| Ok(())).await
+    }
+
+    /// The same, and shows what is known of it while its catalog is at hand, with when it will be too old.
+    ///
+    /// # Errors
+    /// The history cannot be read.
+    pub async fn look_at_backup_for(
+        &mut self,
+        plan: &Plan,
+        history: &History,
+        backup: &Backup,
+        now: DateTime<Utc>,
+        show: Show<'_>,
+    ) -> Result<()> {
         let name = backup.name.as_str();
         let mut catalog = Catalog::default();
         let mut complete = true;
@@ -125,9 +143,11 @@ impl Assessment {
             self.looked_at.push(format!("backup/{name}/"));
         }
         let next_at = backup.schedule.as_ref().and_then(|schedule| crate::schedule::slots::next(schedule, backup.timezone, now));
+        let stale_at = newest_good.as_ref().map(|(_, taken_at, _)| *taken_at).or(facts.since).and_then(|from| due::stale_at(backup, from));
+        show(&facts, stale_at)?;
         self.backups.push(BackupState {
             name: backup.name.clone(),
-            stale_at: newest_good.as_ref().map(|(_, taken_at, _)| *taken_at).or(facts.since).and_then(|from| due::stale_at(backup, from)),
+            stale_at,
             newest_good,
             next_at,
             running,
@@ -227,12 +247,28 @@ impl Assessment {
         disks: &(dyn Fn(&Name) -> bool + Sync),
         now: DateTime<Utc>,
     ) -> Result<()> {
+        self.look_at_all_for(plan, history, alerts, disks, now, &mut |_, _| Ok(())).await
+    }
+
+    /// The same, and shows what is known of each backup while its catalog is at hand.
+    ///
+    /// # Errors
+    /// What is on record cannot be read.
+    pub async fn look_at_all_for(
+        &mut self,
+        plan: &Plan,
+        history: &History,
+        alerts: &Alerts,
+        disks: &(dyn Fn(&Name) -> bool + Sync),
+        now: DateTime<Utc>,
+        show: Show<'_>,
+    ) -> Result<()> {
         for store in plan.stores.values().filter(|store| disks(&store.name)) {
             self.look_at_store(alerts, store, now).await?;
         }
         let mut unreadable = None;
         for backup in plan.backups.values() {
-            if let Err(error) = self.look_at_backup(plan, history, backup, now).await {
+            if let Err(error) = self.look_at_backup_for(plan, history, backup, now, show).await {
                 unreadable.get_or_insert(error);
             }
         }

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 use crate::catalog::entry::in_order;
-use crate::catalog::{Catalog, Id, Pin};
+use crate::catalog::{Catalog, Entry, Id, Pin};
 use crate::config::Plan;
-use crate::config::plan::{Backup, StoreKind};
+use crate::config::plan::{Backup, Keep, StoreKind};
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::clock;
@@ -27,17 +27,20 @@ pub struct Judged {
 
 /// What retention says about a backup's copies in a store, by the catalog.
 pub fn judge(plan: &Plan, backup: &Backup, store: &Name, catalog: &Catalog, now: DateTime<Utc>) -> Judged {
-    let keep = plan.stores.get(store).and_then(|store| store.keep.as_ref()).unwrap_or(&backup.keep);
-    let candidates: Vec<Candidate> = catalog
-        .entries
-        .iter()
-        .filter(|entry| entry.id.backup == backup.name.as_str())
-        .filter_map(|entry| {
-            let rung = entry.rung_in(store.as_str())?;
-            Some(Candidate { id: entry.id.clone(), taken_at: entry.manifest.taken_at, rung, pinned: entry.pinned })
-        })
-        .collect();
-    Judged { store: store.clone(), verdicts: policy::plan(keep, &candidates, backup.timezone, now) }
+    let of_it = catalog.entries.iter().filter(|entry| entry.id.backup == backup.name.as_str());
+    let candidates: Vec<Candidate> = of_it.filter_map(|entry| candidate(entry, store)).collect();
+    Judged { store: store.clone(), verdicts: policy::plan(keep_in(plan, backup, store), &candidates, backup.timezone, now) }
+}
+
+/// What is kept of a backup in a store.
+pub fn keep_in<'a>(plan: &'a Plan, backup: &'a Backup, store: &Name) -> &'a Keep {
+    plan.stores.get(store).and_then(|store| store.keep.as_ref()).unwrap_or(&backup.keep)
+}
+
+/// The copy of a backup in a store, as retention sees it.
+pub fn candidate(entry: &Entry, store: &Name) -> Option<Candidate> {
+    let rung = entry.rung_in(store.as_str())?;
+    Some(Candidate { id: entry.id.clone(), taken_at: entry.manifest.taken_at, rung, pinned: entry.pinned })
 }
 
 /// Whether the clock has jumped, so that nothing is deleted by it. `None`: it can be trusted.

@@ -389,6 +389,28 @@ impl History {
         self.select("?1 is null or backup = ?1", backup)
     }
 
+    /// The runs of a backup that began after a moment, newest first.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn runs_since(&self, backup: &str, since: DateTime<Utc>) -> Result<Vec<Run>> {
+        // Times are written in one form, whose order is that of the text.
+        self.select(&format!("backup = ?1 and started_at >= '{}'", text(since)), Some(backup))
+    }
+
+    /// The first slot of a backup's schedule that was ever begun or passed over.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn first_slot(&self, backup: &str) -> Result<Option<DateTime<Utc>>> {
+        self.db()
+            .query_row("select min(slot) from runs where backup = ?1 and kind = 'dump' and scheduled = 1", [backup], |row| {
+                row.get::<_, Option<String>>(0)
+            })
+            .map(|slot| slot.and_then(|slot| slot.parse().ok()))
+            .map_err(|error| failed(&error))
+    }
+
     /// The last run or drill of a backup that says how things stand: one under way, one that a person
     /// stopped and one that did not begin do not. `running`: somebody holds its lock; else one without
     /// an end was interrupted.

@@ -251,11 +251,9 @@ fn a_fault_beside_a_secret_does_not_show_it() {
 }
 
 /// What stands in the file and does nothing yet, at values that are no defaults.
-const PASSED_OVER: [(&str, &str); 4] = [
-    ("", "listen = \"127.0.0.1:9847\""),
+const PASSED_OVER: [(&str, &str); 2] = [
     ("", "trusted_signers = [\"x\"]"),
     // Of less weight: a person who set them would wait for their effect in vain.
-    ("", "listen_token = \"x\""),
     ("backups.x", "identity = { file = \"/dev/null\" }"),
 ];
 
