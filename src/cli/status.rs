@@ -20,6 +20,7 @@ use crate::error::{Error, Kind, Result, exit};
 use crate::host::{clock, owner};
 use crate::job::assess::{Assessment, BackupState, StoreState};
 use crate::job::stores;
+use crate::state::alerts::Loaded;
 use crate::state::{Alerts, State};
 
 #[derive(Serialize)]
@@ -44,6 +45,16 @@ struct Daemon {
 struct Config {
     loaded_at: Option<DateTime<Utc>>,
     error: Option<String>,
+    /// By the last edit that was taken over.
+    changed_at: Option<DateTime<Utc>>,
+    changes: Vec<String>,
+}
+
+impl Config {
+    fn of(loaded: Loaded) -> Self {
+        let (changed_at, changes) = loaded.changes.map_or((None, Vec::new()), |(at, changes)| (Some(at), changes));
+        Config { loaded_at: loaded.at, error: loaded.error.map(|(_, error)| error), changed_at, changes }
+    }
 }
 
 #[derive(Serialize)]
@@ -116,7 +127,7 @@ fn beside_a_faulty_file(session: &Session, error: Error) -> Done {
     let status = Status {
         healthy: false,
         daemon: Daemon { running: true },
-        config: Config { loaded_at: loaded.at, error: Some(error.message) },
+        config: Config { error: Some(error.message), ..Config::of(loaded) },
         backups: Vec::new(),
         stores: Vec::new(),
         alerts,
@@ -165,7 +176,7 @@ async fn gather(plan: &Plan) -> Result<Status> {
     Ok(Status {
         healthy: alerts.is_empty() && outbox.last_error.is_none(),
         daemon: Daemon { running },
-        config: Config { loaded_at: loaded.at, error: loaded.error.map(|(_, error)| error) },
+        config: Config::of(loaded),
         backups: assessment.backups.into_iter().map(|backup| of_backup(plan, backup, now)).collect(),
         stores: assessment.stores.into_iter().map(of_store).collect(),
         alerts,
@@ -286,6 +297,12 @@ fn page(status: &Status, plans: &BTreeMap<Name, plan::Backup>) -> String {
             let _ = writeln!(text, "\na daemon is running; it read the file at {}", at.format("%Y-%m-%d %H:%M:%S UTC"));
         }
         (None, None) => {}
+    }
+    if let Some(at) = status.config.changed_at.filter(|_| status.daemon.running) {
+        let _ = writeln!(text, "the last edit that was taken over, at {}:", at.format("%Y-%m-%d %H:%M:%S UTC"));
+        for change in &status.config.changes {
+            let _ = writeln!(text, "  {}", crate::host::printable(change));
+        }
     }
     for warning in &status.warnings {
         let _ = writeln!(text, "{} {warning}", output::styled(AnsiColor::Yellow.on_default(), "warning:"));

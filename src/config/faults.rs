@@ -8,6 +8,9 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
 
+use super::changes::Written;
+use super::plan::Sourced;
+
 /// More would scroll off the screen, and a file that faulty is not a file of ours.
 const FAULTS_MAX: usize = 100;
 
@@ -111,6 +114,11 @@ impl<'a> Examined<'a> {
             }
         }
         self.line_of(span.start)
+    }
+
+    /// Every key with its value as it is written, but for secrets.
+    pub fn written(&self, givens: &[Sourced]) -> Written {
+        Written::of(self.table.get_ref(), givens)
     }
 
     /// Nothing if all is well, else every fault in the order of the lines.

@@ -1,5 +1,6 @@
 //! file -> Plan: every fault at once.
 
+pub mod changes;
 pub mod choose;
 pub mod drill;
 pub mod email;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use chrono_tz::Tz;
 
+use super::changes::Written;
 use super::choose::{choose_databases, choose_server, choose_stores};
 use super::drill::{self, Drill, DrillOn};
 use super::email::{self, Email};
@@ -41,6 +42,8 @@ pub struct Plan {
     pub not_yet: Vec<NotYet>,
     /// What is right, and probably not what was meant.
     pub warnings: Vec<Warning>,
+    /// Every key as it is written, to say what an edit has changed. No secret stands in here.
+    pub written: Written,
 }
 
 /// A value with the key that names it, such as `servers.main.password`.
@@ -174,7 +177,7 @@ impl Backup {
 }
 
 /// What retention keeps. A unit that is not named keeps nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Keep {
     pub last: Count,
     pub within: Option<Duration>,
@@ -295,6 +298,7 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
         givens: super::survey::givens(file),
         not_yet: super::survey::not_yet(file, examined),
         warnings: super::survey::warnings(file),
+        written: examined.written(&super::survey::givens(file)),
     }
 }
 

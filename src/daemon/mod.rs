@@ -4,6 +4,7 @@
 mod drills;
 mod file;
 mod probe;
+mod reload;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::host::signals::{self, Told};
 use crate::host::{Tag, clock};
 use crate::job::assess::{self, Assessment, spelled};
 use crate::job::progress::Progress;
+use crate::job::prune;
 use crate::job::run::{self, Order, Report};
 use crate::job::sweep;
 use crate::schedule::due::{Due, Job, due};
@@ -83,13 +85,17 @@ pub async fn run(mut file: Watch, plan: Plan, load: Load<'_>) -> Result<()> {
                 if file.has_changed() {
                     daemon.reload(load);
                 }
+                daemon.try_file_again(load);
             }
             Some(done) = daemon.work.join_next_with_id() => daemon.ended(done),
             Some(done) = daemon.drills.task.join_next() => daemon.drill_ended(done),
             Some(done) = daemon.looking.join_next() => daemon.looked(done),
             Some(done) = daemon.telling.join_next() => daemon.told(done),
             Some(told) = signals.recv() => match told {
-                Told::Reload => daemon.reload(load),
+                Told::Reload => {
+                    file.take();
+                    daemon.reload(load);
+                }
                 Told::Stop => break,
             },
         }
@@ -159,6 +165,7 @@ struct Daemon {
     tell_at: Instant,
     /// When it may be told again, past the outbox, that nothing can be kept.
     cry_at: Instant,
+    faulty: Option<reload::Faulty>,
 }
 
 impl Daemon {
@@ -185,6 +192,7 @@ impl Daemon {
             telling: JoinSet::new(),
             tell_at: Instant::now(),
             cry_at: Instant::now(),
+            faulty: None,
         })
     }
 
@@ -192,6 +200,7 @@ impl Daemon {
     fn begin(&mut self) -> Result<()> {
         let plan = Arc::clone(&self.plan);
         self.alerts.set_loaded(Ok(()), clock::now())?;
+        prune::note_terms(&plan, &self.alerts)?;
         self.alerts.release_claims_of_daemon()?;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -229,7 +238,7 @@ impl Daemon {
                 let last = history.last_verdict(Job::Dump, backup.name.as_str(), is_locked)?;
                 if last.is_some_and(|run| run.outcome.as_deref() == Some(Outcome::Interrupted.as_str())) {
                     let mut assessment = Assessment::default();
-                    assessment.look_at_backup(&plan, &history, &backup, clock::now()).await?;
+                    assessment.look_at_backup(&plan, &history, &alerts, &backup, clock::now()).await?;
                     assess::log(&assessment.settle(&plan, &alerts, clock::now())?);
                 }
                 sweep::sweep_idle(&plan, &state, &history, &backup).await
@@ -468,34 +477,6 @@ impl Daemon {
             Ok(pause) => self.cry_at = pause.map_or(self.cry_at, |pause| Instant::now() + pause),
             Err(error) => broken_off("the sending of mail", &error),
         }
-    }
-
-    /// Takes the file as it is now, or goes on with what it had and says so.
-    fn reload(&mut self, load: Load<'_>) {
-        let loaded = load().and_then(|plan| {
-            if plan.state_dir == self.plan.state_dir {
-                Ok(plan)
-            } else {
-                Err(Error::new(Kind::Config, "state_dir cannot change while the daemon runs").hint("restart the daemon"))
-            }
-        });
-        let fault = loaded.as_ref().err().map(|error| match &error.hint {
-            Some(hint) => format!("{}\nHINT: {hint}", error.message),
-            None => error.message.clone(),
-        });
-        if let Err(error) = self.alerts.set_loaded(fault.as_deref().map_or(Ok(()), Err), clock::now()) {
-            tracing::error!(%error, "cannot note what became of the file");
-        }
-        match loaded {
-            Ok(plan) => {
-                tracing::info!(backups = plan.backups.len(), "the file was read again");
-                self.plan = Arc::new(plan);
-            }
-            Err(error) => tracing::error!(%error, "the file is faulty; the daemon goes on with what it had"),
-        }
-        self.next_due = clock::now();
-        self.look_at = Instant::now();
-        self.disks.clear();
     }
 
     /// Lets what runs come to its end for a while, then ends it; no new run begins.

@@ -68,7 +68,14 @@ impl Assessment {
     ///
     /// # Errors
     /// The history cannot be read. A store that cannot be read is a problem, not a failure.
-    pub async fn look_at_backup(&mut self, plan: &Plan, history: &History, backup: &Backup, now: DateTime<Utc>) -> Result<()> {
+    pub async fn look_at_backup(
+        &mut self,
+        plan: &Plan,
+        history: &History,
+        alerts: &Alerts,
+        backup: &Backup,
+        now: DateTime<Utc>,
+    ) -> Result<()> {
         let name = backup.name.as_str();
         let mut catalog = Catalog::default();
         let mut complete = true;
@@ -120,6 +127,10 @@ impl Assessment {
             let found = problems::of_backup(&facts, now);
             self.undecided.extend(problems::undecided(&facts, &found, now));
             self.problems.extend(found);
+            let held = prune::held(plan, alerts, backup, &catalog, now)?;
+            if !held.is_empty() {
+                self.problems.push(problems::held_retention(backup, prune::held_in_words(backup, &held), &held, now));
+            }
             self.looked_at.push(format!("backup/{name}/"));
         }
         let next_at = backup.schedule.as_ref().and_then(|schedule| crate::schedule::slots::next(schedule, backup.timezone, now));
@@ -219,7 +230,7 @@ impl Assessment {
         }
         let mut unreadable = None;
         for backup in plan.backups.values() {
-            if let Err(error) = self.look_at_backup(plan, history, backup, now).await {
+            if let Err(error) = self.look_at_backup(plan, history, alerts, backup, now).await {
                 unreadable.get_or_insert(error);
             }
         }

@@ -270,11 +270,17 @@ fn reported(made: Made, proven: Result<Proven>) -> Report {
 
 /// Deletes what retention does not keep, now that there is a new good backup.
 async fn prune(plan: &Plan, state: &State, history: &History, backup: &Backup) -> Result<()> {
-    if let Some(doubt) = prune::doubt(&state.alerts()?)? {
+    let alerts = state.alerts()?;
+    if let Some(doubt) = prune::doubt(&alerts)? {
         tracing::warn!(backup = %backup.name, "{}", doubt.told());
         return Ok(());
     }
-    let mut judged = prune::look(plan, state.owner(), history, backup, clock::now()).await?;
+    let (mut judged, held) = prune::look_and_hold(plan, state, history, &alerts, backup, clock::now()).await?;
+    if !held.is_empty() {
+        tracing::warn!(backup = %backup.name, "{}", prune::held_in_words(backup, &held));
+        return Ok(());
+    }
+    prune::accept_terms(plan, &alerts, backup)?;
     prune::apply(plan, state, backup, &mut judged).await.map(drop)
 }
 

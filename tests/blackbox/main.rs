@@ -22,6 +22,7 @@ mod config;
 mod daemon;
 mod drill;
 mod drills;
+mod edits;
 mod evidence;
 mod export;
 mod first_five_minutes;
