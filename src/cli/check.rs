@@ -101,11 +101,10 @@ fn count(n: usize, what: &str) -> String {
 }
 
 fn fault_lines(faults: &Faults) -> Vec<Line> {
-    let subject = |line: usize| format!("{}:{line}", faults.path.display());
     faults
         .faults
         .iter()
-        .map(|fault| Line { fault: true, ..Line::new(Level::Error, subject(fault.line), &fault.message, fault.hint.clone()) })
+        .map(|fault| Line { fault: true, ..Line::new(Level::Error, fault.place(&faults.path), &fault.message, fault.hint.clone()) })
         .collect()
 }
 
@@ -114,7 +113,7 @@ fn not_yet(plan: &Plan) -> Vec<Line> {
     let (passed, blocking): (Vec<_>, Vec<_>) = plan.not_yet.iter().partition(|key| key.blocks.is_none());
     let mut lines = Vec::new();
     if !passed.is_empty() {
-        let keys: Vec<String> = passed.iter().map(|key| format!("{} (line {})", key.key, key.line)).collect();
+        let keys: Vec<String> = passed.iter().map(|key| format!("{} ({})", key.key, key.place)).collect();
         lines.push(Line::warning(
             "file",
             format!("not yet, and passed over by this version: {}", keys.join(", ")),
@@ -129,7 +128,7 @@ fn not_yet(plan: &Plan) -> Vec<Line> {
         lines.push(Line::new(
             Level::Error,
             "file",
-            format!("{} (line {}): not yet: {who} in this version", key.key, key.line),
+            format!("{} ({}): not yet: {who} in this version", key.key, key.place),
             Some("take the key out for now".to_owned()),
         ));
     }

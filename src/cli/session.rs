@@ -1,5 +1,6 @@
 //! What every command begins with: the log, the file, its secrets, and whose rights it goes on with.
 
+use std::cell::Cell;
 use std::io::IsTerminal;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -13,9 +14,9 @@ use tracing_subscriber::{Layer, Registry};
 use super::args::Args;
 use super::output;
 use crate::config::file::{LogFormat, LogLevel};
-use crate::config::plan::{Warning, Which};
+use crate::config::plan::{Sourced, Warning, Which};
 use crate::config::values::Given;
-use crate::config::{Faults, Plan};
+use crate::config::{DEFAULT_PATH, Faults, Overlay, Plan, overlay};
 use crate::error::{Error, Kind, Result};
 use crate::host::{owner, secret};
 
@@ -23,6 +24,8 @@ pub struct Session {
     pub config: PathBuf,
     pub json: bool,
     log_level: Option<LogLevel>,
+    /// There was a file once: that it is gone is a fault.
+    had_file: Cell<bool>,
 }
 
 /// Which secrets a command uses: only those must be there.
@@ -43,21 +46,34 @@ pub struct Opened {
 
 impl Session {
     pub fn new(args: &Args) -> Self {
-        Session { config: args.config.clone(), json: args.json, log_level: args.log_level }
+        Session { config: args.config.clone(), json: args.json, log_level: args.log_level, had_file: Cell::new(false) }
     }
 
     /// Reads the file, without a word about its warnings.
     pub fn load(&self) -> Result<std::result::Result<Plan, Faults>> {
-        let text = read(&self.config)?;
-        Ok(crate::config::parse(&text, &self.config).map(|mut plan| {
-            plan.warnings.extend(readable_by_others(&self.config, &plan));
+        let overlays = environment();
+        let text = self.text(&overlays)?;
+        Ok(crate::config::parse_all(&text, &self.config, &overlays).map(|mut plan| {
+            plan.warnings.extend(readable_by_others(&self.config, &plan, &overlays));
             plan
         }))
     }
 
     /// Where the state is, if the file can be read at all, be it ever so faulty.
     pub fn state_dir(&self) -> Option<PathBuf> {
-        read(&self.config).ok().map(|text| crate::config::state_dir(&text))
+        let overlays = environment();
+        self.text(&overlays).ok().map(|text| crate::config::state_dir(&text, &overlays))
+    }
+
+    /// The file, which need not be there where the environment says it all.
+    fn text(&self, overlays: &[Overlay]) -> Result<String> {
+        let may_lack = !overlays.is_empty() && self.config == Path::new(DEFAULT_PATH) && !self.had_file.get();
+        if may_lack && !self.config.exists() {
+            return Ok(String::new());
+        }
+        let text = read(&self.config)?;
+        self.had_file.set(true);
+        Ok(text)
     }
 
     /// Starts the log as the file and the command line say.
@@ -181,8 +197,16 @@ fn read(path: &Path) -> Result<String> {
     }
 }
 
-fn readable_by_others(path: &Path, plan: &Plan) -> Option<Warning> {
-    let literal = &plan.givens.iter().find(|sourced| sourced.is_secret && matches!(sourced.given, Given::Literal(_)))?.key;
+/// What the environment says.
+fn environment() -> Vec<Overlay> {
+    let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    overlay::of_environment(std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value))))
+}
+
+fn readable_by_others(path: &Path, plan: &Plan, overlays: &[Overlay]) -> Option<Warning> {
+    let in_file = |key: &str| overlays.iter().all(|overlay| overlay.path.join(".") != key);
+    let is_literal = |sourced: &&Sourced| sourced.is_secret && matches!(sourced.given, Given::Literal(_)) && in_file(&sourced.key);
+    let literal = &plan.givens.iter().find(is_literal)?.key;
     let mode = std::fs::metadata(path).ok()?.permissions().mode();
     (mode & 0o044 != 0).then(|| Warning {
         subject: "secrets".to_owned(),

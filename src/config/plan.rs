@@ -60,7 +60,8 @@ pub struct Sourced {
 pub struct NotYet {
     /// The key as in the file, such as `backups.x.encrypt_to`.
     pub key: String,
-    pub line: usize,
+    /// Where it stands, such as `line 5`.
+    pub place: String,
     /// The backup that cannot run as it is written here. `None`: the key is passed over for now,
     /// and what a run makes is the same without it.
     pub blocks: Option<Blocked>,

@@ -45,7 +45,7 @@ pub fn not_yet(file: &File, examined: &Examined<'_>) -> Vec<NotYet> {
     let mut found = Vec::new();
     let mut note = |path: &[&str], given: bool, blocks: Option<Blocked>| {
         if given {
-            found.push(NotYet { key: path.join("."), line: examined.line_at(path), blocks });
+            found.push(NotYet { key: path.join("."), place: examined.place_of(path), blocks });
         }
     };
     note(&["listen"], file.listen.is_some(), None);

@@ -191,7 +191,7 @@ pub fn refuse_not_yet(plan: &Plan, backup: &Name) -> Result<()> {
     match plan.not_yet.iter().find(|key| key.blocks(backup)) {
         Some(key) => Err(Error::new(
             Kind::NotYet,
-            format!("{}: not yet: this version cannot do what line {} of the file asks for", key.key, key.line),
+            format!("{}: not yet: this version cannot do what {} of the configuration asks for", key.key, key.place),
         )
         .hint("take the key out for now; a backup without it would not be what the file promises")),
         None => Ok(()),

@@ -23,6 +23,7 @@ mod daemon;
 mod drill;
 mod drills;
 mod edits;
+mod environment;
 mod evidence;
 mod export;
 mod first_five_minutes;
