@@ -164,8 +164,12 @@ pub enum Command {
         store: Option<String>,
     },
     /// Show how every backup and store stands, and the open alerts
-    #[command(after_help = "Example:\n  pgvigil status\n\nExit codes: 0 healthy, 3 not.")]
-    Status,
+    #[command(after_help = "Example:\n  pgvigil status\n\nExit codes: 0 healthy, 3 not. With --alive: 0 a daemon runs, 1 none does.")]
+    Status {
+        /// Only whether a daemon runs, whatever the state of the backups: for health checks of containers
+        #[arg(long)]
+        alive: bool,
+    },
     /// Try the channels of alerts
     #[command(subcommand, after_help = "Example:\n  pgvigil alert test")]
     Alert(AlertCommand),

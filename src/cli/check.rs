@@ -87,6 +87,10 @@ pub fn check(session: &Session, offline: bool) -> Done {
         ),
     )];
     lines.extend(not_yet(plan));
+    for fault in plan.discovery.iter().flat_map(|discovery| &discovery.faults) {
+        let error = Error::new(Kind::Config, fault.told.clone());
+        lines.push(Line::bad(format!("container {}", fault.container), &error));
+    }
     lines.extend(plan.warnings.iter().map(|warning| Line::warning(&warning.subject, &warning.message, &warning.hint)));
     lines.extend(opened.missing.iter().map(|error| Line { fault: true, ..Line::bad("secrets", error) }));
     if !offline {

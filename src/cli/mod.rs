@@ -97,7 +97,8 @@ fn dispatch(args: Args) -> Done {
         Command::Prune { backup, dry_run, trust_clock } => prune::prune(&session, backup.as_deref(), dry_run, trust_clock),
         Command::Adopt { backup, files } => adopt::adopt(&session, &backup, &files),
         Command::Rebuild { store } => rebuild::rebuild(&session, store.as_deref()),
-        Command::Status => status::status(&session),
+        Command::Status { alive: true } => status::alive(&session),
+        Command::Status { alive: false } => status::status(&session),
         Command::Alert(AlertCommand::Test) => alert::test(&session),
         Command::Wal { .. } => not_yet("wal"),
     }

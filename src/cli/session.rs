@@ -16,9 +16,12 @@ use super::output;
 use crate::config::file::{LogFormat, LogLevel};
 use crate::config::plan::{Sourced, Warning, Which};
 use crate::config::values::Given;
-use crate::config::{DEFAULT_PATH, Faults, Overlay, Plan, overlay};
+use crate::config::{DEFAULT_PATH, Faults, Overlay, Plan, labels, overlay};
 use crate::error::{Error, Kind, Result};
+use crate::host::labelled::{self, Seen};
 use crate::host::{owner, secret};
+use crate::state::State;
+use crate::state::discovered::Discovered;
 
 pub struct Session {
     pub config: PathBuf,
@@ -26,6 +29,8 @@ pub struct Session {
     log_level: Option<LogLevel>,
     /// There was a file once: that it is gone is a fault.
     had_file: Cell<bool>,
+    /// It follows containers by itself.
+    is_daemon: Cell<bool>,
 }
 
 /// Which secrets a command uses: only those must be there.
@@ -46,7 +51,13 @@ pub struct Opened {
 
 impl Session {
     pub fn new(args: &Args) -> Self {
-        Session { config: args.config.clone(), json: args.json, log_level: args.log_level, had_file: Cell::new(false) }
+        Session {
+            config: args.config.clone(),
+            json: args.json,
+            log_level: args.log_level,
+            had_file: Cell::new(false),
+            is_daemon: Cell::new(false),
+        }
     }
 
     /// Reads the file, without a word about its warnings.
@@ -54,6 +65,7 @@ impl Session {
         let overlays = environment();
         let text = self.text(&overlays)?;
         Ok(crate::config::parse_all(&text, &self.config, &overlays).map(|mut plan| {
+            self.add_labelled(&mut plan, &text, &overlays);
             plan.warnings.extend(readable_by_others(&self.config, &plan, &overlays));
             plan
         }))
@@ -63,6 +75,25 @@ impl Session {
     pub fn state_dir(&self) -> Option<PathBuf> {
         let overlays = environment();
         self.text(&overlays).ok().map(|text| crate::config::state_dir(&text, &overlays))
+    }
+
+    /// Adds what containers ask for by their labels: as the daemon knows them, else as they are now.
+    fn add_labelled(&self, plan: &mut Plan, text: &str, overlays: &[Overlay]) {
+        let Some(discovery) = plan.discovery.clone() else { return };
+        let known = Discovered::read(&plan.state_dir).containers;
+        let mut containers = if self.is_daemon.get() || State::has_daemon(&plan.state_dir) {
+            known
+        } else {
+            match look_now(discovery.docker.clone()) {
+                Ok(seen) => labels::merged(&known, &seen.labelled, &seen.others),
+                Err(error) => {
+                    output::warn(&format!("labels of containers: {}", error.message), error.hint.as_deref());
+                    known
+                }
+            }
+        };
+        containers.retain(|container| !discovery.forget.contains(&container.container));
+        labels::add(plan, text, overlays, &containers);
     }
 
     /// The file, which need not be there where the environment says it all.
@@ -102,6 +133,7 @@ impl Session {
     /// # Errors
     /// The file is faulty, a secret is missing, or the rights cannot be changed.
     pub fn open_daemon(&self) -> Result<Plan> {
+        self.is_daemon.set(true);
         let plan = self.load_whole()?;
         self.start_daemon_log(&plan);
         owner::become_owner_of(&plan.state_dir)?;
@@ -195,6 +227,13 @@ fn read(path: &Path) -> Result<String> {
             .hint("pgvigil init prints a starting file; --config FILE or PGVIGIL_CONFIG names another place")),
         Err(error) => Err(failed(&crate::error::plain_io(&error)).hint("it must be readable by the user that pgvigil runs as")),
     }
+}
+
+/// The containers as they are now. On a thread of its own: whoever reads a file may be in the middle of
+/// something that waits.
+fn look_now(address: String) -> Result<Seen> {
+    let looked = std::thread::spawn(move || runtime()?.block_on(labelled::look(&address))).join();
+    looked.unwrap_or_else(|_| Err(Error::new(Kind::System, "the look at the containers was broken off")))
 }
 
 /// What the environment says.

@@ -114,6 +114,18 @@ pub fn status(session: &Session) -> Done {
     Ok(if status.healthy { exit::OK } else { exit::PROBLEMS })
 }
 
+/// Whether a daemon runs; for a container's health check, which asks often and wants to know no more. How
+/// the backups are is no reason to kill the one who mends them.
+pub fn alive(session: &Session) -> Done {
+    let runs = session.state_dir().is_some_and(|dir| State::has_daemon(&dir));
+    if session.json {
+        output::json(&Daemon { running: runs })?;
+    } else {
+        output::text(if runs { "a daemon is running\n" } else { "no daemon is running\n" })?;
+    }
+    Ok(if runs { exit::OK } else { exit::FAILED })
+}
+
 /// A daemon may go on with the file as it was: what it has on record is all that is known then.
 fn beside_a_faulty_file(session: &Session, error: Error) -> Done {
     let Some(dir) = session.state_dir().filter(|dir| State::has_daemon(dir)) else {

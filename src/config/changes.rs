@@ -6,7 +6,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::Plan;
 use super::plan::{Backup, Sourced};
-use super::values::{Given, Schedule};
+use super::values::{Given, Name, Schedule};
 
 /// Tables whose entries are named by the user.
 pub(super) const NAMED: [&str; 5] = ["servers", "stores", "backups", "webhooks", "pings"];
@@ -47,6 +47,14 @@ impl Written {
             }
         }
         written
+    }
+
+    /// Takes over server and backup of a name.
+    pub(super) fn adopt(&mut self, other: &Written, name: &Name) {
+        for top in ["servers", "backups"] {
+            let section = vec![top.to_owned(), name.to_string()];
+            self.0.extend(other.0.get(&section).map(|keys| (section, keys.clone())));
+        }
     }
 
     fn add(&mut self, section: Section, keys: &DeTable<'_>, is_secret: &dyn Fn(&str) -> bool) {

@@ -6,6 +6,7 @@ pub mod drill;
 pub mod email;
 pub mod faults;
 pub mod file;
+pub mod labels;
 pub mod overlay;
 pub mod plan;
 pub mod rules;

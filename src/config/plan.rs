@@ -13,6 +13,7 @@ use super::drill::{self, Drill, DrillOn};
 use super::email::{self, Email};
 use super::faults::Examined;
 use super::file::{self, BackupKind, Contents, EvidenceMode, File, Format, LogFormat, LogLevel, SslMode, Via, Want};
+use super::labels::LabelFault;
 use super::rules;
 use super::values::{Compression, Count, Given, Name, Schedule};
 
@@ -29,6 +30,7 @@ pub struct Plan {
     /// How long a running dump may go on after SIGTERM.
     pub shutdown_grace: Duration,
     pub email: Option<Email>,
+    pub discovery: Option<Discovery>,
     pub log_level: LogLevel,
     pub log_format: LogFormat,
     pub servers: BTreeMap<Name, Server>,
@@ -44,6 +46,17 @@ pub struct Plan {
     pub warnings: Vec<Warning>,
     /// Every key as it is written, to say what an edit has changed. No secret stands in here.
     pub written: Written,
+}
+
+/// Containers that ask for a backup by their labels.
+#[derive(Debug, Clone)]
+pub struct Discovery {
+    /// Address of the Engine.
+    pub docker: String,
+    /// Gone for good.
+    pub forget: Vec<String>,
+    /// What is wrong with labels.
+    pub faults: Vec<LabelFault>,
 }
 
 /// A value with the key that names it, such as `servers.main.password`.
@@ -99,6 +112,8 @@ pub struct Server {
     pub port: Option<u16>,
     pub user: Option<Given>,
     pub password: Option<Given>,
+    /// Without a password of the file: that of the container's own environment.
+    pub password_of_container: bool,
     pub sslmode: SslMode,
     pub sslrootcert: Option<PathBuf>,
     pub sslcert: Option<PathBuf>,
@@ -290,6 +305,11 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
         max_concurrent_runs: file.max_concurrent_runs.unwrap_or(1),
         shutdown_grace: file.shutdown_grace.map_or(SHUTDOWN_GRACE, |span| span.0),
         email,
+        discovery: file.discovery.as_ref().map(|discovery| Discovery {
+            docker: discovery.docker.clone(),
+            forget: discovery.forget.clone().unwrap_or_default(),
+            faults: Vec::new(),
+        }),
         log_level: log.level.unwrap_or_default(),
         log_format: log.format.unwrap_or_default(),
         servers,
@@ -334,14 +354,8 @@ fn plan_server(name: &Name, server: &file::Server, examined: &mut Examined<'_>) 
             }
         }
     }
-    if let Some(docker) = &server.docker
-        && !["unix://", "tcp://", "http://"].iter().any(|scheme| docker.starts_with(scheme))
-    {
-        examined.fault(
-            &key("docker"),
-            format!("bad address of the Docker Engine {docker:?}"),
-            "write unix:///var/run/docker.sock or tcp://HOST:2375",
-        );
+    if let Some(docker) = &server.docker {
+        rules::check_engine(docker, &key("docker"), examined);
     }
     if server.container.is_some() && server.via.unwrap_or_default() == Via::Exec {
         let unused = [
@@ -366,6 +380,7 @@ fn plan_server(name: &Name, server: &file::Server, examined: &mut Examined<'_>) 
         port: server.port.map(std::num::NonZeroU16::get),
         user: server.user.clone(),
         password: server.password.clone(),
+        password_of_container: false,
         sslmode: server.sslmode.unwrap_or_default(),
         sslrootcert: server.sslrootcert.clone(),
         sslcert: server.sslcert.clone(),

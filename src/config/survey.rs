@@ -80,7 +80,7 @@ pub fn warnings(file: &File) -> Vec<Warning> {
             hint: "add [email] with relay, from and to".to_owned(),
         });
     }
-    if file.backups.is_empty() {
+    if file.backups.is_empty() && file.discovery.is_none() {
         found.push(Warning {
             subject: "backups".to_owned(),
             message: "the file names no backup".to_owned(),

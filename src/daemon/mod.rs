@@ -1,6 +1,7 @@
 //! The life of the daemon: it wakes once a second, begins what is due, looks at how things stand,
 //! and tells. What is due and what is wrong is decided elsewhere, by pure functions.
 
+mod discovery;
 mod drills;
 mod file;
 mod probe;
@@ -74,6 +75,7 @@ pub async fn run(mut file: Watch, plan: Plan, load: Load<'_>) -> Result<()> {
     let mut signals = signals::of_daemon()?;
     let mut daemon = Daemon::new(plan, state)?;
     daemon.begin()?;
+    daemon.follow();
     daemon.probe();
     let ticker = Ticker::start().await?;
     loop {
@@ -91,6 +93,7 @@ pub async fn run(mut file: Watch, plan: Plan, load: Load<'_>) -> Result<()> {
             Some(done) = daemon.drills.task.join_next() => daemon.drill_ended(done),
             Some(done) = daemon.looking.join_next() => daemon.looked(done),
             Some(done) = daemon.telling.join_next() => daemon.told(done),
+            Some(seen) = daemon.discovery.heard.recv() => daemon.discovered(seen, load),
             Some(told) = signals.recv() => match told {
                 Told::Reload => {
                     file.take();
@@ -166,6 +169,7 @@ struct Daemon {
     /// When it may be told again, past the outbox, that nothing can be kept.
     cry_at: Instant,
     faulty: Option<reload::Faulty>,
+    discovery: discovery::Discovery,
 }
 
 impl Daemon {
@@ -193,6 +197,7 @@ impl Daemon {
             tell_at: Instant::now(),
             cry_at: Instant::now(),
             faulty: None,
+            discovery: discovery::Discovery::default(),
         })
     }
 

@@ -70,6 +70,7 @@ impl Daemon {
         }
         self.faulty = None;
         self.plan = Arc::new(plan);
+        self.follow();
     }
 
     fn go_on(&mut self, error: &Error) {

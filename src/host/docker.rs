@@ -24,6 +24,9 @@ const STREAM_BUFFER_BYTES: usize = 256 * 1024;
 /// After its stream has ended a program has so long to be gone; else the stream was cut.
 const END_GRACE: Duration = Duration::from_secs(10);
 
+/// More than any password.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
+
 /// How long a program may take to obey SIGTERM before it gets SIGKILL.
 const TERM_GRACE: Duration = Duration::from_secs(5);
 
@@ -104,6 +107,25 @@ impl DockerHost {
             Ok(found) => Ok(found.state.and_then(|state| state.running) == Some(true)),
             Err(error) if status(&error) == Some(404) => Ok(false),
             Err(error) => Err(refused(&format!("cannot look at container {:?}", self.container), &error)),
+        }
+    }
+
+    /// The text of a small file inside, with the rights of the container's own user.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn read_file(&self, path: &str) -> Result<String> {
+        let started = self.exec(["cat", "--", path].map(str::to_owned).to_vec(), Vec::new(), false).await?;
+        let mut process = self.process(started, Tag::random());
+        let (mut text, stderr) = (String::new(), process.stderr.clone());
+        let failed = |why: &str| {
+            Error::new(Kind::Docker, format!("cannot read {path} in container {:?}: {why}", self.container))
+                .hint("it names the password; give it by the file of pgvigil, or make it readable there")
+        };
+        process.stdout.take(FILE_BYTES_MAX).read_to_string(&mut text).await.map_err(|error| failed(&error.to_string()))?;
+        match process.running.wait().await? {
+            Exit::Code(0) => Ok(text),
+            _ => Err(failed(&printable(&stderr.text()))),
         }
     }
 

@@ -4,6 +4,7 @@ pub mod clock;
 pub mod containers;
 pub mod disk;
 pub mod docker;
+pub mod labelled;
 pub mod local;
 pub mod memory;
 pub mod owner;

@@ -21,11 +21,15 @@ use crate::host::clock;
 use crate::host::disk::{self, Usage};
 use crate::job::{prune, stores};
 use crate::schedule::due::{self, Job};
+use crate::state::discovered::Discovered;
 use crate::state::{Alerts, DRILL, History, Run, State};
 use crate::store::catalog_of;
 
 /// A disk that does not answer for so long is told as that; nobody waits for it.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An Engine that is gone for so long is told.
+const LOST_FOR: chrono::TimeDelta = chrono::TimeDelta::minutes(2);
 
 /// What was looked at, and what was found.
 #[derive(Debug, Default)]
@@ -194,6 +198,19 @@ impl Assessment {
         Ok(())
     }
 
+    /// Adds whether containers ask for what can be done, and whether they can be followed.
+    pub fn look_at_discovery(&mut self, plan: &Plan, now: DateTime<Utc>) {
+        self.looked_at.push("container/".to_owned());
+        self.looked_at.push(problems::DISCOVERY.to_owned());
+        let Some(discovery) = &plan.discovery else { return };
+        self.problems.extend(discovery.faults.iter().map(|fault| problems::faulty_labels(fault, now)));
+        let lost = Discovered::read(&plan.state_dir).lost.filter(|_| State::has_daemon(&plan.state_dir));
+        // A restart of the Engine is nobody's news.
+        if let Some((since, why)) = lost.filter(|(since, _)| now - *since >= LOST_FOR) {
+            self.problems.push(problems::lost_engine(&discovery.docker, since, why));
+        }
+    }
+
     /// Adds whether the clock has jumped.
     ///
     /// # Errors
@@ -236,6 +253,7 @@ impl Assessment {
         }
         self.look_at_history(plan, unreadable.as_ref(), now);
         self.look_at_config(alerts)?;
+        self.look_at_discovery(plan, now);
         self.look_at_clock(alerts)?;
         // Alerts about what is no longer in the file are over.
         for known in alerts.known()? {
