@@ -1,7 +1,7 @@
 //! `check`: the friend of the first five minutes. Each line is a thing tried, with the fix when it
 //! fails.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anstyle::AnsiColor;
 use serde::Serialize;
@@ -11,11 +11,12 @@ use super::output;
 use super::session::{Session, Uses, runtime};
 use crate::alert::email::Mailer;
 use crate::config::email::Email;
-use crate::config::plan::{self, Backup, Blocked, StoreKind};
+use crate::config::plan::{self, Backup, Blocked, Place, StoreKind};
 use crate::config::values::Name;
 use crate::config::{Faults, Plan};
 use crate::error::{Error, Kind, exit};
 use crate::host::Tag;
+use crate::host::openings::openings;
 use crate::job::drill_check::possible;
 use crate::job::make::choose;
 use crate::job::stores;
@@ -160,6 +161,9 @@ async fn online(plan: &Plan, lines: &mut Vec<Line>) {
             Err(error) => lines.push(Line::bad(subject, &error)),
         }
     }
+    for address in engines(plan) {
+        lines.extend(of_engine(address).await);
+    }
     for backup in plan.backups.values() {
         if let Some(server) = servers.get(&backup.server) {
             of_backup(backup, server, lines).await;
@@ -178,6 +182,37 @@ async fn online(plan: &Plan, lines: &mut Vec<Line>) {
     if let Some(email) = &plan.email {
         lines.push(of_email(email).await);
     }
+}
+
+/// Every Engine of the plan, once. `None`: the usual one.
+fn engines(plan: &Plan) -> BTreeSet<Option<&str>> {
+    let of_servers = plan.servers.values().filter_map(|server| match &server.place {
+        Place::Container { docker, .. } => Some(docker.as_deref()),
+        Place::Host(_) | Place::Socket(_) => None,
+    });
+    of_servers.chain(plan.discovery.as_ref().map(|discovery| Some(discovery.docker.as_str()))).collect()
+}
+
+/// What is open beyond what backups need. That an Engine does not answer, its servers tell.
+async fn of_engine(address: Option<&str>) -> Option<Line> {
+    let open = Box::pin(openings(address)).await.ok()?;
+    let subject = format!("Docker Engine {}", address.unwrap_or("of this machine"));
+    let root = "containers can be made, which is as good as root on that machine";
+    let is_proxy = address.is_some_and(|address| !address.starts_with("unix://"));
+    Some(match (open.create, open.beyond.is_empty()) {
+        (_, false) if is_proxy => Line::warning(
+            subject,
+            format!(
+                "open beyond what pgvigil needs: {}{}",
+                open.beyond.join(", "),
+                if open.create { format!("; {root}") } else { String::new() }
+            ),
+            "narrow the socket proxy: docker/proxy-backups.cfg is all that backups need",
+        ),
+        (_, false) => Line::good(subject, "everything is open: who may use this socket is root on that machine; a socket proxy narrows it"),
+        (true, true) => Line::good(subject, format!("no more is open than drills need; {root}")),
+        (false, true) => Line::good(subject, "no more is open than backups need; no drills in containers"),
+    })
 }
 
 fn of_server(plan: &Plan, name: &Name, subject: &str, server: &Server) -> Vec<Line> {

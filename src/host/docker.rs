@@ -148,7 +148,13 @@ impl DockerHost {
         };
         let created = answer("create an exec", self.docker.create_exec(name, options)).await?;
         let start = StartExecOptions { detach: false, tty: false, output_capacity: Some(STREAM_BUFFER_BYTES) };
-        let started = answer("start an exec", self.docker.start_exec(&created.id, Some(start))).await?;
+        let started = answer("start an exec", self.docker.start_exec(&created.id, Some(start))).await.map_err(|error| {
+            if error.message.contains("no upgrade available") {
+                error.hint("a proxy before the Engine does not pass `Upgrade: tcp` on: haproxy 2.4 to early releases of 3.0 do not, nginx cuts what is half-closed; see docs/sidecar.md")
+            } else {
+                error
+            }
+        })?;
         let StartExecResults::Attached { output, input } = started else {
             return Err(Error::new(Kind::Docker, "the Engine did not attach to the exec"));
         };

@@ -7,6 +7,7 @@ pub mod docker;
 pub mod labelled;
 pub mod local;
 pub mod memory;
+pub mod openings;
 pub mod owner;
 pub mod secret;
 pub mod signals;

@@ -53,7 +53,7 @@ fn containers_are_followed_as_they_come_and_go() {
     let next = world.pgvigil(&["--json", "next", "--days", "367"]).expect(0).json();
     assert_eq!((&next[0]["backup"], next.as_array().unwrap().len()), (&"shop".into(), 1), "{next:#}");
     let id = world.backup("shop");
-    assert_eq!(world.manifest(&id)["databases"][0]["name"], "shop");
+    assert_eq!(world.manifest(&id)["databases"][0], "shop");
     assert_eq!(world.pgvigil(&["--json", "list", "shop"]).expect(0).json()[0]["id"], *id);
 
     let daemon = Daemon::start(&world);

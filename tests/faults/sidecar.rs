@@ -159,6 +159,8 @@ fn compose_with_a_proxy() {
     refused(false);
     let (code, said) = project.exec(&["pgvigil", "verify", "shop/latest", "--drill"]);
     assert!(code == Some(1) && said.contains("as good as root"), "{code:?} {said}");
+    let check = project.exec(&["pgvigil", "check"]).1;
+    assert!(check.contains("no more is open than backups need"), "{check}");
 
     // And drills, what the other one allows.
     project.compose("drills", &["up", "--detach"]);
@@ -168,6 +170,8 @@ fn compose_with_a_proxy() {
         (code == Some(0) && said.contains("\"matched\"")).then_some(())
     });
     refused(true);
+    let check = project.exec(&["pgvigil", "check"]).1;
+    assert!(check.contains("no more is open than drills need; containers can be made, which is as good as root"), "{check}");
 
     // Made anew: the same backup, with the same name.
     project.compose("drills", &["up", "--detach", "--force-recreate", "--no-deps", "postgres"]);
