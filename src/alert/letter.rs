@@ -5,8 +5,10 @@ use std::fmt::Write;
 use chrono::{DateTime, Utc};
 use html_escape::encode_text;
 
+use super::event::{Event, Fact};
 use super::policy::Known;
 use super::problems::{Problem, age};
+use crate::config::telling::On;
 use crate::host::printable;
 
 /// Why it is sent; also its `X-Pgvigil-State`.
@@ -16,6 +18,8 @@ pub enum State {
     Reminder,
     Closed,
     Test,
+    /// The state of everything, at its time.
+    Digest,
 }
 
 impl State {
@@ -25,11 +29,12 @@ impl State {
             State::Reminder => "reminder",
             State::Closed => "closed",
             State::Test => "test",
+            State::Digest => "digest",
         }
     }
 
     pub fn parse(text: &str) -> Option<Self> {
-        [State::Open, State::Reminder, State::Closed, State::Test].into_iter().find(|state| state.as_str() == text)
+        [State::Open, State::Reminder, State::Closed, State::Test, State::Digest].into_iter().find(|state| state.as_str() == text)
     }
 }
 
@@ -41,6 +46,8 @@ pub struct Letter {
     pub subject: String,
     pub text: String,
     pub html: String,
+    /// The same as data.
+    pub event: Event,
 }
 
 /// Tells of a problem. `machine` is where it was seen.
@@ -50,7 +57,12 @@ pub fn of_problem(problem: &Problem, state: State, machine: &str, now: DateTime<
     let since = format!("{} ({lasts})", problem.since.format("%Y-%m-%d %H:%M:%S UTC"));
     let facts = [("Since", since)].into_iter().chain(problem.facts.clone()).chain([("Seen on", machine.to_owned())]).collect();
     let page = Page { headline: problem.summary.clone(), details: &problem.details, facts, commands: &problem.commands };
-    letter(&problem.key, state, &format!("{word}: {}", problem.summary), &page)
+    let event = Event { summary: printable(&problem.summary), since: Some(problem.since), at: now, ..seen_on(machine) };
+    letter(&problem.key, state, &format!("{word}: {}", problem.summary), &page, event)
+}
+
+fn seen_on(machine: &str) -> Event {
+    Event { machine: printable(machine), ..Event::default() }
 }
 
 /// Tells that a problem is over.
@@ -63,7 +75,8 @@ pub fn of_end(known: &Known, machine: &str, now: DateTime<Utc>) -> Letter {
         ("Seen on", machine.to_owned()),
     ];
     let page = Page { headline: format!("over: {}", known.summary), details: "", facts, commands: &["pgvigil status".to_owned()] };
-    letter(&known.key, State::Closed, &format!("OVER: {}", known.summary), &page)
+    let event = Event { summary: printable(&known.summary), since: Some(known.since), at: now, ..seen_on(machine) };
+    letter(&known.key, State::Closed, &format!("OVER: {}", known.summary), &page, event)
 }
 
 /// Tries the channels.
@@ -71,7 +84,23 @@ pub fn of_test(machine: &str, now: DateTime<Utc>) -> Letter {
     let facts = vec![("Sent", now.format("%Y-%m-%d %H:%M:%S UTC").to_string()), ("From", machine.to_owned())];
     let headline = "this is a test: alerts of pgvigil reach you".to_owned();
     let page = Page { headline, details: "", facts, commands: &["pgvigil status".to_owned()] };
-    letter("alert/test", State::Test, "TEST: alerts reach you", &page)
+    let event = Event { summary: page.headline.clone(), at: now, ..seen_on(machine) };
+    letter("alert/test", State::Test, "TEST: alerts reach you", &page, event)
+}
+
+/// Tells how everything stands.
+pub fn of_digest(headline: &str, text: String, html: String, machine: &str, now: DateTime<Utc>) -> Letter {
+    let state = State::Digest;
+    let event = Event {
+        event: state.as_str().to_owned(),
+        state: state.as_str().to_owned(),
+        title: headline.to_owned(),
+        summary: headline.to_owned(),
+        at: now,
+        text: text.clone(),
+        ..seen_on(machine)
+    };
+    Letter { key: "digest".to_owned(), state, subject: format!("[pgvigil] {headline}"), text, html, event: event.about("digest") }
 }
 
 struct Page<'a> {
@@ -81,10 +110,21 @@ struct Page<'a> {
     commands: &'a [String],
 }
 
-fn letter(key: &str, state: State, subject: &str, page: &Page<'_>) -> Letter {
+fn letter(key: &str, state: State, subject: &str, page: &Page<'_>, event: Event) -> Letter {
     // A line end in a header would begin another one.
     let subject: String = printable(subject).chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
-    Letter { key: key.to_owned(), state, subject: format!("[pgvigil] {subject}"), text: text(page), html: html(page) }
+    let (text, html) = (text(page), html(page));
+    let event = Event {
+        event: Event::on(state).map_or(state.as_str(), On::as_str).to_owned(),
+        state: state.as_str().to_owned(),
+        details: printable(page.details),
+        facts: page.facts.iter().map(|(name, value)| Fact { name: (*name).to_owned(), value: printable(value) }).collect(),
+        commands: page.commands.to_vec(),
+        title: subject.clone(),
+        text: text.clone(),
+        ..event.about(key)
+    };
+    Letter { key: key.to_owned(), state, subject: format!("[pgvigil] {subject}"), text, html, event }
 }
 
 fn text(page: &Page<'_>) -> String {

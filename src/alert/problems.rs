@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::host::disk::Usage;
 use crate::host::printable;
 use crate::schedule::due::stale_at;
+use crate::state::pings::FailedPing;
 use crate::state::{Outcome, Run};
 
 /// One thing that is wrong, as it is told.
@@ -233,6 +234,19 @@ fn unproven(facts: &BackupFacts<'_>, now: DateTime<Utc>) -> Option<Problem> {
     let mut problem = facts.problem("unproven", newest.manifest.finished_at.min(now), summary, now);
     problem.commands.push(format!("pgvigil verify {}", newest.id));
     Some(problem)
+}
+
+/// A dead-man's switch that did not hear of a run.
+pub fn of_ping(ping: &FailedPing) -> Problem {
+    let name = &ping.backup;
+    Problem {
+        key: format!("ping/{name}/failed"),
+        since: ping.since,
+        summary: format!("ping of backup {name} was not taken: {}", printable(&ping.error)),
+        details: String::new(),
+        facts: vec![("Backup", name.clone())],
+        commands: vec![format!("pgvigil history {name}"), "pgvigil check".to_owned()],
+    }
 }
 
 /// Something of it is dated in the future: a clock was wrong, or is.

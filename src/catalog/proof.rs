@@ -85,7 +85,7 @@ impl Proof {
 pub struct DrillFacts {
     /// Where it restored to: `container`, `local`, or the name of a server.
     pub on: String,
-    /// From the first byte that was fed to the end of ANALYZE: the measured RTO.
+    /// From the first byte that was read to the end of ANALYZE: the measured RTO.
     pub restore_seconds: f64,
     /// With the making and the removal of the server, and the comparison.
     pub total_seconds: f64,

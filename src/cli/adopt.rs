@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Done;
 use super::output::{self, JsonError};
-use super::run::show;
 use super::session::{Session, Uses, runtime};
+use super::{Done, bar};
 use crate::catalog::Rung;
 use crate::error::exit;
 use crate::host::{owner, printable, signals};
@@ -40,12 +39,9 @@ pub fn adopt(session: &Session, backup: &str, files: &[PathBuf]) -> Done {
     let progress = Arc::new(Progress::default());
     let runtime = runtime()?;
     let adopted = runtime.block_on(async {
-        let bar = show(Arc::clone(&progress));
+        let bar = bar::show(&progress, bar::OF_LAST_RUN);
         let adopted = Box::pin(take(plan, backup, wanted, &progress, &cancel)).await;
-        if let Some((bar, task)) = bar {
-            task.abort();
-            bar.finish_and_clear();
-        }
+        drop(bar);
         adopted
     });
     // A read that hangs on a dead disk is not waited for.

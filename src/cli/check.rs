@@ -10,13 +10,17 @@ use super::Done;
 use super::output;
 use super::session::{Session, Uses, runtime};
 use crate::alert::email::Mailer;
+use crate::alert::http::Receiver;
+use crate::alert::ping::Pinger;
+use crate::alert::webhook::Poster;
+use crate::config::channels::Hook;
 use crate::config::email::Email;
 use crate::config::plan::{self, Backup, Blocked, Place, StoreKind};
 use crate::config::values::Name;
 use crate::config::{Faults, Plan};
 use crate::error::{Error, Kind, exit};
-use crate::host::Tag;
 use crate::host::openings::openings;
+use crate::host::{Tag, program};
 use crate::job::drill_check::possible;
 use crate::job::make::choose;
 use crate::job::stores;
@@ -182,6 +186,13 @@ async fn online(plan: &Plan, lines: &mut Vec<Line>) {
     if let Some(email) = &plan.email {
         lines.push(of_email(email).await);
     }
+    for webhook in plan.channels.webhooks.values() {
+        lines.extend(of_receiver(&webhook.channel(), Poster::new(webhook).as_ref().map(Poster::receiver)).await);
+    }
+    for ping in plan.channels.pings.values() {
+        lines.extend(of_receiver(&ping.key(), Pinger::new(ping).as_ref().map(Pinger::receiver)).await);
+    }
+    lines.extend(plan.channels.hooks.values().map(of_hook));
 }
 
 /// Every Engine of the plan, once. `None`: the usual one.
@@ -345,6 +356,30 @@ async fn of_email(email: &Email) -> Line {
     match tried {
         Ok(how) => Line::good("email", format!("{how}; pgvigil alert test sends a message")),
         Err(error) => Line::bad("email", &error),
+    }
+}
+
+/// Goes as far as a connection: a webhook would be heard, and a ping would be a lie.
+async fn of_receiver(subject: &str, receiver: std::result::Result<&Receiver, &Error>) -> Vec<Line> {
+    let receiver = match receiver {
+        Ok(receiver) => receiver,
+        Err(error) => return vec![Line::bad(subject, error)],
+    };
+    let mut lines = vec![match receiver.try_out().await {
+        Ok(how) => Line::good(subject, format!("{how}; pgvigil alert test sends a message")),
+        Err(error) => Line::bad(subject, &error),
+    }];
+    if receiver.is_in_the_clear() {
+        lines.push(Line::warning(subject, "its URL, a secret, travels in the clear", "write https://"));
+    }
+    lines
+}
+
+fn of_hook(hook: &Hook) -> Line {
+    let subject = hook.channel();
+    match program::is_executable(&hook.command) {
+        Ok(()) => Line::good(subject, format!("{} can be run; pgvigil alert test runs it", hook.command[0])),
+        Err(error) => Line::bad(subject, &error),
     }
 }
 

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use super::output::{self, JsonError};
-use super::run::{Answer, show};
+use super::answer::{Answer, code, could_not};
 use super::session::{Session, Uses, runtime};
 use super::verify::{copies_of, find_entry};
-use super::{Done, alert};
+use super::{Done, alert, bar, output};
 use crate::catalog::Wanted;
 use crate::config::values::Name;
-use crate::error::{Error, Kind, Result, exit};
+use crate::error::{Error, Kind, Result};
 use crate::host::signals;
 use crate::job::drill::{self, DrillReport};
 use crate::job::progress::Progress;
@@ -19,14 +18,8 @@ pub fn drill(session: &Session, id: &str, store: Option<&str>) -> Done {
     match made(session, id, store) {
         Ok(report) => tell(session, &report),
         Err(error) => {
-            output::tell(&error);
-            let could_not = error.kind == Kind::Unverifiable || error.kind == Kind::Store;
-            let outcome = if could_not { Outcome::Problems } else { Outcome::Failed };
-            if session.json {
-                let error = Some(JsonError::from(&error));
-                output::json(&Answer { id: None, outcome, rung: None, error, warnings: &[], seconds: 0.0, compared: None })?;
-            }
-            Ok(if could_not { exit::PROBLEMS } else { error.kind.exit_code() })
+            let unknown = error.kind == Kind::Unverifiable || error.kind == Kind::Store;
+            could_not(session.json, if unknown { Outcome::Problems } else { Outcome::Failed }, &error)
         }
     }
 }
@@ -51,12 +44,9 @@ fn made(session: &Session, id: &str, store: Option<&str>) -> Result<DrillReport>
     let cancel = signals::cancelled_by_signals()?;
     let progress = Arc::new(Progress::default());
     runtime()?.block_on(async {
-        let bar = show(Arc::clone(&progress));
+        let bar = bar::show(&progress, bar::OF_LAST_RUN);
         let report = drill::one(plan, &entry.id, store, &progress, &cancel).await;
-        if let Some((bar, task)) = bar {
-            task.abort();
-            bar.finish_and_clear();
-        }
+        drop(bar);
         alert::tell(plan, &wanted.backup).await;
         report
     })
@@ -73,12 +63,11 @@ fn tell(session: &Session, report: &DrillReport) -> Done {
     if session.json {
         output::json(&Answer {
             id: Some(report.id.to_string()),
-            outcome: report.outcome,
             rung: report.rung,
-            error: report.error.as_ref().map(JsonError::from),
             warnings: &warnings,
             seconds: report.seconds,
             compared: report.drill.as_ref().and_then(|drill| drill.compared.as_ref()),
+            ..Answer::new(report.outcome, report.error.as_ref())
         })?;
     } else if let (None, Some(rung), Some(drill)) = (&report.error, report.rung, &report.drill) {
         let compared = drill
@@ -95,10 +84,5 @@ fn tell(session: &Session, report: &DrillReport) -> Done {
         );
         output::text(&line)?;
     }
-    Ok(match (report.outcome, &report.error) {
-        (Outcome::Ok, _) => exit::OK,
-        (Outcome::Problems, _) => exit::PROBLEMS,
-        (_, Some(error)) => error.kind.exit_code(),
-        (_, None) => exit::FAILED,
-    })
+    Ok(code(report.outcome, report.error.as_ref()))
 }

@@ -8,11 +8,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use super::Done;
 use super::args::ExportArgs;
 use super::output;
-use super::run::show;
 use super::session::{Session, Uses, runtime};
+use super::{Done, bar};
 use crate::config::Plan;
 use crate::config::file::{Format, Via};
 use crate::config::plan::{self, DumpSpec, Place, Which};
@@ -48,12 +47,9 @@ pub fn export(session: &Session, args: &ExportArgs) -> Done {
     let progress = Arc::new(Progress::default());
     let runtime = runtime()?;
     let packed = runtime.block_on(async {
-        let bar = if to_stdout { None } else { show(Arc::clone(&progress)) };
+        let bar = if to_stdout { None } else { bar::show(&progress, bar::OF_LAST_RUN) };
         let packed = dump_to(server, args, to_stdout, &progress, &cancel).await;
-        if let Some((bar, task)) = bar {
-            task.abort();
-            bar.finish_and_clear();
-        }
+        drop(bar);
         packed
     });
     runtime.shutdown_timeout(Duration::from_secs(1));

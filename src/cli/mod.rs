@@ -2,7 +2,9 @@
 
 mod adopt;
 mod alert;
+mod answer;
 pub mod args;
+mod bar;
 mod cat;
 mod check;
 mod daemon;

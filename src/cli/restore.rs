@@ -5,14 +5,11 @@ use std::io::{BufRead, IsTerminal};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
-
+use super::answer::{Answer, FailureRow, code, could_not};
 use super::args::RestoreArgs;
-use super::output::{self, JsonError};
-use super::run::show_by;
 use super::session::{Session, Uses, runtime};
-use super::{Done, not_yet_error};
-use crate::catalog::{Compared, Rung, Wanted};
+use super::{Done, bar, not_yet_error, output};
+use crate::catalog::Wanted;
 use crate::config::Plan;
 use crate::error::{Error, Kind, Result, exit};
 use crate::host::{printable, signals};
@@ -27,49 +24,13 @@ use crate::state::Outcome;
 /// How many sorts of failed statements are shown.
 const FAILURES_SHOWN: usize = 20;
 
-#[derive(Serialize)]
-struct Answer<'a> {
-    id: Option<&'a str>,
-    outcome: Outcome,
-    rung: Option<Rung>,
-    error: Option<JsonError<'a>>,
-    warnings: &'a [String],
-    seconds: f64,
-    compared: Option<&'a Compared>,
-    /// Statements that failed, alike ones together.
-    failures: Vec<FailureRow<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    plan: Option<&'a RestorePlan>,
-}
-
-#[derive(Serialize)]
-struct FailureRow<'a> {
-    message: &'a str,
-    statement: &'a str,
-    count: u64,
-}
-
 pub fn restore(session: &Session, args: &RestoreArgs) -> Done {
     match carry_out(session, args) {
         Ok(Did::Looked(looked)) => tell_plan(session, &looked.plan),
         Ok(Did::Restored(looked, report)) => tell(session, &looked.plan, &report),
         Err(error) => {
-            output::tell(&error);
-            if session.json {
-                let outcome = if error.kind == Kind::Cancelled { Outcome::Cancelled } else { Outcome::Failed };
-                output::json(&Answer {
-                    id: None,
-                    outcome,
-                    rung: None,
-                    error: Some(JsonError::from(&error)),
-                    warnings: &[],
-                    seconds: 0.0,
-                    compared: None,
-                    failures: Vec::new(),
-                    plan: None,
-                })?;
-            }
-            Ok(error.kind.exit_code())
+            let outcome = if error.kind == Kind::Cancelled { Outcome::Cancelled } else { Outcome::Failed };
+            could_not(session.json, outcome, &error)
         }
     }
 }
@@ -124,13 +85,8 @@ fn carry_out(session: &Session, args: &RestoreArgs) -> Result<Did> {
 
 async fn with_progress(plan: &Plan, looked: &Looked, asked: &Asked, cancel: &tokio_util::sync::CancellationToken) -> Result<Report> {
     let progress = Arc::new(Progress::default());
-    let bar = show_by(Arc::clone(&progress), "{spinner} {msg}  [{bar:20}] {percent}%  {elapsed}, about {eta} to go");
-    let report = job::restore(plan, looked, asked, &progress, cancel).await;
-    if let Some((bar, task)) = bar {
-        task.abort();
-        bar.finish_and_clear();
-    }
-    report
+    let _bar = bar::show(&progress, bar::TO_GO);
+    job::restore(plan, looked, asked, &progress, cancel).await
 }
 
 fn asked(args: &RestoreArgs) -> Asked {
@@ -172,15 +128,11 @@ fn tell_plan(session: &Session, plan: &RestorePlan) -> Done {
     let refused = plan.refused();
     if session.json {
         output::json(&Answer {
-            id: Some(&plan.id),
-            outcome: if refused.is_some() { Outcome::Failed } else { Outcome::Ok },
+            id: Some(plan.id.clone()),
             rung: Some(plan.rung),
-            error: refused.as_ref().map(JsonError::from),
             warnings: &plan.warnings,
-            seconds: 0.0,
-            compared: None,
-            failures: Vec::new(),
             plan: Some(plan),
+            ..Answer::new(if refused.is_some() { Outcome::Failed } else { Outcome::Ok }, refused.as_ref())
         })?;
     } else {
         output::text(&page(plan))?;
@@ -238,19 +190,14 @@ fn tell(session: &Session, plan: &RestorePlan, report: &Report) -> Done {
         output::tell(error);
     }
     if session.json {
-        let failures = report.failures.iter().take(FAILURES_SHOWN);
         output::json(&Answer {
-            id: Some(&plan.id),
-            outcome: report.outcome,
+            id: Some(plan.id.clone()),
             rung: Some(plan.rung),
-            error: report.error.as_ref().map(JsonError::from),
             warnings: &warnings,
             seconds: report.seconds,
             compared: report.compared.as_ref(),
-            failures: failures
-                .map(|failure| FailureRow { message: &failure.message, statement: &failure.statement, count: failure.count })
-                .collect(),
-            plan: None,
+            failures: Some(report.failures.iter().take(FAILURES_SHOWN).map(FailureRow::from).collect()),
+            ..Answer::new(report.outcome, report.error.as_ref())
         })?;
     } else {
         let mut text = String::new();
@@ -262,12 +209,7 @@ fn tell(session: &Session, plan: &RestorePlan, report: &Report) -> Done {
         }
         output::text(&text)?;
     }
-    Ok(match (report.outcome, &report.error) {
-        (Outcome::Ok, _) => exit::OK,
-        (Outcome::Problems, _) => exit::PROBLEMS,
-        (_, Some(error)) => error.kind.exit_code(),
-        (_, None) => exit::FAILED,
-    })
+    Ok(code(report.outcome, report.error.as_ref()))
 }
 
 fn told(failure: &Failure) -> String {

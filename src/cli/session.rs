@@ -274,5 +274,9 @@ fn settle(plan: &mut Plan) -> Vec<Error> {
     if let Some(email) = &mut plan.email {
         email.username.iter_mut().chain(email.password.iter_mut()).for_each(settle);
     }
+    for webhook in plan.channels.webhooks.values_mut() {
+        std::iter::once(&mut webhook.url).chain(webhook.headers.values_mut()).for_each(settle);
+    }
+    plan.channels.pings.values_mut().map(|ping| &mut ping.url).for_each(settle);
     missing
 }

@@ -12,6 +12,7 @@ use super::output;
 use super::session::{Session, Uses, runtime};
 use crate::alert::drills::span;
 use crate::alert::problems::{age, time};
+use crate::alert::routes::{message_by, routes};
 use crate::catalog::Rung;
 use crate::config::Plan;
 use crate::config::plan::{self, StoreKind};
@@ -21,6 +22,7 @@ use crate::host::{clock, owner};
 use crate::job::assess::{Assessment, BackupState, StoreState};
 use crate::job::stores;
 use crate::state::alerts::Loaded;
+use crate::state::outbox::Pending;
 use crate::state::{Alerts, State};
 
 #[derive(Serialize)]
@@ -97,6 +99,8 @@ struct Alert {
 #[derive(Serialize)]
 struct Outbox {
     pending: usize,
+    /// They wait for the end of quiet hours.
+    held: usize,
     last_error: Option<String>,
 }
 
@@ -135,7 +139,7 @@ fn beside_a_faulty_file(session: &Session, error: Error) -> Done {
     let alerts = Alerts::open(&dir)?;
     let (loaded, pending) = (alerts.loaded()?, alerts.pending()?);
     let alerts = alerts.known()?.into_iter().map(|known| Alert { key: known.key, since: known.since, summary: known.summary }).collect();
-    let outbox = Outbox { pending: pending.len(), last_error: pending.into_iter().rev().find_map(|pending| pending.last_error) };
+    let outbox = outbox(pending);
     let status = Status {
         healthy: false,
         daemon: Daemon { running: true },
@@ -155,6 +159,10 @@ fn beside_a_faulty_file(session: &Session, error: Error) -> Done {
     Ok(exit::PROBLEMS)
 }
 
+fn outbox(pending: Vec<Pending>) -> Outbox {
+    Outbox { pending: pending.len(), held: 0, last_error: pending.into_iter().rev().find_map(|pending| pending.last_error) }
+}
+
 async fn gather(plan: &Plan) -> Result<Status> {
     let now = clock::now();
     let state = State::open(&plan.state_dir)?;
@@ -164,7 +172,16 @@ async fn gather(plan: &Plan) -> Result<Status> {
     let known = alerts.known()?;
     let loaded = alerts.loaded()?;
     let running = State::has_daemon(&plan.state_dir);
-    let pending = if plan.email.is_some() { alerts.pending()? } else { Vec::new() };
+    let routes = routes(plan);
+    let is_there = |channel: &str| routes.iter().any(|route| route.channel == channel);
+    let (mut pending, mut held) = (Vec::new(), 0);
+    for message in alerts.pending()?.into_iter().filter(|message| is_there(&message.channel)) {
+        if message.not_before.is_some_and(|until| until > now) && message.attempts == 0 {
+            held += 1;
+        } else {
+            pending.push(message);
+        }
+    }
     let found = assessment.problems.iter().map(|problem| Alert {
         key: problem.key.clone(),
         since: known.iter().find(|known| known.key == problem.key).map_or(problem.since, |known| known.since),
@@ -174,7 +191,8 @@ async fn gather(plan: &Plan) -> Result<Status> {
     // What nobody can tell just now is as open as it was.
     let open = known.into_iter().filter(|known| assessment.undecided.contains(&known.key));
     alerts.extend(open.map(|known| Alert { key: known.key, since: known.since, summary: known.summary }));
-    let outbox = Outbox { pending: pending.len(), last_error: pending.into_iter().rev().find_map(|pending| pending.last_error) };
+    let failed = pending.iter().rev().find(|pending| pending.last_error.is_some()).map(|pending| pending.channel.clone());
+    let outbox = Outbox { held, ..outbox(pending) };
     let mut warnings = Vec::new();
     if !plan.has_channel {
         warnings.push("nobody hears of a failure: there is no [email], [webhooks] or [pings] section".to_owned());
@@ -182,8 +200,8 @@ async fn gather(plan: &Plan) -> Result<Status> {
     if !running && plan.backups.values().any(|backup| backup.schedule.is_some()) {
         warnings.push("no daemon is running: nothing begins by itself".to_owned());
     }
-    if let Some(error) = &outbox.last_error {
-        warnings.push(format!("mail could not be sent: {error}"));
+    if let (Some(error), Some(channel)) = (&outbox.last_error, failed) {
+        warnings.push(format!("{} could not be sent: {error}", message_by(&channel)));
     }
     Ok(Status {
         healthy: alerts.is_empty() && outbox.last_error.is_none(),
@@ -297,6 +315,9 @@ fn page(status: &Status, plans: &BTreeMap<Name, plan::Backup>) -> String {
     }
     if status.outbox.pending > 0 {
         let _ = writeln!(text, "\n{} in the outbox, still to be sent", status.outbox.pending);
+    }
+    if status.outbox.held > 0 {
+        let _ = writeln!(text, "\n{} in the outbox until the quiet hours end", status.outbox.held);
     }
     if !status.orphaned.is_empty() {
         let _ = writeln!(text, "\norphaned (not in the file; kept, never pruned): {}", status.orphaned.join(", "));

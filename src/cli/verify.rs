@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use super::output::{self, JsonError};
-use super::run::{Answer, show};
+use super::answer::Answer;
 use super::session::{Session, Uses, runtime};
-use super::{Done, alert, list};
+use super::{Done, alert, bar, list, output};
 use crate::catalog::{Entry, Proof, Rung, Wanted};
 use crate::config::Plan;
 use crate::error::{Error, Kind, Result, exit};
@@ -50,12 +49,10 @@ pub fn verify(session: &Session, id: &str, store: Option<&str>) -> Done {
     if session.json {
         output::json(&Answer {
             id: found.map(|(id, _)| id.clone()),
-            outcome,
             rung,
-            error: error.as_ref().map(JsonError::from),
             warnings: &warnings,
             seconds,
-            compared: None,
+            ..Answer::new(outcome, error.as_ref())
         })?;
     } else if let (Some((id, proofs)), None) = (found, &error) {
         for (store, proof) in proofs {
@@ -82,15 +79,12 @@ fn prove(session: &Session, id: &str, store: Option<&str>) -> Result<(String, Pr
     let cancel = signals::cancelled_by_signals()?;
     let progress = Arc::new(Progress::default());
     runtime()?.block_on(async {
-        let bar = show(Arc::clone(&progress));
+        let bar = bar::show(&progress, bar::OF_LAST_RUN);
         let proofs = tokio::select! {
             proofs = prove_copies(plan, &entry, &copies, &progress) => proofs,
             () = cancel.cancelled() => Err(Error::new(Kind::Cancelled, "told to stop")),
         };
-        if let Some((bar, task)) = bar {
-            task.abort();
-            bar.finish_and_clear();
-        }
+        drop(bar);
         // A rung may be lost, or won back.
         alert::tell(plan, &wanted.backup).await;
         Ok((entry.id.to_string(), proofs?))

@@ -9,7 +9,7 @@ use super::plan::{Backup, Sourced};
 use super::values::{Given, Name, Schedule};
 
 /// Tables whose entries are named by the user.
-pub(super) const NAMED: [&str; 5] = ["servers", "stores", "backups", "webhooks", "pings"];
+pub(super) const NAMED: [&str; 6] = ["servers", "stores", "backups", "webhooks", "pings", "hooks"];
 
 /// Keys of a backup that its next slot hangs on.
 const OF_SLOTS: [&str; 3] = ["schedule", "timezone", "jitter"];

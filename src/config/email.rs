@@ -8,10 +8,10 @@ use url::{Host, Url};
 
 use super::faults::Examined;
 use super::file::{self, Tls};
-use super::values::Given;
+use super::values::{Given, Schedule};
 
-/// Default of `remind_every`.
-const REMIND_EVERY: Duration = Duration::from_secs(24 * 3_600);
+/// Default of `escalate_after`.
+const ESCALATE_AFTER: Duration = Duration::from_secs(4 * 3_600);
 
 #[derive(Debug, Clone)]
 pub struct Email {
@@ -26,6 +26,11 @@ pub struct Email {
     pub to: Vec<Mailbox>,
     /// How often an open problem is told again.
     pub remind_every: Duration,
+    /// Told too, of what is open for so long.
+    pub escalate_to: Vec<Mailbox>,
+    pub escalate_after: Duration,
+    /// When the state of everything is told.
+    pub digest: Option<Schedule>,
 }
 
 impl Email {
@@ -49,7 +54,7 @@ pub enum Security {
 }
 
 /// Makes the plan of the section; its faults are noted.
-pub fn plan_email(email: &file::Email, examined: &mut Examined<'_>) -> Option<Email> {
+pub fn plan_email(email: &file::Email, remind_every: Duration, examined: &mut Examined<'_>) -> Option<Email> {
     let relay = read_relay(&email.relay);
     if relay.is_none() {
         let hint = "write smtp://HOST:587 (STARTTLS) or smtps://HOST:465; username and password have keys of their own";
@@ -68,6 +73,10 @@ pub fn plan_email(email: &file::Email, examined: &mut Examined<'_>) -> Option<Em
     };
     let from = mailbox("from", &email.from);
     let to: Vec<Mailbox> = email.to.iter().filter_map(|to| mailbox("to", to)).collect();
+    let escalate_to: Vec<Mailbox> = email.escalate_to.iter().flatten().filter_map(|to| mailbox("escalate_to", to)).collect();
+    if email.escalate_after.is_some() && escalate_to.is_empty() {
+        examined.fault(&["email", "escalate_after"], "escalate_after without escalate_to", "add escalate_to = [\"boss@example.com\"]");
+    }
     if email.password.is_some() && email.username.is_none() {
         examined.fault(&["email", "password"], "password without username", "add username = \"NAME\"");
     }
@@ -101,7 +110,10 @@ pub fn plan_email(email: &file::Email, examined: &mut Examined<'_>) -> Option<Em
         password: email.password.clone(),
         from: from?,
         to,
-        remind_every: email.remind_every.map_or(REMIND_EVERY, |span| span.0),
+        remind_every: email.remind_every.map_or(remind_every, |span| span.0),
+        escalate_to,
+        escalate_after: email.escalate_after.map_or(ESCALATE_AFTER, |span| span.0),
+        digest: email.digest.clone(),
     })
 }
 

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::hours::Quiet;
+use super::telling::{Alerts, Hook, Ping, Webhook};
 use super::values::{Compression, Count, Databases, Given, Name, Schedule, Span, Zone};
 
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -43,9 +45,14 @@ pub struct File {
     pub backups: BTreeMap<Name, Backup>,
     /// Containers that ask for a backup by their labels.
     pub discovery: Option<Discovery>,
+    /// What holds for every channel.
+    pub alerts: Option<Alerts>,
     pub email: Option<Email>,
     #[serde(default)]
     pub webhooks: BTreeMap<Name, Webhook>,
+    /// Programs that run on events.
+    #[serde(default)]
+    pub hooks: BTreeMap<Name, Hook>,
     /// Dead-man's switches, each named after its backup.
     #[serde(default)]
     pub pings: BTreeMap<Name, Ping>,
@@ -349,8 +356,18 @@ pub struct Email {
     pub password: Option<Given>,
     pub from: String,
     pub to: Vec<String>,
-    /// Default "24h".
+    /// Default: the one of [alerts], "24h".
     pub remind_every: Option<Span>,
+    /// Told too, of what is open for escalate_after.
+    pub escalate_to: Option<Vec<String>>,
+    /// Default "4h", with escalate_to.
+    pub escalate_after: Option<Span>,
+    /// Told only of what these channels did not take.
+    pub fallback_for: Option<Vec<String>>,
+    /// In the place of those of [alerts]; "none".
+    pub quiet_hours: Option<Quiet>,
+    /// When a mail with the state of everything goes to `to`; a schedule.
+    pub digest: Option<Schedule>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -359,20 +376,6 @@ pub enum Tls {
     Required,
     Opportunistic,
     None,
-}
-
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Webhook {
-    pub url: Given,
-    /// A template; the default fits Slack-compatible receivers.
-    pub body: Option<String>,
-}
-
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Ping {
-    pub url: Given,
 }
 
 /// The JSON Schema of the file, for editors.

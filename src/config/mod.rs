@@ -1,16 +1,19 @@
 //! file -> Plan: every fault at once.
 
 pub mod changes;
+pub mod channels;
 pub mod choose;
 pub mod drill;
 pub mod email;
 pub mod faults;
 pub mod file;
+pub mod hours;
 pub mod labels;
 pub mod overlay;
 pub mod plan;
 pub mod rules;
 pub mod survey;
+pub mod telling;
 pub mod values;
 
 use std::path::{Path, PathBuf};

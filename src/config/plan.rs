@@ -8,6 +8,7 @@ use std::time::Duration;
 use chrono_tz::Tz;
 
 use super::changes::Written;
+use super::channels::{self, Channels};
 use super::choose::{choose_databases, choose_server, choose_stores};
 use super::drill::{self, Drill, DrillOn};
 use super::email::{self, Email};
@@ -31,6 +32,7 @@ pub struct Plan {
     pub shutdown_grace: Duration,
     pub email: Option<Email>,
     pub discovery: Option<Discovery>,
+    pub channels: Channels,
     pub log_level: LogLevel,
     pub log_format: LogFormat,
     pub servers: BTreeMap<Name, Server>,
@@ -267,7 +269,7 @@ impl DumpSpec {
 pub(super) const JOBS: u32 = 2;
 
 /// Default of `stall_timeout`.
-const STALL_TIMEOUT: Duration = Duration::from_secs(3_600);
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(3_600);
 
 /// Default of `shutdown_grace`.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(60);
@@ -296,7 +298,8 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
         .filter_map(|(name, backup)| Some((name.clone(), plan_backup(name, backup, file, examined)?)))
         .collect::<BTreeMap<_, _>>();
     rules::check_rest(file, examined);
-    let email = file.email.as_ref().and_then(|email| email::plan_email(email, examined));
+    let channels = channels::plan_channels(file, examined);
+    let email = file.email.as_ref().and_then(|email| email::plan_email(email, channels.policy.remind_every, examined));
     let log = file.log.clone().unwrap_or_default();
     let state_dir = file.state_dir.clone().unwrap_or_else(|| PathBuf::from(STATE_DIR));
     Plan {
@@ -304,18 +307,19 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
         state_dir,
         max_concurrent_runs: file.max_concurrent_runs.unwrap_or(1),
         shutdown_grace: file.shutdown_grace.map_or(SHUTDOWN_GRACE, |span| span.0),
+        has_channel: super::survey::has_channel(file),
         email,
         discovery: file.discovery.as_ref().map(|discovery| Discovery {
             docker: discovery.docker.clone(),
             forget: discovery.forget.clone().unwrap_or_default(),
             faults: Vec::new(),
         }),
+        channels,
         log_level: log.level.unwrap_or_default(),
         log_format: log.format.unwrap_or_default(),
         servers,
         stores,
         backups,
-        has_channel: file.email.is_some() || !file.webhooks.is_empty() || !file.pings.is_empty(),
         givens: super::survey::givens(file),
         not_yet: super::survey::not_yet(file, examined),
         warnings: super::survey::warnings(file),

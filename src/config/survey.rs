@@ -4,6 +4,7 @@
 use super::faults::Examined;
 use super::file::{BackupKind, EvidenceMode, File, Want};
 use super::plan::{Blocked, NotYet, Sourced, Warning};
+use super::telling::{Hook, On};
 use super::values::Given;
 
 /// Every value of the file that may come from elsewhere, with its key.
@@ -31,8 +32,11 @@ pub fn givens(file: &File) -> Vec<Sourced> {
         note("email.username".to_owned(), email.username.as_ref(), false);
         note("email.password".to_owned(), email.password.as_ref(), true);
     }
-    for (name, hook) in &file.webhooks {
-        note(format!("webhooks.{name}.url"), Some(&hook.url), true);
+    for (name, webhook) in &file.webhooks {
+        note(format!("webhooks.{name}.url"), Some(&webhook.url), true);
+        for (header, given) in &webhook.headers {
+            note(format!("webhooks.{name}.headers.{header}"), Some(given), true);
+        }
     }
     for (name, ping) in &file.pings {
         note(format!("pings.{name}.url"), Some(&ping.url), true);
@@ -50,8 +54,6 @@ pub fn not_yet(file: &File, examined: &Examined<'_>) -> Vec<NotYet> {
     };
     note(&["listen"], file.listen.is_some(), None);
     note(&["listen_token"], file.listen_token.is_some(), None);
-    note(&["webhooks"], !file.webhooks.is_empty(), None);
-    note(&["pings"], !file.pings.is_empty(), None);
     note(&["trusted_signers"], file.trusted_signers.is_some(), None);
     note(&["signing_key"], file.signing_key.is_some(), Some(Blocked::Every));
     for (name, backup) in &file.backups {
@@ -70,10 +72,16 @@ pub fn not_yet(file: &File, examined: &Examined<'_>) -> Vec<NotYet> {
     found
 }
 
+/// Whether a failure would reach somebody.
+pub fn has_channel(file: &File) -> bool {
+    let is_heard = |hook: &Hook| hook.on.as_ref().is_none_or(|on| on.contains(&On::AlertOpen) || on.contains(&On::RunFailed));
+    file.email.is_some() || !file.webhooks.is_empty() || !file.pings.is_empty() || file.hooks.values().any(is_heard)
+}
+
 /// What `check` warns about without asking anybody.
 pub fn warnings(file: &File) -> Vec<Warning> {
     let mut found = Vec::new();
-    if file.email.is_none() && file.webhooks.is_empty() && file.pings.is_empty() {
+    if !has_channel(file) {
         found.push(Warning {
             subject: "alerts".to_owned(),
             message: "nobody hears of a failure: there is no [email], [webhooks] or [pings] section".to_owned(),

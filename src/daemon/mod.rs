@@ -6,6 +6,7 @@ mod drills;
 mod file;
 mod probe;
 mod reload;
+mod telling;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,8 +26,10 @@ use crate::error::{Error, Kind, Result};
 use crate::host::signals::{self, Told};
 use crate::host::{Tag, clock};
 use crate::job::assess::{self, Assessment, spelled};
+use crate::job::follow::Followers;
 use crate::job::progress::Progress;
 use crate::job::prune;
+use crate::job::restore::leftovers;
 use crate::job::run::{self, Order, Report};
 use crate::job::sweep;
 use crate::schedule::due::{Due, Job, due};
@@ -35,6 +38,7 @@ use crate::schedule::ticker::Ticker;
 use crate::state::{Alerts, History, Outcome, State};
 
 use drills::Drills;
+use telling::Telling;
 
 pub use file::Watch;
 
@@ -44,17 +48,11 @@ const ASSESS_SHARE: u32 = 5_000;
 /// At least so often, and at most so often, is it looked.
 const ASSESS_EVERY: std::ops::RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(900);
 
-/// How often the outbox is looked into for what a command left there, or what is due again.
-const OUTBOX_EVERY: Duration = Duration::from_secs(5);
-
 /// When a run is tried again whose lock somebody held, or that could not be put on record.
 const AGAIN_AFTER: TimeDelta = TimeDelta::seconds(5);
 
 /// How long what was cancelled may take to end its programs and backends.
 const CANCEL_WITHIN: Duration = Duration::from_secs(30);
-
-/// When it is tried again to tell past the outbox.
-const CRY_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// How long the last messages may take at the end.
 const LAST_WORDS: Duration = Duration::from_secs(10);
@@ -92,7 +90,7 @@ pub async fn run(mut file: Watch, plan: Plan, load: Load<'_>) -> Result<()> {
             Some(done) = daemon.work.join_next_with_id() => daemon.ended(done),
             Some(done) = daemon.drills.task.join_next() => daemon.drill_ended(done),
             Some(done) = daemon.looking.join_next() => daemon.looked(done),
-            Some(done) = daemon.telling.join_next() => daemon.told(done),
+            Some(done) = daemon.telling.tasks.join_next_with_id() => daemon.told(done),
             Some(seen) = daemon.discovery.heard.recv() => daemon.discovered(seen, load),
             Some(told) = signals.recv() => match told {
                 Told::Reload => {
@@ -163,11 +161,8 @@ struct Daemon {
     look_at: Instant,
     /// When each store's disk was looked at.
     disks: BTreeMap<Name, Instant>,
-    /// Returns how long not to tell past the outbox, if it did.
-    telling: JoinSet<Option<Duration>>,
-    tell_at: Instant,
-    /// When it may be told again, past the outbox, that nothing can be kept.
-    cry_at: Instant,
+    telling: Telling,
+    followers: Followers,
     faulty: Option<reload::Faulty>,
     discovery: discovery::Discovery,
 }
@@ -193,9 +188,8 @@ impl Daemon {
             looking: JoinSet::new(),
             look_at: Instant::now(),
             disks: BTreeMap::new(),
-            telling: JoinSet::new(),
-            tell_at: Instant::now(),
-            cry_at: Instant::now(),
+            telling: Telling::new(),
+            followers: Followers::default(),
             faulty: None,
             discovery: discovery::Discovery::default(),
         })
@@ -220,7 +214,19 @@ impl Daemon {
             self.sweep(backup);
         }
         self.sweep_drills();
+        self.sweep_restores();
         Ok(())
+    }
+
+    /// Removes what dead restores left, also on servers that no backup is made of: one that was killed
+    /// while the names changed lets nobody into the live database.
+    fn sweep_restores(&mut self) {
+        let (plan, state) = (Arc::clone(&self.plan), self.state.clone());
+        self.probing.spawn(async move {
+            if let Err(error) = leftovers::sweep(&plan, &state, None).await {
+                tracing::warn!(%error, "cannot tell what interrupted restores left; the next restore or run tries again");
+            }
+        });
     }
 
     /// Tries everything once, beside the work: what does not answer holds nothing up.
@@ -268,9 +274,7 @@ impl Daemon {
         if self.looking.is_empty() && Instant::now() >= self.look_at {
             self.look();
         }
-        if self.telling.is_empty() && Instant::now() >= self.tell_at {
-            self.tell();
-        }
+        self.tell(now);
     }
 
     /// Begins what is due as far as there is a place, and returns when it must be asked again.
@@ -310,10 +314,10 @@ impl Daemon {
 
     fn begin_run(&mut self, name: Name, slot: DateTime<Utc>, attempt: u32) {
         tracing::info!(backup = %name, slot = %slot.format("%Y-%m-%dT%H:%M:%SZ"), attempt, "run begins");
-        let (plan, cancel) = (Arc::clone(&self.plan), self.cancel.child_token());
+        let (plan, cancel, followers) = (Arc::clone(&self.plan), self.cancel.child_token(), self.followers.clone());
         let backup = name.clone();
         let task = self.work.spawn(async move {
-            let report = run::run(&plan, name.as_str(), Order::Slot(slot), &Progress::default(), &cancel).await;
+            let report = run::run(&plan, name.as_str(), Order::Slot(slot), &Progress::default(), &followers, &cancel).await;
             (name, Work::Run { slot }, report.map(Some))
         });
         self.busy.insert(backup, (Work::Run { slot }, task.id()));
@@ -425,35 +429,7 @@ impl Daemon {
         let pause = took.saturating_mul(ASSESS_SHARE).clamp(*ASSESS_EVERY.start(), *ASSESS_EVERY.end());
         // Sooner, if something has happened meanwhile.
         self.look_at = self.look_at.min(Instant::now() + pause.min(soonest.max(Duration::from_secs(1))));
-        self.tell_at = Instant::now();
-    }
-
-    fn tell(&mut self) {
-        self.tell_at = Instant::now() + OUTBOX_EVERY;
-        let (plan, alerts) = (Arc::clone(&self.plan), Arc::clone(&self.alerts));
-        self.telling.spawn(async move {
-            if let Err(error) = delivery::deliver(&plan, &alerts, Sender::Daemon).await {
-                tracing::error!(%error, "cannot send mail; it stays in the outbox");
-            }
-            None
-        });
-    }
-
-    /// Tells that no alert can be kept: a message about that cannot be kept either, so it goes out
-    /// at once, and again every so often.
-    fn cry(&mut self, error: &Error) {
-        let Some(email) = self.plan.email.as_ref().filter(|_| self.telling.is_empty() && Instant::now() >= self.cry_at) else { return };
-        let remind_every = email.remind_every;
-        let plan = Arc::clone(&self.plan);
-        let problem = problems::unusable_alerts(&plan.state_dir, error, clock::now());
-        self.telling.spawn(async move {
-            let letter = letter::of_problem(&problem, letter::State::Open, &assess::machine(), problem.since);
-            let sent = delivery::at_once(&plan, &letter, problem.since).await;
-            if let Err(error) = &sent {
-                tracing::error!(%error, "cannot tell that no alert can be kept; tried again");
-            }
-            Some(if sent.is_ok() { remind_every } else { CRY_AGAIN_AFTER })
-        });
+        self.telling.soon();
     }
 
     /// Ends what runs and tells that `state_dir` is gone: what is on record is lost, and another daemon
@@ -472,16 +448,9 @@ impl Daemon {
         let problem = problems::unusable_alerts(&self.plan.state_dir, &error, clock::now());
         let letter = letter::of_problem(&problem, letter::State::Open, &assess::machine(), problem.since);
         if let Ok(Err(error)) = tokio::time::timeout(LAST_WORDS, delivery::at_once(&self.plan, &letter, problem.since)).await {
-            tracing::error!(%error, "and nobody could be told by mail");
+            tracing::error!(%error, "and nobody could be told");
         }
         error
-    }
-
-    fn told(&mut self, told: Result<Option<Duration>, JoinError>) {
-        match told {
-            Ok(pause) => self.cry_at = pause.map_or(self.cry_at, |pause| Instant::now() + pause),
-            Err(error) => broken_off("the sending of mail", &error),
-        }
     }
 
     /// Lets what runs come to its end for a while, then ends it; no new run begins.
@@ -528,8 +497,9 @@ impl Daemon {
         self.looking.shutdown().await;
         self.look();
         let last_words = async {
+            self.followers.finish().await;
             let _ = self.looking.join_next().await;
-            let _ = self.telling.join_next().await;
+            while self.telling.tasks.join_next().await.is_some() {}
             let _ = delivery::deliver(&self.plan, &self.alerts, Sender::Once(LAST_WORDS)).await;
         };
         let _ = tokio::time::timeout(LAST_WORDS, last_words).await;

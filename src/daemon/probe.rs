@@ -2,10 +2,13 @@
 //! so that the log says in the first minute what would else be learned at night.
 
 use crate::alert::email::Mailer;
+use crate::alert::http::Receiver;
+use crate::alert::ping::Pinger;
+use crate::alert::webhook::Poster;
 use crate::config::Plan;
 use crate::config::plan::StoreKind;
 use crate::error::{Error, Kind};
-use crate::host::Tag;
+use crate::host::{Tag, program};
 use crate::postgres::Server;
 use crate::store::aside;
 
@@ -33,5 +36,27 @@ pub async fn probe(plan: &Plan) {
             Ok(relay) => tracing::info!("mail relay {relay}"),
             Err(error) => tracing::warn!(%error, "mail relay cannot be used"),
         }
+    }
+    for webhook in plan.channels.webhooks.values() {
+        of_receiver(&webhook.channel(), Poster::new(webhook).as_ref().map(Poster::receiver)).await;
+    }
+    for ping in plan.channels.pings.values() {
+        of_receiver(&ping.key(), Pinger::new(ping).as_ref().map(Pinger::receiver)).await;
+    }
+    for hook in plan.channels.hooks.values() {
+        if let Err(error) = program::is_executable(&hook.command) {
+            tracing::warn!(channel = hook.channel(), %error, "hook cannot be run");
+        }
+    }
+}
+
+async fn of_receiver(channel: &str, receiver: Result<&Receiver, &Error>) {
+    let tried = match receiver {
+        Ok(receiver) => receiver.try_out().await,
+        Err(error) => Err(error.clone()),
+    };
+    match tried {
+        Ok(how) => tracing::info!(channel, "{how}"),
+        Err(error) => tracing::warn!(channel, %error, "receiver cannot be reached"),
     }
 }

@@ -70,6 +70,7 @@ impl Daemon {
         }
         self.faulty = None;
         self.plan = Arc::new(plan);
+        self.tell_by_new_plan();
         self.follow();
     }
 

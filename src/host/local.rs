@@ -208,6 +208,11 @@ fn in_child(command: &mut Command, inherited: Vec<RawFd>, account: Option<(Uid, 
     }
 }
 
+/// A child that ends when we are killed.
+pub(super) fn die_with_parent(command: &mut Command) {
+    in_child(command, Vec::new(), None, Signal::SIGKILL);
+}
+
 /// Ignores a signal from here on, also behind exec.
 #[expect(unsafe_code, reason = "a disposition is set by a call that could also set handlers")]
 fn ignore(signal: i32) {
@@ -224,6 +229,15 @@ fn missing(path: &Path, error: &io::Error) -> Error {
             .hint("install the client programs (Debian: apt-get install postgresql-client), or set bin_dir")
     } else {
         Error::system(format!("cannot start {program}"), error)
+    }
+}
+
+/// How a program of this machine ended.
+pub(super) fn exit_of(status: std::process::ExitStatus) -> Exit {
+    use std::os::unix::process::ExitStatusExt;
+    match status.code() {
+        Some(code) => Exit::Code(code),
+        None => Exit::Signal(status.signal().unwrap_or_default()),
     }
 }
 
@@ -248,17 +262,13 @@ impl LocalProcess {
 #[async_trait]
 impl Running for LocalProcess {
     async fn wait(&mut self) -> Result<Exit> {
-        use std::os::unix::process::ExitStatusExt;
         let status = self.child.wait().await.map_err(|error| Error::system("cannot wait for a program", &error))?;
         // A grandchild may hold stderr open; what it has to say is not waited for.
         if let Some(drained) = self.drained.take() {
             let _ = tokio::time::timeout(Duration::from_secs(1), drained).await;
         }
         self.group = None;
-        Ok(match status.code() {
-            Some(code) => Exit::Code(code),
-            None => Exit::Signal(status.signal().unwrap_or_default()),
-        })
+        Ok(exit_of(status))
     }
 
     async fn stop(&mut self) -> Result<()> {

@@ -9,6 +9,7 @@ pub mod local;
 pub mod memory;
 pub mod openings;
 pub mod owner;
+pub mod program;
 pub mod secret;
 pub mod signals;
 pub mod strays;

@@ -9,9 +9,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::task::AbortHandle;
 
-use crate::alert::letter::{self, State as LetterState};
-use crate::alert::policy::{self, Known, Step};
+use crate::alert::letter;
+use crate::alert::policy::{self, Known, Step, Tell};
 use crate::alert::problems::{self, BackupFacts, Problem};
+use crate::alert::routes::routes;
 use crate::catalog::{Catalog, Id, Rung};
 use crate::config::Plan;
 use crate::config::plan::{Backup, Store, StoreKind};
@@ -21,6 +22,7 @@ use crate::host::clock;
 use crate::host::disk::{self, Usage};
 use crate::job::{prune, stores};
 use crate::schedule::due::{self, Job};
+use crate::state::alerts::Change;
 use crate::state::discovered::Discovered;
 use crate::state::{Alerts, DRILL, History, Run, State};
 use crate::store::catalog_of;
@@ -230,6 +232,17 @@ impl Assessment {
         Ok(())
     }
 
+    /// Adds whether the pings were taken.
+    ///
+    /// # Errors
+    /// The alerts cannot be read.
+    pub fn look_at_pings(&mut self, plan: &Plan, alerts: &Alerts) -> Result<()> {
+        let failed = alerts.failed_pings()?;
+        self.problems.extend(failed.iter().filter(|ping| plan.channels.pings.contains_key(ping.backup.as_str())).map(problems::of_ping));
+        self.looked_at.push("ping/".to_owned());
+        Ok(())
+    }
+
     /// Adds everything; of the disks those that `disks` picks.
     ///
     /// # Errors
@@ -255,6 +268,7 @@ impl Assessment {
         self.look_at_config(alerts)?;
         self.look_at_discovery(plan, now);
         self.look_at_clock(alerts)?;
+        self.look_at_pings(plan, alerts)?;
         // Alerts about what is no longer in the file are over.
         for known in alerts.known()? {
             if !is_of(plan, &known.key) {
@@ -274,21 +288,29 @@ impl Assessment {
     /// # Errors
     /// The alerts cannot be written.
     pub fn settle(&self, plan: &Plan, alerts: &Alerts, now: DateTime<Utc>) -> Result<Vec<Step>> {
-        let recipients: Vec<String> = plan.email.iter().flat_map(|email| &email.to).map(ToString::to_string).collect();
-        let remind_every = plan.email.as_ref().map(|email| email.remind_every);
-        let machine = machine();
-        let steps = alerts.settle(&recipients, now, |known| {
-            let steps = policy::settle(known, &self.problems, &|key| self.is_decided(key), remind_every, now);
-            let letter = |step: &Step| match step {
-                Step::Open(problem) | Step::Reword(problem) => letter::of_problem(problem, LetterState::Open, &machine, now),
-                Step::Remind(problem) => letter::of_problem(problem, LetterState::Reminder, &machine, now),
+        let (routes, machine) = (routes(plan), machine());
+        let severity = |key: &str| plan.channels.policy.severity(key);
+        let steps = alerts.settle(now, |known| {
+            let steps = policy::settle(known, &self.problems, &|key| self.is_decided(key), &routes, &severity, now);
+            let letter = |step: &Step, tell: &Tell| match step {
+                Step::Open(problem) | Step::Remind(problem) | Step::Reword(problem) => {
+                    letter::of_problem(problem, tell.state, &machine, now)
+                }
                 Step::Close(known) if !is_of(plan, &known.key) => {
                     let summary = format!("{} (no longer watched: it is not in the file)", known.summary);
                     letter::of_end(&Known { summary, ..known.clone() }, &machine, now)
                 }
                 Step::Close(known) => letter::of_end(known, &machine, now),
             };
-            steps.into_iter().map(|step| (step.clone(), letter(&step))).collect()
+            let message = |step: &Step, tell: Tell| {
+                let mut letter = letter(step, &tell);
+                letter.event.severity = severity(step.key());
+                (tell, letter)
+            };
+            let changes = steps
+                .into_iter()
+                .map(|(step, told)| Change { messages: told.into_iter().map(|tell| message(&step, tell)).collect(), step });
+            changes.collect()
         })?;
         Ok(steps)
     }
@@ -299,6 +321,7 @@ fn is_of(plan: &Plan, key: &str) -> bool {
     let mut parts = key.split('/');
     match (parts.next(), parts.next()) {
         (Some("backup"), Some(name)) => plan.backups.contains_key(name),
+        (Some("ping"), Some(name)) => plan.channels.pings.contains_key(name),
         (Some("store"), Some(name)) => plan.stores.contains_key(name),
         _ => true,
     }

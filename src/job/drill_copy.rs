@@ -21,6 +21,7 @@ use crate::job::verify::{archive_host, hash_manifest, round};
 use crate::postgres::Server;
 use crate::postgres::programs::parse_version;
 use crate::postgres::throwaway::{self, Throwaway, Wanted};
+use crate::restore::source::{self, Checked};
 use crate::state::State;
 use crate::store::Store;
 use crate::verify::compare::{Comparison, Terms, compare};
@@ -51,12 +52,13 @@ pub async fn drill_copy(
         let state = State::open(&plan.state_dir)?;
         progress.begin("starting a throwaway server");
         let tag = Tag::random();
-        let throwaway = start(plan, backup, entry, state.owner(), &tag).await?;
+        // The server begins while the files are read.
+        let checking = until_told(cancel, check_all(store, entry));
+        let (throwaway, checked) = tokio::join!(start(plan, backup, entry, state.owner(), &tag), checking);
+        let throwaway = throwaway?;
         let place = Place::of(&throwaway, &manifest.databases);
-        let tried = tokio::select! {
-            tried = try_all(plan, backup, store, entry, place, progress) => tried,
-            () = cancel.cancelled() => Err(Error::new(Kind::Cancelled, "told to stop")),
-        };
+        let trying = Box::pin(async { try_all(plan, backup, &checked?, entry, place, progress).await });
+        let tried = until_told(cancel, trying).await;
         progress.begin("removing the throwaway server");
         let log = throwaway.log();
         let removed = remove(throwaway, &tag).await;
@@ -163,6 +165,29 @@ async fn start(plan: &Plan, backup: &Backup, entry: &Entry, owner: &str, tag: &T
     }
 }
 
+/// What comes, unless we are told to stop first.
+async fn until_told<T>(cancel: &CancellationToken, coming: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        came = coming => came,
+        () = cancel.cancelled() => Err(Error::new(Kind::Cancelled, "told to stop")),
+    }
+}
+
+/// The dumps of all databases, in their order.
+async fn check_all<'a>(store: &'a dyn Store, entry: &'a Entry) -> Result<Vec<Checked<'a>>> {
+    let mut all = Vec::new();
+    for database in &entry.manifest.databases {
+        let checked = source::check(store, &entry.id, &entry.manifest, database).await;
+        // The manifest beside it was read: a file that is gone is a fault of the copy, as when it is read back.
+        all.push(checked.map_err(|error| {
+            let is_gone = error.kind == Kind::Store && error.message.ends_with("no such file or directory");
+            let error = if is_gone { Error { kind: Kind::Damaged, ..error } } else { error };
+            error.context(format_args!("database {:?}", printable(database)))
+        })?);
+    }
+    Ok(all)
+}
+
 /// Sessions of a named server outlive what was cut off; those of our own servers go with them.
 async fn remove(throwaway: Throwaway, tag: &Tag) -> Result<()> {
     let programs = throwaway.server.host().end_tagged(tag).await.map(drop);
@@ -180,7 +205,14 @@ fn with_log(error: Error, log: &str) -> Error {
     Error { message: format!("{}\n  the throwaway server said:\n  {last}", error.message), ..error }
 }
 
-async fn try_all(plan: &Plan, backup: &Backup, store: &dyn Store, entry: &Entry, place: Place, progress: &Progress) -> Result<Findings> {
+async fn try_all(
+    plan: &Plan,
+    backup: &Backup,
+    dumps: &[Checked<'_>],
+    entry: &Entry,
+    place: Place,
+    progress: &Progress,
+) -> Result<Findings> {
     let manifest = &entry.manifest;
     let none = Evidence { databases: BTreeMap::new() };
     let evidence = manifest.evidence.as_ref().unwrap_or(&none);
@@ -192,16 +224,17 @@ async fn try_all(plan: &Plan, backup: &Backup, store: &dyn Store, entry: &Entry,
     let major = parse_version(&manifest.server_version).map(|(major, _)| major);
     let terms = Terms { narrow: manifest.narrow, same_major: major == Some(place.server.facts.major()) };
     let mut found = Findings { all_compared: true, ..Findings::default() };
-    for (database, target) in manifest.databases.iter().zip(&place.targets) {
+    for ((database, target), dump) in manifest.databases.iter().zip(&place.targets).zip(dumps) {
         let unknown = DatabaseEvidence::default();
         let expected = evidence.databases.get(database).unwrap_or(&unknown);
         let trial = Trial {
-            store,
+            dump,
             entry,
             database,
             expected,
             server: &place.server,
             is_ours: place.is_ours,
+            is_last: Some(target) == place.targets.last(),
             target,
             archives: &archives,
             patience: backup.stall_timeout,

@@ -3,11 +3,13 @@
 pub mod adopt;
 pub mod assess;
 pub mod copy;
+pub mod digest;
 pub mod drill;
 pub mod drill_check;
 pub mod drill_copy;
 pub mod dump;
 pub mod evidence;
+pub mod follow;
 pub mod make;
 pub mod progress;
 pub mod prune;

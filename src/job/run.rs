@@ -11,12 +11,13 @@ use crate::config::plan::Backup;
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::{Tag, clock};
+use crate::job::follow::{Followers, Following};
 use crate::job::make::{Made, Making};
 use crate::job::progress::Progress;
 use crate::job::verify::{Opened, Proven};
 use crate::job::{prune, stores, sweep, verify};
 use crate::postgres::server::Server;
-use crate::schedule::due::Job;
+use crate::schedule::due::{self, Job};
 use crate::state::{History, Outcome, State};
 use crate::store::Store;
 
@@ -77,8 +78,41 @@ impl Order {
 /// # Errors
 /// The run did not begin: there is no such backup, another run of it holds the lock (`Busy`), the
 /// plan asks for what this version cannot do, or `state_dir` cannot be written.
-pub async fn run(plan: &Plan, backup: &str, order: Order, progress: &Progress, cancel: &CancellationToken) -> Result<Report> {
+pub async fn run(
+    plan: &Plan,
+    backup: &str,
+    order: Order,
+    progress: &Progress,
+    followers: &Followers,
+    cancel: &CancellationToken,
+) -> Result<Report> {
     let backup = find(plan, backup)?;
+    let mut following = followers.of(plan, backup, order);
+    let result = attempt(plan, backup, order, progress, &mut following, cancel).await;
+    let will_retry = result.as_ref().is_ok_and(|report| will_retry(plan, backup, order, report));
+    following.end(&result, will_retry);
+    result
+}
+
+/// Whether the slot of a run that has just failed is tried again.
+fn will_retry(plan: &Plan, backup: &Backup, order: Order, report: &Report) -> bool {
+    if order == Order::ByHand || !matches!(report.outcome, Outcome::Failed) {
+        return false;
+    }
+    let now = clock::now();
+    let record = State::open(&plan.state_dir).and_then(|state| state.history()?.recorded(Job::Dump, backup.name.as_str(), now));
+    // If it cannot be told, it is told as if it were over.
+    record.ok().flatten().is_some_and(|record| due::will_retry(backup, &record, now))
+}
+
+async fn attempt(
+    plan: &Plan,
+    backup: &Backup,
+    order: Order,
+    progress: &Progress,
+    following: &mut Following,
+    cancel: &CancellationToken,
+) -> Result<Report> {
     refuse_not_yet(plan, &backup.name)?;
     let state = State::open(&plan.state_dir)?;
     let history = state.history()?;
@@ -116,6 +150,7 @@ pub async fn run(plan: &Plan, backup: &str, order: Order, progress: &Progress, c
     let started = std::time::Instant::now();
     let tag = Tag::random();
     let row = history.begin(backup.name.as_str(), backup.server.as_str(), clock::now(), &tag, order.slot())?;
+    following.begin(order.slot());
     let server = OnceLock::new();
     let making = Making {
         plan,

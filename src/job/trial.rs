@@ -18,10 +18,10 @@ use crate::postgres::quote::{canonical, identifier, literal};
 use crate::postgres::server::Database;
 use crate::postgres::session::Session;
 use crate::postgres::witness;
+use crate::restore::analyze::analyze;
 use crate::restore::load::{Failure, Load, Loaded, load};
 use crate::restore::roles::Roles;
 use crate::restore::{properties, source};
-use crate::store::Store;
 use crate::verify::compare::Found;
 
 /// How many tables are read at a time for their digests.
@@ -37,13 +37,15 @@ const STATEMENT_CHARS: usize = 120;
 const NO_SPACE: &str = "No space left on device";
 
 pub struct Trial<'a> {
-    pub store: &'a dyn Store,
+    pub dump: &'a source::Checked<'a>,
     pub entry: &'a Entry,
     pub database: &'a str,
     pub expected: &'a DatabaseEvidence,
     pub server: &'a Server,
     /// All of the server is of the drill, and not only databases on it.
     pub is_ours: bool,
+    /// Nothing is restored behind it: what was made goes with the drill.
+    pub is_last: bool,
     /// The name on that server.
     pub target: &'a str,
     /// Where archives are read.
@@ -61,7 +63,7 @@ pub struct Tried {
     /// Why nothing is known of it: what the surroundings lack.
     pub unverified: Vec<String>,
     pub notes: Vec<String>,
-    /// From the first byte that was fed to the end of ANALYZE.
+    /// From the first byte that was read to the end of ANALYZE.
     pub restore_seconds: Option<f64>,
     /// `None`: it was not restored whole.
     pub found: Option<Found>,
@@ -84,42 +86,34 @@ impl Trial<'_> {
         let name = printable(self.database);
         let meter = self.progress.restart(format!("restoring {name}"), self.entry.manifest.raw_bytes());
         let started = Instant::now();
-        let sql = self.open().await?;
+        let sql = self.dump.open(Arc::clone(self.archives)).await?;
         let server = self.server;
+        let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(JOBS_MAX);
         let what = Load {
             server,
             database: self.target,
-            jobs: std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(JOBS_MAX),
+            jobs,
             is_fresh: true,
             selection: None,
             atomic: false,
             meter,
+            stall_timeout: self.patience,
         };
         let loaded = load(what, sql).await?;
         if !loaded.errors.is_empty() {
             self.judge(&loaded, &mut tried);
             return Ok(tried);
         }
-        let mut session = Session::open(server, self.target).await?;
-        match session.ask("ANALYZE").await {
-            Ok(_) => session.close().await?,
-            // It asks foreign partitions for rows, and they are where a drill must not reach.
-            Err(error) => tried.notes.push(format!("statistics are not whole: {}", words(&error.message))),
-        }
-        tried.restore_seconds = Some(started.elapsed().as_secs_f64());
+        // It asks foreign partitions for rows, and they are where a drill must not reach.
+        let failed = analyze(server, self.target, jobs).await?;
+        tried.notes.extend(failed.into_iter().map(|words| format!("statistics are not whole: {words}")));
+        tried.restore_seconds = Some((self.dump.took + started.elapsed()).as_secs_f64());
         self.progress.begin(format!("comparing {name}"));
         tried.found = Some(self.look().await?);
-        self.drop_database().await?;
+        if !self.is_last {
+            self.drop_database().await?;
+        }
         Ok(tried)
-    }
-
-    async fn open(&self) -> Result<source::Sql> {
-        let opened = source::open(self.store, &self.entry.id, &self.entry.manifest, self.database, Arc::clone(self.archives)).await;
-        // The manifest beside it was read: a file that is gone is a fault of the copy, as when it is read back.
-        opened.map_err(|error| {
-            let is_gone = error.kind == Kind::Store && error.message.ends_with("no such file or directory");
-            if is_gone { Error { kind: Kind::Damaged, ..error } } else { error }
-        })
     }
 
     /// Extensions of the source that cannot be installed here.
@@ -142,6 +136,12 @@ impl Trial<'_> {
         let missing: Vec<&String> = roles.iter().filter(|role| !known.contains(*role)).collect();
         let mut session = Session::open(server, server.maintenance_database()).await?;
         if self.is_ours {
+            // It takes less than half of the time of pglz, and nobody sees how a value is stored.
+            let has_lz4 = "SELECT count(*) FROM pg_settings WHERE name = 'default_toast_compression' AND 'lz4' = ANY(enumvals)";
+            if session.ask(has_lz4).await?.trim() == "1" {
+                session.ask("ALTER SYSTEM SET default_toast_compression = lz4").await?;
+                session.ask("SELECT pg_reload_conf()").await?;
+            }
             // Names that begin with pg_ are the server's own, of whatever version.
             for role in missing.into_iter().filter(|role| !role.starts_with("pg_")) {
                 session.ask(&format!("CREATE ROLE {} NOLOGIN", identifier(role))).await?;
@@ -172,7 +172,7 @@ impl Trial<'_> {
 
     /// Those that a dump of another tool names.
     async fn roles_of_the_dump(&self) -> Result<BTreeSet<String>> {
-        let mut sql = self.open().await?;
+        let mut sql = self.dump.open(Arc::clone(self.archives)).await?;
         let (mut lexer, mut roles) = (Lexer::default(), Roles::default());
         while let Some(block) = sql.blocks.recv().await {
             lexer.feed(&block, &mut roles);
@@ -225,7 +225,7 @@ impl Trial<'_> {
         (table.to_owned(), digest.map_err(|error| words(&error.message).to_owned()))
     }
 
-    /// Makes room for the next one; at the end all of it goes anyway.
+    /// Makes room for the next one.
     async fn drop_database(&self) -> Result<()> {
         let server = self.server;
         let mut session = Session::open(server, server.maintenance_database()).await?;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use super::contain::{is_delicate, knows_restrict};
 use super::failures::words;
 use super::settings::Settings;
+use super::stall::Pulse;
 use crate::error::{Error, Result};
 use crate::host::Tag;
 use crate::postgres::Server;
@@ -18,6 +19,7 @@ pub struct Target<'a> {
     pub database: &'a str,
     /// Nobody else sees the database: what it has not flushed yet nobody misses.
     pub is_fresh: bool,
+    pub pulse: &'a Pulse,
 }
 
 /// What became of statements: the inner error has the server's words.
@@ -111,7 +113,11 @@ impl<'a> Lane<'a> {
     /// Sends bytes; false if the `psql` takes no more.
     pub async fn send(&mut self, bytes: &[u8]) -> bool {
         match &mut self.session {
-            Some(session) => session.send(bytes).await.is_ok(),
+            Some(session) => {
+                let sent = session.send(bytes).await.is_ok();
+                self.target.pulse.beat();
+                sent
+            }
             None => false,
         }
     }
@@ -125,7 +131,9 @@ impl<'a> Lane<'a> {
             return Ok(Err("the session has ended".to_owned()));
         };
         // What the dump's own questions answer is of no interest, and may be long.
-        let Err(error) = session.answer_into(&mut |_| true).await else {
+        let answered = session.answer_into(&mut |_| true).await;
+        self.target.pulse.beat();
+        let Err(error) = answered else {
             return Ok(Ok(()));
         };
         let stderr = session.stderr();

@@ -2,11 +2,13 @@
 //! holds, definitions and rows in their order, and what stands behind the rows in parallel.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::loader::Loader;
 use super::select::Selection;
 use super::source::Sql;
 use super::split::Splitter;
+use super::stall::{self, Pulse};
 use crate::error::{Error, Kind, Result};
 use crate::pack::packer::Meter;
 use crate::postgres::Server;
@@ -25,6 +27,8 @@ pub struct Load<'a> {
     /// All in one transaction: done or not begun. Without it what fails is skipped, and counted.
     pub atomic: bool,
     pub meter: Arc<Meter>,
+    /// So long nothing may move, and nobody on the server work on it.
+    pub stall_timeout: Duration,
 }
 
 /// What was loaded.
@@ -54,13 +58,23 @@ pub struct Failure {
 ///
 /// # Errors
 /// It could not be loaded at all: the server is gone, the text is no whole dump, or it holds what no
-/// dump of ours holds (commands for psql, programs). With `atomic` also the first failed statement:
+/// dump of ours holds (commands for psql, programs), or it stalled (`Timeout`). With `atomic` also the first failed statement:
 /// then nothing happened. Else errors of single statements are in [`Loaded`].
-pub async fn load(load: Load<'_>, mut sql: Sql) -> Result<Loaded> {
+pub async fn load(load: Load<'_>, sql: Sql) -> Result<Loaded> {
+    let pulse = Pulse::default();
+    let (server, patience) = (load.server, load.stall_timeout);
+    tokio::select! {
+        loaded = carry_out(load, sql, &pulse) => loaded,
+        stalled = stall::watch(server, &pulse, patience) => Err(stalled),
+    }
+}
+
+async fn carry_out(load: Load<'_>, mut sql: Sql, pulse: &Pulse) -> Result<Loaded> {
     let meter = Arc::clone(&load.meter);
-    let mut loader = Loader::new(load)?;
+    let mut loader = Loader::new(load, pulse)?;
     let mut splitter = Splitter::default();
     while let Some(block) = sql.blocks.recv().await {
+        pulse.beat();
         let bytes = block.len() as u64;
         for item in splitter.feed(&block)? {
             loader.take(item).await?;

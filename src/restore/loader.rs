@@ -12,6 +12,7 @@ use super::rows::Copying;
 use super::select::Chooser;
 use super::settings::{self, Settings};
 use super::split::{Copy, Item, beginning};
+use super::stall::Pulse;
 use super::words::{find, words};
 use crate::error::{Error, Kind, Result};
 
@@ -43,8 +44,8 @@ pub struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    pub fn new(load: Load<'a>) -> Result<Self> {
-        let target = Target { server: load.server, database: load.database, is_fresh: load.is_fresh };
+    pub fn new(load: Load<'a>, pulse: &'a Pulse) -> Result<Self> {
+        let target = Target { server: load.server, database: load.database, is_fresh: load.is_fresh, pulse };
         let chooser = load.selection.as_ref().map(|selection| Chooser::new(selection, load.is_fresh)).transpose()?;
         let jobs = if load.atomic || load.jobs < 2 { 0 } else { load.jobs };
         let lanes = (0..jobs).map(|_| Lane::new(target)).collect();

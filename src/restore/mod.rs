@@ -1,5 +1,6 @@
 //! folder -> database.
 
+pub mod analyze;
 pub mod asked;
 mod behind;
 pub mod chosen;
@@ -23,6 +24,7 @@ pub mod select;
 mod settings;
 pub mod source;
 mod split;
+mod stall;
 mod subject;
 pub mod target;
 pub mod told;

@@ -2,6 +2,7 @@
 //! the one of the manifest.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
@@ -39,11 +40,22 @@ impl Drop for Sql {
     }
 }
 
-/// Opens the dump of one database of a backup. `host` has a `pg_restore` that reads its archives.
+/// The dump of one database whose files are those of the manifest, byte by byte.
+pub struct Checked<'a> {
+    store: &'a dyn Store,
+    id: &'a Id,
+    manifest: &'a Manifest,
+    first: &'a FileEntry,
+    /// How long reading them took.
+    pub took: Duration,
+}
+
+/// Reads the files of the dump of one database to their ends and holds them against the manifest.
 ///
 /// # Errors
 /// The backup holds none of that database, a file is missing or not what was stored (`Damaged`).
-pub async fn open(store: &dyn Store, id: &Id, manifest: &Manifest, database: &str, host: Arc<dyn Host>) -> Result<Sql> {
+pub async fn check<'a>(store: &'a dyn Store, id: &'a Id, manifest: &'a Manifest, database: &str) -> Result<Checked<'a>> {
+    let started = Instant::now();
     let files: Vec<&FileEntry> =
         manifest.files.iter().filter(|file| file.role == Role::Dump && file.database.as_deref() == Some(database)).collect();
     let Some(first) = files.first().copied() else {
@@ -51,35 +63,45 @@ pub async fn open(store: &dyn Store, id: &Id, manifest: &Manifest, database: &st
             .hint(format!("it holds: {}", manifest.databases.join(", "))));
     };
     for file in &files {
-        check(store, id, file).await?;
+        check_file(store, id, file).await?;
     }
-    let what = format!("{id}: {}", first.name);
-    let (out, blocks) = mpsc::channel(BLOCKS);
-    let reading = match manifest.format {
-        Format::Plain => {
-            let reader = store.read(id, &first.name).await?;
-            let (codec, raw_bytes) = (Codec::of_name(&first.name), first.raw_bytes);
-            tokio::spawn(async move { plain(reader, codec, raw_bytes, out).await.map_err(|error| error.context(what)) })
-        }
-        Format::Custom => {
-            let reader = store.read(id, &first.name).await?;
-            tokio::spawn(async move { restored(host, archive::Source::Stream(reader), out).await.map_err(|error| error.context(what)) })
-        }
-        Format::Directory => {
-            let folder = first.name.split('/').next().unwrap_or_default();
-            let path = store.folder(id).ok_or_else(|| {
-                Error::new(Kind::Store, format!("the dump of {id} is a folder, and its store is none of this machine"))
-                    .hint("copy the backup into a store that is a folder here")
-            })?;
-            let source = archive::Source::Folder(path.join(folder));
-            tokio::spawn(async move { restored(host, source, out).await.map_err(|error| error.context(what)) })
-        }
-    };
-    Ok(Sql { blocks, reading })
+    Ok(Checked { store, id, manifest, first, took: started.elapsed() })
 }
 
-/// Reads a file to its end and holds it against the manifest.
-async fn check(store: &dyn Store, id: &Id, file: &FileEntry) -> Result<()> {
+impl Checked<'_> {
+    /// Opens it. `host` has a `pg_restore` that reads its archives.
+    ///
+    /// # Errors
+    /// A file is gone.
+    pub async fn open(&self, host: Arc<dyn Host>) -> Result<Sql> {
+        let Checked { store, id, manifest, first, .. } = *self;
+        let what = format!("{id}: {}", first.name);
+        let (out, blocks) = mpsc::channel(BLOCKS);
+        let reading = match manifest.format {
+            Format::Plain => {
+                let reader = store.read(id, &first.name).await?;
+                let (codec, raw_bytes) = (Codec::of_name(&first.name), first.raw_bytes);
+                tokio::spawn(async move { plain(reader, codec, raw_bytes, out).await.map_err(|error| error.context(what)) })
+            }
+            Format::Custom => {
+                let reader = store.read(id, &first.name).await?;
+                tokio::spawn(async move { restored(host, archive::Source::Stream(reader), out).await.map_err(|error| error.context(what)) })
+            }
+            Format::Directory => {
+                let folder = first.name.split('/').next().unwrap_or_default();
+                let path = store.folder(id).ok_or_else(|| {
+                    Error::new(Kind::Store, format!("the dump of {id} is a folder, and its store is none of this machine"))
+                        .hint("copy the backup into a store that is a folder here")
+                })?;
+                let source = archive::Source::Folder(path.join(folder));
+                tokio::spawn(async move { restored(host, source, out).await.map_err(|error| error.context(what)) })
+            }
+        };
+        Ok(Sql { blocks, reading })
+    }
+}
+
+async fn check_file(store: &dyn Store, id: &Id, file: &FileEntry) -> Result<()> {
     let (mut reader, hashed) = HashingReader::new(store.read(id, &file.name).await?);
     let mut buffer = BytesMut::with_capacity(READ_BYTES);
     loop {

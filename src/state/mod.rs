@@ -6,6 +6,8 @@ pub mod alerts;
 pub mod discovered;
 mod drills;
 pub mod history;
+pub mod outbox;
+pub mod pings;
 pub mod restores;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};

@@ -66,7 +66,7 @@ fn a_failure_is_told_once_and_its_end_too() {
     assert_eq!(mails[0].get("defects"), &serde_json::json!([]));
     let status = world.pgvigil(&["--json", "status"]).expect(3).json();
     assert_eq!((&status["healthy"], &status["alerts"][0]["key"]), (&false.into(), &"backup/x/failed".into()), "{status:#}");
-    assert_eq!(status["outbox"], serde_json::json!({ "pending": 0, "last_error": null }));
+    assert_eq!(status["outbox"], serde_json::json!({ "pending": 0, "held": 0, "last_error": null }));
 
     // Once per problem.
     world.pgvigil(&["run", "x"]).expect(1);
@@ -224,7 +224,10 @@ fn a_relay_that_defers_is_asked_again() {
     assert_eq!(world.pgvigil(&["--json", "status"]).expect(3).json()["outbox"]["pending"], 2);
     world.pgvigil(&["run", "x"]).expect(1);
     assert_eq!(smtp.alerts(), both("backup/x/failed", "open"));
-    assert_eq!(world.pgvigil(&["--json", "status"]).expect(3).json()["outbox"], serde_json::json!({ "pending": 0, "last_error": null }));
+    assert_eq!(
+        world.pgvigil(&["--json", "status"]).expect(3).json()["outbox"],
+        serde_json::json!({ "pending": 0, "held": 0, "last_error": null })
+    );
 }
 
 #[test]

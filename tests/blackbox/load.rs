@@ -13,7 +13,7 @@ use pgvigil::pack::packer::Meter;
 use pgvigil::postgres::Server as Connected;
 use pgvigil::restore::load::{Load, Loaded, load};
 use pgvigil::restore::select::Selection;
-use pgvigil::restore::source::{Sql, open};
+use pgvigil::restore::source::{Sql, check};
 
 use crate::common::{Database, Server, World, run};
 
@@ -69,6 +69,7 @@ fn loaded(target: &Database, text: &str, way: &Way) -> Result<Loaded> {
             selection: way.selection.clone(),
             atomic: way.atomic,
             meter,
+            stall_timeout: std::time::Duration::from_secs(600),
         };
         load(load_way, Sql { blocks, reading }).await
     })
@@ -378,9 +379,9 @@ fn a_backup_of_any_format_becomes_sql() {
             let manifest = std::fs::read(world.folder(&id.to_string()).join("manifest.json")).unwrap();
             let manifest = Manifest::parse(&manifest, &id).unwrap();
             let host = Arc::clone(connected(Server::Pg15).await.host());
-            let nosuch = open(&*store, &id, &manifest, "nosuch", Arc::clone(&host)).await.err().unwrap();
+            let nosuch = check(&*store, &id, &manifest, "nosuch").await.err().unwrap();
             assert_eq!(nosuch.kind, Kind::NotFound);
-            let mut sql = open(&*store, &id, &manifest, &database.name, host).await?;
+            let mut sql = check(&*store, &id, &manifest, &database.name).await?.open(host).await?;
             let mut text = Vec::new();
             while let Some(block) = sql.blocks.recv().await {
                 text.extend_from_slice(&block);

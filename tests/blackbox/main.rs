@@ -11,6 +11,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/http.rs"]
+mod http;
 #[path = "../common/smtp.rs"]
 mod smtp;
 mod support;
@@ -29,15 +31,19 @@ mod export;
 mod first_five_minutes;
 mod formats;
 mod fuzz;
+mod hooks;
 mod load;
 mod locks;
 mod mail;
 mod migrate;
 mod next;
 mod owner;
+mod pings;
 mod restore;
 mod restore_hard;
 mod restore_page;
 mod retention;
 mod servers;
+mod stall;
 mod verify;
+mod webhooks;

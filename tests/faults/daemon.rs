@@ -14,6 +14,7 @@ use crate::common::daemon::{
     Daemon, alerts, assert_no_slot_twice, history, label, now, once_in, time, until, wait_for_outcome, write_config,
 };
 use crate::common::{Database, Server, World, unique};
+use crate::http::{Http, Request};
 use crate::judge::{BACKUP, Case, FEW_ROWS, is_label};
 use crate::killed::MIDDLE;
 use crate::smtp::Smtp;
@@ -123,6 +124,97 @@ fn killed_at_random() {
     // Whatever was said of it is over.
     let status = world.pgvigil(&["--json", "status"]).expect(0).json();
     assert_eq!(alerts(&status), Vec::<&str>::new());
+}
+
+/// With messages under way by two channels and a hook: each of them hears everything in order, and at
+/// most one message of each channel comes twice for a kill.
+#[test]
+fn killed_with_messages_pending() {
+    let mut chance = Chance::new();
+    let absent = unique("absent");
+    let (chat, other) = (Http::start(&["--slow", "0.3"]), Http::start(&["--slow", "0.1"]));
+    let world = World::new();
+    let hook = world.path("hook");
+    let script = format!("#!/bin/bash\nsleep 0.1\ngrep -o '\"state\":\"[a-z]*\"' >> {}\n", world.path("heard").display());
+    std::fs::write(&hook, script).unwrap();
+    std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let body = "body = '{\"key\": \"{{ key }}\", \"state\": \"{{ state }}\"}'\n";
+    let channels = format!(
+        "[alerts]\nremind_every = \"1s\"\n{}{}[hooks.log]\ncommand = [\"{}\"]\n",
+        chat.webhook("chat", body),
+        other.webhook("other", body),
+        hook.display()
+    );
+    let backups = [("x", absent.as_str(), "schedule = \"*/2 * * * * *\"\nretries = 0")];
+    write_config(&world, "", &format!("{channels}{}", sections(&backups)));
+    let rounds = scale(6, 60);
+    for _ in 0..rounds {
+        let mut daemon = Daemon::start(&world);
+        std::thread::sleep(Duration::from_millis(chance.next() % 3_500));
+        daemon.signal(Signal::SIGKILL);
+        daemon.end();
+    }
+    let daemon = Daemon::start(&world);
+    // At least once it is told, if no life before was long enough.
+    until("it is told", || {
+        let there = |http: &Http| http.requests().iter().any(|request| request.body().contains("backup/x/failed"));
+        (there(&chat) && there(&other)).then_some(())
+    });
+    let database = Database::create(Server::Pg15, &absent, "template0");
+    until("everything is told", || {
+        let status = world.pgvigil(&["--json", "status"]).json();
+        (status["outbox"]["pending"] == 0 && status["healthy"] == true).then_some(())
+    });
+    daemon.stop();
+    drop(database);
+    for http in [&chat, &other] {
+        let requests = http.requests();
+        let mut times: std::collections::BTreeMap<&str, usize> = std::collections::BTreeMap::new();
+        for request in &requests {
+            *times.entry(request.header("idempotency-key")).or_default() += 1;
+        }
+        assert!(times.values().all(|times| *times <= 2), "{times:#?}");
+        assert!(times.values().filter(|times| **times == 2).count() <= rounds, "{times:#?}");
+        let of_failed: Vec<Value> = requests.iter().map(Request::json).filter(|json| json["key"] == "backup/x/failed").collect();
+        let states: Vec<&str> = of_failed.iter().map(|json| json["state"].as_str().unwrap()).collect();
+        assert_eq!((states.first(), states.last()), (Some(&"open"), Some(&"closed")), "{states:?}");
+        // No reminder of what is over, and no end of what was not told.
+        let mut is_open = false;
+        for (nth, state) in states.iter().enumerate() {
+            let again = nth > 0 && states[nth - 1] == *state;
+            assert!(again || is_open == (*state != "open"), "{states:?}");
+            is_open = *state != "closed";
+        }
+    }
+    let heard = std::fs::read_to_string(world.path("heard")).unwrap();
+    assert!(heard.contains("open") && heard.lines().last().unwrap().contains("closed"), "{heard}");
+}
+
+/// A channel that hangs holds up no other, and what one does not take goes to the one that stands in
+/// for it.
+#[test]
+fn channels_that_are_deaf() {
+    let (deaf, chat, spare) = (Http::start(&["--status", "503"]), Http::start(&[]), Http::start(&[]));
+    let hang = Smtp::start(&["--hang", "greeting"]);
+    let world = World::new();
+    let channels = [
+        hang.section(""),
+        deaf.webhook("deaf", ""),
+        chat.webhook("chat", ""),
+        spare.webhook("spare", "fallback_for = [\"webhooks.deaf\"]\n"),
+    ];
+    let (x, y) = (unique("absent"), unique("absent"));
+    let keys = "schedule = \"* * * * * *\"\nretries = 0";
+    write_config(&world, "", &format!("{}{}", channels.concat(), sections(&[("x", &x, keys), ("y", &y, keys)])));
+    let daemon = Daemon::start(&world);
+    chat.wait_for(2);
+    assert!(spare.requests().is_empty());
+    // The relay hangs for a minute; the third attempt of the other is after 45 s.
+    daemon.wait_for_line("what webhooks.deaf does not take goes to webhooks.spare");
+    spare.wait_for(1);
+    assert!(hang.mails().is_empty());
+    let refused = |request: &Request| request.status() == 503 && request.method() == "POST" && request.path().ends_with("/deaf");
+    assert!(deaf.requests().len() >= 3 && deaf.requests().iter().all(refused), "{:#?}", deaf.requests());
 }
 
 /// With mail under way: every message arrives, in order, and at most one of each kill comes twice.

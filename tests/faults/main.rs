@@ -15,6 +15,8 @@
 #[expect(dead_code, reason = "the other test binaries use the rest of it")]
 mod common;
 
+#[path = "../common/http.rs"]
+mod http;
 #[path = "../common/smtp.rs"]
 #[expect(dead_code, reason = "the other test binaries use the rest of it")]
 mod smtp;

@@ -11,12 +11,14 @@ use super::{Looked, Report, leftovers, swap};
 use crate::catalog::{Compared, Mismatch};
 use crate::config::Plan;
 use crate::config::file::Contents;
+use crate::config::plan::STALL_TIMEOUT;
 use crate::error::{Error, Kind, Result};
 use crate::host::{Tag, clock};
 use crate::job::progress::Progress;
 use crate::job::verify;
 use crate::postgres::Server;
 use crate::postgres::quote::{identifier, literal};
+use crate::restore::analyze::analyze;
 use crate::restore::asked::Asked;
 use crate::restore::load::{Load, Loaded};
 use crate::restore::names::Named;
@@ -123,7 +125,10 @@ impl One<'_> {
         self.compare(&loaded, report);
         let analyzing = self.analyze(&loaded);
         tokio::select! {
-            analyzed = analyzing => analyzed?,
+            failed = analyzing => {
+                let told = failed?.into_iter().map(|words| format!("statistics for the planner are not whole: {words}"));
+                report.problems.extend(told);
+            }
             () = self.cancel.cancelled() => return Err(Error::new(Kind::Cancelled, "told to stop")),
         }
         let target = identifier(&self.database.target);
@@ -176,7 +181,7 @@ impl One<'_> {
         let host = verify::archive_host(self.plan, &looked.manifest).await;
         // A plain dump needs no pg_restore.
         let host = host.unwrap_or_else(|_| Arc::clone(looked.server.host()));
-        let sql = source::open(&*looked.store, &looked.id, &looked.manifest, &self.database.source, host).await?;
+        let sql = source::check(&*looked.store, &looked.id, &looked.manifest, &self.database.source).await?.open(host).await?;
         let is_fresh = self.database.temporary.is_some();
         let asked = effective(self.asked, &looked.manifest);
         let replica = asked.contents() == Contents::Data && looked.server.facts.is_superuser;
@@ -185,11 +190,12 @@ impl One<'_> {
         let load = Load {
             server: &server,
             database: into,
-            jobs: std::thread::available_parallelism().map_or(1, usize::from).min(JOBS_MAX),
+            jobs: jobs(),
             is_fresh,
             selection: self.database.selection.clone(),
             atomic: !is_fresh,
             meter,
+            stall_timeout: self.plan.backups.get(looked.id.backup.as_str()).map_or(STALL_TIMEOUT, |backup| backup.stall_timeout),
         };
         load::load(load, sql).await
     }
@@ -228,11 +234,12 @@ impl One<'_> {
     }
 
     /// Statistics for the planner: of a new database all, of a live one only what was loaded.
-    async fn analyze(&self, loaded: &Loaded) -> Result<()> {
+    /// Returns what could not be had.
+    async fn analyze(&self, loaded: &Loaded) -> Result<Vec<String>> {
         self.progress.begin("analyzing");
         let server = &self.looked.server;
         if let Some(temporary) = &self.database.temporary {
-            return tell(server, temporary, ["ANALYZE"]).await;
+            return analyze(server, temporary, jobs()).await;
         }
         let asked = effective(self.asked, &self.looked.manifest);
         let into = asked.into_schema.as_ref();
@@ -241,8 +248,14 @@ impl One<'_> {
             .iter()
             .filter_map(|(name, _)| Named::parse(name))
             .map(|table| Named { schema: into.cloned().or(table.schema), name: table.name });
-        tell(server, &self.database.target, tables.map(|table| format!("ANALYZE {}", table.quoted()))).await
+        tell(server, &self.database.target, tables.map(|table| format!("ANALYZE {}", table.quoted()))).await?;
+        Ok(Vec::new())
     }
+}
+
+/// How many sessions are used beside the first.
+fn jobs() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(JOBS_MAX)
 }
 
 impl Compared {

@@ -127,7 +127,7 @@ async fn start(place: &Folder, wanted: &Wanted<'_>) -> Result<Process> {
     args.push(format!("--username={}", wanted.superuser()));
     let made = tokio::time::timeout(START_TIMEOUT, initdb(place, args)).await;
     made.map_err(|_| Error::unverifiable(format_args!("initdb did not end within {} s", START_TIMEOUT.as_secs())))??;
-    let mut args = settings::postgres(&place.name(), wanted.preload);
+    let mut args = settings::postgres(wanted.major, &place.name(), wanted.preload);
     // In its folder, so that it goes with the folder however it ends.
     args.extend(["-c".to_owned(), "dynamic_shared_memory_type=mmap".to_owned()]);
     place.host.start(place.call("postgres", args)).await

@@ -53,7 +53,7 @@ fn recipe(image: String, wanted: &Wanted<'_>) -> containers::Wanted {
         settings::INITDB.join(" ")
     );
     let mut command = ["sh", "-c", &script, "pgvigil", wanted.superuser()].map(str::to_owned).to_vec();
-    command.extend(settings::postgres(SOCKET_DIR, wanted.preload));
+    command.extend(settings::postgres(wanted.major, SOCKET_DIR, wanted.preload));
     containers::Wanted {
         image,
         user: USER.to_owned(),
