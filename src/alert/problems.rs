@@ -1,14 +1,17 @@
 //! What is wrong: a pure function of what is on record, what is in the stores, and now. Nothing has
 //! to be remembered between two looks, so no crash can make it forgotten.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use chrono::{DateTime, Utc};
 
 use super::drills;
-use crate::catalog::{Catalog, Entry, Proof, Rung};
+use crate::catalog::{Catalog, Entry, Id, Proof, Rung};
 use crate::config::file::Want;
+use crate::config::labels::LabelFault;
 use crate::config::plan::{Backup, Store};
+use crate::config::values::Name;
 use crate::error::Error;
 use crate::host::disk::Usage;
 use crate::host::printable;
@@ -96,6 +99,48 @@ pub fn of_backup(facts: &BackupFacts<'_>, now: DateTime<Utc>) -> Vec<Problem> {
     let found =
         [failed(facts, now), stale(facts, now), unproven, future(facts, now), drills::drill(facts, now), drills::budget(facts, now)];
     found.into_iter().flatten().collect()
+}
+
+/// Labels of a container that cannot be obeyed.
+pub fn faulty_labels(fault: &LabelFault, now: DateTime<Utc>) -> Problem {
+    let container = &fault.container;
+    Problem {
+        key: format!("container/{container}/labels"),
+        since: now,
+        summary: format!("labels of container {container} are faulty: it asks for a backup and gets none"),
+        details: fault.told.clone(),
+        facts: vec![("Container", container.clone())],
+        commands: vec![format!("docker inspect {container}"), "pgvigil check".to_owned()],
+    }
+}
+
+/// Key of the alert about an Engine whose containers cannot be followed.
+pub const DISCOVERY: &str = "discovery/engine";
+
+/// Nobody hears of new containers.
+pub fn lost_engine(docker: &str, since: DateTime<Utc>, why: String) -> Problem {
+    Problem {
+        key: DISCOVERY.to_owned(),
+        since,
+        summary: format!("the Docker Engine at {docker} cannot be followed: new containers are not seen"),
+        details: why,
+        facts: vec![("Engine", docker.to_owned())],
+        commands: vec!["pgvigil check".to_owned()],
+    }
+}
+
+/// An edit of `keep` would delete more than before, and waits for a person.
+pub fn held_retention(backup: &Backup, summary: String, held: &BTreeMap<Name, Vec<Id>>, now: DateTime<Utc>) -> Problem {
+    let name = &backup.name;
+    let lines = held.iter().flat_map(|(store, ids)| ids.iter().map(move |id| format!("{id} in store {store}")));
+    Problem {
+        key: format!("backup/{name}/retention"),
+        since: now,
+        summary,
+        details: format!("Would go, and was kept before:\n{}", lines.collect::<Vec<_>>().join("\n")),
+        facts: vec![("Backup", name.to_string())],
+        commands: vec![format!("pgvigil prune {name} --dry-run"), format!("pgvigil prune {name}")],
+    }
 }
 
 /// What cannot be told yet: it would be wrong, but for a run under way or one that is tried again.

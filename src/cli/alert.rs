@@ -124,7 +124,7 @@ pub async fn tell(plan: &Plan, backup: &str) {
         let (history, alerts) = (state.history()?, state.alerts()?);
         let mut assessment = Assessment::default();
         if let Some(backup) = plan.backups.get(backup) {
-            assessment.look_at_backup(plan, &history, backup, clock::now()).await?;
+            assessment.look_at_backup(plan, &history, &alerts, backup, clock::now()).await?;
         }
         assessment.look_at_pings(plan, &alerts)?;
         assessment.settle(plan, &alerts, clock::now())?;

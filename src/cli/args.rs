@@ -168,11 +168,14 @@ pub enum Command {
     },
     /// Show how every backup and store stands, and the open alerts
     #[command(
-        after_help = "Examples:\n  pgvigil status\n  pgvigil status --watch\n  pgvigil status --watch --interval 10s\n\nExit codes: 0 healthy, 3 not; with --watch 0 when it is told to end."
+        after_help = "Examples:\n  pgvigil status\n  pgvigil status --watch\n  pgvigil status --watch --interval 10s\n\nExit codes: 0 healthy, 3 not; with --watch 0 when it is told to end. With --alive: 0 a daemon runs, 1 none does."
     )]
     Status {
         #[command(flatten)]
         watch: WatchArgs,
+        /// Only whether a daemon runs, whatever the state of the backups: for health checks of containers
+        #[arg(long, conflicts_with = "watch")]
+        alive: bool,
     },
     /// Try the channels of alerts
     #[command(subcommand, after_help = "Example:\n  pgvigil alert test")]

@@ -1,7 +1,7 @@
 //! `check`: the friend of the first five minutes. Each line is a thing tried, with the fix when it
 //! fails.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anstyle::AnsiColor;
 use serde::Serialize;
@@ -15,10 +15,11 @@ use crate::alert::ping::Pinger;
 use crate::alert::webhook::Poster;
 use crate::config::channels::Hook;
 use crate::config::email::Email;
-use crate::config::plan::{self, Backup, Blocked, StoreKind};
+use crate::config::plan::{self, Backup, Blocked, Place, StoreKind};
 use crate::config::values::Name;
 use crate::config::{Faults, Plan};
 use crate::error::{Error, Kind, exit};
+use crate::host::openings::openings;
 use crate::host::{Tag, program};
 use crate::job::drill_check::possible;
 use crate::job::make::choose;
@@ -91,6 +92,10 @@ pub fn check(session: &Session, offline: bool) -> Done {
         ),
     )];
     lines.extend(not_yet(plan));
+    for fault in plan.discovery.iter().flat_map(|discovery| &discovery.faults) {
+        let error = Error::new(Kind::Config, fault.told.clone());
+        lines.push(Line::bad(format!("container {}", fault.container), &error));
+    }
     lines.extend(plan.warnings.iter().map(|warning| Line::warning(&warning.subject, &warning.message, &warning.hint)));
     lines.extend(opened.missing.iter().map(|error| Line { fault: true, ..Line::bad("secrets", error) }));
     if !offline {
@@ -105,11 +110,10 @@ fn count(n: usize, what: &str) -> String {
 }
 
 fn fault_lines(faults: &Faults) -> Vec<Line> {
-    let subject = |line: usize| format!("{}:{line}", faults.path.display());
     faults
         .faults
         .iter()
-        .map(|fault| Line { fault: true, ..Line::new(Level::Error, subject(fault.line), &fault.message, fault.hint.clone()) })
+        .map(|fault| Line { fault: true, ..Line::new(Level::Error, fault.place(&faults.path), &fault.message, fault.hint.clone()) })
         .collect()
 }
 
@@ -118,7 +122,7 @@ fn not_yet(plan: &Plan) -> Vec<Line> {
     let (passed, blocking): (Vec<_>, Vec<_>) = plan.not_yet.iter().partition(|key| key.blocks.is_none());
     let mut lines = Vec::new();
     if !passed.is_empty() {
-        let keys: Vec<String> = passed.iter().map(|key| format!("{} (line {})", key.key, key.line)).collect();
+        let keys: Vec<String> = passed.iter().map(|key| format!("{} ({})", key.key, key.place)).collect();
         lines.push(Line::warning(
             "file",
             format!("not yet, and passed over by this version: {}", keys.join(", ")),
@@ -133,7 +137,7 @@ fn not_yet(plan: &Plan) -> Vec<Line> {
         lines.push(Line::new(
             Level::Error,
             "file",
-            format!("{} (line {}): not yet: {who} in this version", key.key, key.line),
+            format!("{} ({}): not yet: {who} in this version", key.key, key.place),
             Some("take the key out for now".to_owned()),
         ));
     }
@@ -161,6 +165,9 @@ async fn online(plan: &Plan, lines: &mut Vec<Line>) {
             Err(error) => lines.push(Line::bad(subject, &error)),
         }
     }
+    for address in engines(plan) {
+        lines.extend(of_engine(address).await);
+    }
     for backup in plan.backups.values() {
         if let Some(server) = servers.get(&backup.server) {
             of_backup(backup, server, lines).await;
@@ -186,6 +193,37 @@ async fn online(plan: &Plan, lines: &mut Vec<Line>) {
         lines.extend(of_receiver(&ping.key(), Pinger::new(ping).as_ref().map(Pinger::receiver)).await);
     }
     lines.extend(plan.channels.hooks.values().map(of_hook));
+}
+
+/// Every Engine of the plan, once. `None`: the usual one.
+fn engines(plan: &Plan) -> BTreeSet<Option<&str>> {
+    let of_servers = plan.servers.values().filter_map(|server| match &server.place {
+        Place::Container { docker, .. } => Some(docker.as_deref()),
+        Place::Host(_) | Place::Socket(_) => None,
+    });
+    of_servers.chain(plan.discovery.as_ref().map(|discovery| Some(discovery.docker.as_str()))).collect()
+}
+
+/// What is open beyond what backups need. That an Engine does not answer, its servers tell.
+async fn of_engine(address: Option<&str>) -> Option<Line> {
+    let open = Box::pin(openings(address)).await.ok()?;
+    let subject = format!("Docker Engine {}", address.unwrap_or("of this machine"));
+    let root = "containers can be made, which is as good as root on that machine";
+    let is_proxy = address.is_some_and(|address| !address.starts_with("unix://"));
+    Some(match (open.create, open.beyond.is_empty()) {
+        (_, false) if is_proxy => Line::warning(
+            subject,
+            format!(
+                "open beyond what pgvigil needs: {}{}",
+                open.beyond.join(", "),
+                if open.create { format!("; {root}") } else { String::new() }
+            ),
+            "narrow the socket proxy: docker/proxy-backups.cfg is all that backups need",
+        ),
+        (_, false) => Line::good(subject, "everything is open: who may use this socket is root on that machine; a socket proxy narrows it"),
+        (true, true) => Line::good(subject, format!("no more is open than drills need; {root}")),
+        (false, true) => Line::good(subject, "no more is open than backups need; no drills in containers"),
+    })
 }
 
 fn of_server(plan: &Plan, name: &Name, subject: &str, server: &Server) -> Vec<Line> {

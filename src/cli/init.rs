@@ -101,6 +101,7 @@ async fn databases(place: &Place, must_answer: bool) -> Result<Option<Vec<String
         port: None,
         user: None,
         password: None,
+        password_of_container: false,
         sslmode: SslMode::default(),
         sslrootcert: None,
         sslcert: None,

@@ -74,7 +74,7 @@ fn dispatch(args: Args) -> Done {
     if args.json && matches!(args.command, Command::Cat { .. } | Command::Completions { .. }) {
         return Err(Error::new(Kind::Usage, "what this command writes is no JSON document").hint("leave out --json"));
     }
-    if args.json && matches!(&args.command, Command::Status { watch } | Command::List { watch, .. } if watch.watch) {
+    if args.json && matches!(&args.command, Command::Status { watch, .. } | Command::List { watch, .. } if watch.watch) {
         return Err(Error::new(Kind::Usage, "--json is one document, and --watch has no end").hint("leave out one of them"));
     }
     let session = Session::new(&args);
@@ -103,7 +103,8 @@ fn dispatch(args: Args) -> Done {
         Command::Prune { backup, dry_run, trust_clock } => prune::prune(&session, backup.as_deref(), dry_run, trust_clock),
         Command::Adopt { backup, files } => adopt::adopt(&session, &backup, &files),
         Command::Rebuild { store } => rebuild::rebuild(&session, store.as_deref()),
-        Command::Status { watch } => status::status(&session, watch.every()),
+        Command::Status { alive: true, .. } => status::alive(&session),
+        Command::Status { watch, .. } => status::status(&session, watch.every()),
         Command::Alert(AlertCommand::Test) => alert::test(&session),
         Command::Wal { .. } => not_yet("wal"),
     }

@@ -61,6 +61,7 @@ pub fn prune(session: &Session, backup: Option<&str>, dry_run: bool, trust_clock
                 };
                 let mut judged = prune::look(plan, state.owner(), &history, backup, clock::now()).await?;
                 prune::apply(plan, &state, backup, &mut judged).await?;
+                prune::accept_terms(plan, &alerts, backup)?;
                 Ok(judged)
             };
             match work.await {

@@ -1,5 +1,6 @@
 //! What every command begins with: the log, the file, its secrets, and whose rights it goes on with.
 
+use std::cell::Cell;
 use std::io::IsTerminal;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -13,16 +14,23 @@ use tracing_subscriber::{Layer, Registry};
 use super::args::Args;
 use super::output;
 use crate::config::file::{LogFormat, LogLevel};
-use crate::config::plan::{Warning, Which};
+use crate::config::plan::{Sourced, Warning, Which};
 use crate::config::values::Given;
-use crate::config::{Faults, Plan};
+use crate::config::{DEFAULT_PATH, Faults, Overlay, Plan, labels, overlay};
 use crate::error::{Error, Kind, Result};
+use crate::host::labelled::{self, Seen};
 use crate::host::{owner, secret};
+use crate::state::State;
+use crate::state::discovered::Discovered;
 
 pub struct Session {
     pub config: PathBuf,
     pub json: bool,
     log_level: Option<LogLevel>,
+    /// There was a file once: that it is gone is a fault.
+    had_file: Cell<bool>,
+    /// It follows containers by itself.
+    is_daemon: Cell<bool>,
 }
 
 /// Which secrets a command uses: only those must be there.
@@ -43,21 +51,60 @@ pub struct Opened {
 
 impl Session {
     pub fn new(args: &Args) -> Self {
-        Session { config: args.config.clone(), json: args.json, log_level: args.log_level }
+        Session {
+            config: args.config.clone(),
+            json: args.json,
+            log_level: args.log_level,
+            had_file: Cell::new(false),
+            is_daemon: Cell::new(false),
+        }
     }
 
     /// Reads the file, without a word about its warnings.
     pub fn load(&self) -> Result<std::result::Result<Plan, Faults>> {
-        let text = read(&self.config)?;
-        Ok(crate::config::parse(&text, &self.config).map(|mut plan| {
-            plan.warnings.extend(readable_by_others(&self.config, &plan));
+        let overlays = environment();
+        let text = self.text(&overlays)?;
+        Ok(crate::config::parse_all(&text, &self.config, &overlays).map(|mut plan| {
+            self.add_labelled(&mut plan, &text, &overlays);
+            plan.warnings.extend(readable_by_others(&self.config, &plan, &overlays));
             plan
         }))
     }
 
     /// Where the state is, if the file can be read at all, be it ever so faulty.
     pub fn state_dir(&self) -> Option<PathBuf> {
-        read(&self.config).ok().map(|text| crate::config::state_dir(&text))
+        let overlays = environment();
+        self.text(&overlays).ok().map(|text| crate::config::state_dir(&text, &overlays))
+    }
+
+    /// Adds what containers ask for by their labels: as the daemon knows them, else as they are now.
+    fn add_labelled(&self, plan: &mut Plan, text: &str, overlays: &[Overlay]) {
+        let Some(discovery) = plan.discovery.clone() else { return };
+        let known = Discovered::read(&plan.state_dir).containers;
+        let mut containers = if self.is_daemon.get() || State::has_daemon(&plan.state_dir) {
+            known
+        } else {
+            match look_now(discovery.docker.clone()) {
+                Ok(seen) => labels::merged(&known, &seen.labelled, &seen.others),
+                Err(error) => {
+                    output::warn(&format!("labels of containers: {}", error.message), error.hint.as_deref());
+                    known
+                }
+            }
+        };
+        containers.retain(|container| !discovery.forget.contains(&container.container));
+        labels::add(plan, text, overlays, &containers);
+    }
+
+    /// The file, which need not be there where the environment says it all.
+    fn text(&self, overlays: &[Overlay]) -> Result<String> {
+        let may_lack = !overlays.is_empty() && self.config == Path::new(DEFAULT_PATH) && !self.had_file.get();
+        if may_lack && !self.config.exists() {
+            return Ok(String::new());
+        }
+        let text = read(&self.config)?;
+        self.had_file.set(true);
+        Ok(text)
     }
 
     /// Starts the log as the file and the command line say.
@@ -86,6 +133,7 @@ impl Session {
     /// # Errors
     /// The file is faulty, a secret is missing, or the rights cannot be changed.
     pub fn open_daemon(&self) -> Result<Plan> {
+        self.is_daemon.set(true);
         let plan = self.load_whole()?;
         self.start_daemon_log(&plan);
         owner::become_owner_of(&plan.state_dir)?;
@@ -181,8 +229,23 @@ fn read(path: &Path) -> Result<String> {
     }
 }
 
-fn readable_by_others(path: &Path, plan: &Plan) -> Option<Warning> {
-    let literal = &plan.givens.iter().find(|sourced| sourced.is_secret && matches!(sourced.given, Given::Literal(_)))?.key;
+/// The containers as they are now. On a thread of its own: whoever reads a file may be in the middle of
+/// something that waits.
+fn look_now(address: String) -> Result<Seen> {
+    let looked = std::thread::spawn(move || runtime()?.block_on(labelled::look(&address))).join();
+    looked.unwrap_or_else(|_| Err(Error::new(Kind::System, "the look at the containers was broken off")))
+}
+
+/// What the environment says.
+fn environment() -> Vec<Overlay> {
+    let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    overlay::of_environment(std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value))))
+}
+
+fn readable_by_others(path: &Path, plan: &Plan, overlays: &[Overlay]) -> Option<Warning> {
+    let in_file = |key: &str| overlays.iter().all(|overlay| overlay.path.join(".") != key);
+    let is_literal = |sourced: &&Sourced| sourced.is_secret && matches!(sourced.given, Given::Literal(_)) && in_file(&sourced.key);
+    let literal = &plan.givens.iter().find(is_literal)?.key;
     let mode = std::fs::metadata(path).ok()?.permissions().mode();
     (mode & 0o044 != 0).then(|| Warning {
         subject: "secrets".to_owned(),

@@ -46,6 +46,18 @@ pub fn status(session: &Session, every: Option<Duration>) -> Done {
     Ok(if seen.status.healthy { exit::OK } else { exit::PROBLEMS })
 }
 
+/// Whether a daemon runs; for a container's health check, which asks often and wants to know no more. How
+/// the backups are is no reason to kill the one who mends them.
+pub fn alive(session: &Session) -> Done {
+    let runs = session.state_dir().is_some_and(|dir| State::has_daemon(&dir));
+    if session.json {
+        output::json(&Daemon { running: runs })?;
+    } else {
+        output::text(if runs { "a daemon is running\n" } else { "no daemon is running\n" })?;
+    }
+    Ok(if runs { exit::OK } else { exit::FAILED })
+}
+
 /// A daemon may go on with the file as it was: what it has on record is all that is known then.
 fn beside_a_faulty_file(session: &Session, error: Error) -> Done {
     let Some(dir) = session.state_dir().filter(|dir| State::has_daemon(dir)) else {
@@ -59,7 +71,7 @@ fn beside_a_faulty_file(session: &Session, error: Error) -> Done {
     let status = Status {
         healthy: false,
         daemon: Daemon { running: true },
-        config: Config { loaded_at: loaded.at, error: Some(error.message) },
+        config: Config { error: Some(error.message), ..Config::of(loaded) },
         backups: Vec::new(),
         stores: Vec::new(),
         alerts,
@@ -222,6 +234,12 @@ fn notes(status: &Status) -> String {
             let _ = writeln!(text, "\na daemon is running; it read the file at {}", at.format("%Y-%m-%d %H:%M:%S UTC"));
         }
         (None, None) => {}
+    }
+    if let Some(at) = status.config.changed_at.filter(|_| status.daemon.running) {
+        let _ = writeln!(text, "the last edit that was taken over, at {}:", at.format("%Y-%m-%d %H:%M:%S UTC"));
+        for change in &status.config.changes {
+            let _ = writeln!(text, "  {}", crate::host::printable(change));
+        }
     }
     for warning in &status.warnings {
         let _ = writeln!(text, "{} {warning}", output::styled(AnsiColor::Yellow.on_default(), "warning:"));

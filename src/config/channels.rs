@@ -319,7 +319,7 @@ mod tests {
 
     fn policy(text: &str) -> Policy {
         let alerts: Alerts = toml::from_str(text).unwrap();
-        plan_policy(&alerts, &File::default(), &mut Examined::new(""))
+        plan_policy(&alerts, &File::default(), &mut Examined::new(&super::super::overlay::Sources::new("", &[])))
     }
 
     #[test]

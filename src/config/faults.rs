@@ -8,14 +8,20 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
 
+use super::changes::Written;
+use super::overlay::Sources;
+use super::plan::Sourced;
+
 /// More would scroll off the screen, and a file that faulty is not a file of ours.
 const FAULTS_MAX: usize = 100;
 
 /// One thing that is wrong in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// Counted from 1.
+    /// Counted from 1; what is laid over the file counts on behind it.
     pub line: usize,
+    /// What it stands in, if that is not the file: the name of a variable.
+    pub source: Option<String>,
     pub message: String,
     pub hint: Option<String>,
 }
@@ -27,13 +33,23 @@ pub struct Faults {
     pub faults: Vec<Fault>,
 }
 
+impl Fault {
+    /// Where it is, as it is told.
+    pub fn place(&self, path: &Path) -> String {
+        match &self.source {
+            Some(source) => source.clone(),
+            None => format!("{}:{}", path.display(), self.line),
+        }
+    }
+}
+
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, fault) in self.faults.iter().enumerate() {
             if n > 0 {
                 writeln!(f)?;
             }
-            write!(f, "{}:{}: {}", self.path.display(), fault.line, fault.message)?;
+            write!(f, "{}: {}", fault.place(&self.path), fault.message)?;
             if let Some(hint) = &fault.hint {
                 write!(f, "\nHINT: {hint}")?;
             }
@@ -44,7 +60,7 @@ impl fmt::Display for Faults {
 
 /// A file under examination: its text, where each key stands, and what was found wrong so far.
 pub struct Examined<'a> {
-    text: &'a str,
+    sources: &'a Sources,
     table: Spanned<DeTable<'a>>,
     faults: Vec<Fault>,
     /// Where an entry did not fit its type.
@@ -53,11 +69,14 @@ pub struct Examined<'a> {
 
 impl<'a> Examined<'a> {
     /// Reads the TOML; its syntax errors are the first faults.
-    pub fn new(text: &'a str) -> Self {
-        let (table, errors) = DeTable::parse_recoverable(text);
-        let mut examined = Examined { text, table, faults: Vec::new(), removed: Vec::new() };
+    pub fn new(sources: &'a Sources) -> Self {
+        let (table, errors) = DeTable::parse_recoverable(sources.file());
+        let mut examined = Examined { sources, table, faults: Vec::new(), removed: Vec::new() };
         for error in errors {
             examined.record(error.span(), error.message().trim());
+        }
+        for (line, message, hint) in sources.lay(examined.table.get_mut()) {
+            examined.push(line, message, Some(hint));
         }
         examined
     }
@@ -66,13 +85,24 @@ impl<'a> Examined<'a> {
     /// taken out, and the rest is tried again, until all of it fits.
     pub fn typed<T: DeserializeOwned + Default>(&mut self) -> T {
         let mut table = self.table.clone();
-        for _ in 0..FAULTS_MAX {
+        let mut tried: Vec<(usize, String)> = Vec::new();
+        for _ in 0..2 * FAULTS_MAX {
             let error = match T::deserialize(Deserializer::from(table.clone())) {
                 Ok(value) => return value,
                 Err(error) => error,
             };
             let span = error.span();
-            self.record(span.clone(), error.message().trim());
+            let line = span.as_ref().map(|span| self.sources.line_of(span.start));
+            if let (Some(span), Some(line)) = (&span, line)
+                && tried.iter().all(|(before, _)| *before != line)
+                && self.sources.retry_as_text(table.get_mut(), span)
+            {
+                tried.push((line, error.message().trim().to_owned()));
+                continue;
+            }
+            // As a text it does not fit, either: what was wrong with it first says more.
+            let first = tried.iter().find(|(before, _)| Some(*before) == line).map(|(_, message)| message.clone());
+            self.record(span.clone(), first.as_deref().unwrap_or(error.message().trim()));
             let Some(path) = span.and_then(|span| remove(table.get_mut(), &span)) else {
                 break;
             };
@@ -91,8 +121,7 @@ impl<'a> Examined<'a> {
 
     /// Notes a fault at a key; where the key is absent, at the nearest table that holds it.
     pub fn fault(&mut self, path: &[&str], message: impl Into<String>, hint: impl Into<String>) {
-        let line = self.line_at(path);
-        self.push(Fault { line, message: message.into(), hint: Some(hint.into()) });
+        self.push(self.line_at(path), message.into(), Some(hint.into()));
     }
 
     /// The line of a key, or of the nearest table that holds it.
@@ -110,7 +139,18 @@ impl<'a> Examined<'a> {
                 _ => break,
             }
         }
-        self.line_of(span.start)
+        self.sources.line_of(span.start)
+    }
+
+    /// Where a key stands, in words.
+    pub fn place_of(&self, path: &[&str]) -> String {
+        let line = self.line_at(path);
+        self.sources.source_of(line).map_or_else(|| format!("line {line}"), str::to_owned)
+    }
+
+    /// Every key with its value as it is written, but for secrets.
+    pub fn written(&self, givens: &[Sourced]) -> Written {
+        Written::of(self.table.get_ref(), givens)
     }
 
     /// Nothing if all is well, else every fault in the order of the lines.
@@ -123,20 +163,16 @@ impl<'a> Examined<'a> {
     }
 
     fn record(&mut self, span: Option<Range<usize>>, message: &str) {
-        let line = self.line_of(span.map_or(0, |span| span.start));
+        let line = self.sources.line_of(span.map_or(0, |span| span.start));
         let (message, hint) = reword(message);
-        self.push(Fault { line, message, hint });
+        self.push(line, message, hint);
     }
 
-    fn push(&mut self, fault: Fault) {
+    fn push(&mut self, line: usize, message: String, hint: Option<String>) {
+        let fault = Fault { line, source: self.sources.source_of(line).map(str::to_owned), message, hint };
         if self.faults.len() < FAULTS_MAX && !self.faults.contains(&fault) {
             self.faults.push(fault);
         }
-    }
-
-    fn line_of(&self, offset: usize) -> usize {
-        let head = &self.text.as_bytes()[..offset.min(self.text.len())];
-        1 + memchr::memchr_iter(b'\n', head).count()
     }
 }
 

@@ -45,6 +45,8 @@ pub struct File {
     /// The lines of work: what, when, for how long.
     #[serde(default)]
     pub backups: BTreeMap<Name, Backup>,
+    /// Containers that ask for a backup by their labels.
+    pub discovery: Option<Discovery>,
     /// What holds for every channel.
     pub alerts: Option<Alerts>,
     pub email: Option<Email>,
@@ -334,6 +336,15 @@ pub struct Drill {
     pub on: Option<String>,
     /// The restore time that the drill is held to.
     pub budget: Option<Span>,
+}
+
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Discovery {
+    /// Address of the Docker Engine whose containers are looked at: unix://PATH or tcp://HOST:PORT.
+    pub docker: String,
+    /// Containers that are gone for good: their backups are no longer expected.
+    pub forget: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]

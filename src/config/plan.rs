@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use chrono_tz::Tz;
 
+use super::changes::Written;
 use super::channels::{self, Channels};
 use super::choose::{choose_databases, choose_server, choose_stores};
 use super::drill::{self, Drill, DrillOn};
 use super::email::{self, Email};
 use super::faults::Examined;
 use super::file::{self, BackupKind, Contents, EvidenceMode, File, Format, LogFormat, LogLevel, SslMode, Via, Want};
+use super::labels::LabelFault;
 use super::listen::{self, Listen};
 use super::rules;
 use super::values::{Compression, Count, Given, Name, Schedule};
@@ -32,6 +34,7 @@ pub struct Plan {
     /// `None`: no listener.
     pub listen: Option<Listen>,
     pub email: Option<Email>,
+    pub discovery: Option<Discovery>,
     pub channels: Channels,
     pub log_level: LogLevel,
     pub log_format: LogFormat,
@@ -46,6 +49,19 @@ pub struct Plan {
     pub not_yet: Vec<NotYet>,
     /// What is right, and probably not what was meant.
     pub warnings: Vec<Warning>,
+    /// Every key as it is written, to say what an edit has changed. No secret stands in here.
+    pub written: Written,
+}
+
+/// Containers that ask for a backup by their labels.
+#[derive(Debug, Clone)]
+pub struct Discovery {
+    /// Address of the Engine.
+    pub docker: String,
+    /// Gone for good.
+    pub forget: Vec<String>,
+    /// What is wrong with labels.
+    pub faults: Vec<LabelFault>,
 }
 
 /// A value with the key that names it, such as `servers.main.password`.
@@ -62,7 +78,8 @@ pub struct Sourced {
 pub struct NotYet {
     /// The key as in the file, such as `backups.x.encrypt_to`.
     pub key: String,
-    pub line: usize,
+    /// Where it stands, such as `line 5`.
+    pub place: String,
     /// The backup that cannot run as it is written here. `None`: the key is passed over for now,
     /// and what a run makes is the same without it.
     pub blocks: Option<Blocked>,
@@ -100,6 +117,8 @@ pub struct Server {
     pub port: Option<u16>,
     pub user: Option<Given>,
     pub password: Option<Given>,
+    /// Without a password of the file: that of the container's own environment.
+    pub password_of_container: bool,
     pub sslmode: SslMode,
     pub sslrootcert: Option<PathBuf>,
     pub sslcert: Option<PathBuf>,
@@ -179,7 +198,7 @@ impl Backup {
 }
 
 /// What retention keeps. A unit that is not named keeps nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Keep {
     pub last: Count,
     pub within: Option<Duration>,
@@ -295,6 +314,11 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
         listen,
         has_channel: super::survey::has_channel(file),
         email,
+        discovery: file.discovery.as_ref().map(|discovery| Discovery {
+            docker: discovery.docker.clone(),
+            forget: discovery.forget.clone().unwrap_or_default(),
+            faults: Vec::new(),
+        }),
         channels,
         log_level: log.level.unwrap_or_default(),
         log_format: log.format.unwrap_or_default(),
@@ -304,6 +328,7 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
         givens: super::survey::givens(file),
         not_yet: super::survey::not_yet(file, examined),
         warnings: super::survey::warnings(file),
+        written: examined.written(&super::survey::givens(file)),
     }
 }
 
@@ -338,14 +363,8 @@ fn plan_server(name: &Name, server: &file::Server, examined: &mut Examined<'_>) 
             }
         }
     }
-    if let Some(docker) = &server.docker
-        && !["unix://", "tcp://", "http://"].iter().any(|scheme| docker.starts_with(scheme))
-    {
-        examined.fault(
-            &key("docker"),
-            format!("bad address of the Docker Engine {docker:?}"),
-            "write unix:///var/run/docker.sock or tcp://HOST:2375",
-        );
+    if let Some(docker) = &server.docker {
+        rules::check_engine(docker, &key("docker"), examined);
     }
     if server.container.is_some() && server.via.unwrap_or_default() == Via::Exec {
         let unused = [
@@ -370,6 +389,7 @@ fn plan_server(name: &Name, server: &file::Server, examined: &mut Examined<'_>) 
         port: server.port.map(std::num::NonZeroU16::get),
         user: server.user.clone(),
         password: server.password.clone(),
+        password_of_container: false,
         sslmode: server.sslmode.unwrap_or_default(),
         sslrootcert: server.sslrootcert.clone(),
         sslcert: server.sslcert.clone(),

@@ -110,8 +110,22 @@ pub fn check_keep(keep: &file::Keep, kind: Option<BackupKind>, path: &[&str], ex
     }
 }
 
+/// The address of a Docker Engine.
+pub fn check_engine(docker: &str, path: &[&str], examined: &mut Examined<'_>) {
+    if !["unix://", "tcp://", "http://"].iter().any(|scheme| docker.starts_with(scheme)) {
+        examined.fault(
+            path,
+            format!("bad address of the Docker Engine {docker:?}"),
+            "write unix:///var/run/docker.sock or tcp://HOST:2375",
+        );
+    }
+}
+
 /// Sections that stand by themselves.
 pub fn check_rest(file: &File, examined: &mut Examined<'_>) {
+    if let Some(discovery) = &file.discovery {
+        check_engine(&discovery.docker, &["discovery", "docker"], examined);
+    }
     if file.max_concurrent_runs == Some(0) {
         examined.fault(&["max_concurrent_runs"], "no run would ever start", "write 1 or more");
     }

@@ -49,7 +49,7 @@ pub fn not_yet(file: &File, examined: &Examined<'_>) -> Vec<NotYet> {
     let mut found = Vec::new();
     let mut note = |path: &[&str], given: bool, blocks: Option<Blocked>| {
         if given {
-            found.push(NotYet { key: path.join("."), line: examined.line_at(path), blocks });
+            found.push(NotYet { key: path.join("."), place: examined.place_of(path), blocks });
         }
     };
     note(&["trusted_signers"], file.trusted_signers.is_some(), None);
@@ -95,7 +95,7 @@ pub fn warnings(file: &File) -> Vec<Warning> {
             });
         }
     }
-    if file.backups.is_empty() {
+    if file.backups.is_empty() && file.discovery.is_none() {
         found.push(Warning {
             subject: "backups".to_owned(),
             message: "the file names no backup".to_owned(),

@@ -398,6 +398,11 @@ impl<'de> Deserialize<'de> for Count {
                 u32::try_from(number).map(Count::Number).map_err(|_| de::Error::invalid_value(de::Unexpected::Signed(number), &self))
             }
 
+            // What a file of the state says, which is JSON.
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Count, E> {
+                u32::try_from(number).map(Count::Number).map_err(|_| de::Error::invalid_value(de::Unexpected::Unsigned(number), &self))
+            }
+
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Count, E> {
                 match text {
                     "forever" => Ok(Count::Forever),
@@ -407,6 +412,15 @@ impl<'de> Deserialize<'de> for Count {
         }
 
         deserializer.deserialize_any(CountVisitor)
+    }
+}
+
+impl serde::Serialize for Count {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Count::Number(number) => serializer.serialize_u32(*number),
+            Count::Forever => serializer.serialize_str("forever"),
+        }
     }
 }
 

@@ -65,7 +65,7 @@ impl Daemon {
             let told = async |name: String| {
                 let Some(backup) = plan.backups.get(name.as_str()) else { return Ok(()) };
                 let mut assessment = Assessment::default();
-                assessment.look_at_backup(&plan, &history, backup, clock::now()).await?;
+                assessment.look_at_backup(&plan, &history, &alerts, backup, clock::now()).await?;
                 assess::log(&assessment.settle(&plan, &alerts, clock::now())?);
                 Ok(())
             };

@@ -1,9 +1,11 @@
 //! The life of the daemon: it wakes once a second, begins what is due, looks at how things stand,
 //! and tells. What is due and what is wrong is decided elsewhere, by pure functions.
 
+mod discovery;
 mod drills;
 mod file;
 mod probe;
+mod reload;
 mod telling;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +28,7 @@ use crate::host::{Tag, clock};
 use crate::job::assess::{self, Assessment, spelled};
 use crate::job::follow::Followers;
 use crate::job::progress::Progress;
+use crate::job::prune;
 use crate::job::restore::leftovers;
 use crate::job::run::{self, Order, Report};
 use crate::job::sweep;
@@ -72,6 +75,7 @@ pub async fn run(mut file: Watch, plan: Plan, load: Load<'_>) -> Result<()> {
     let mut daemon = Daemon::new(plan, state)?;
     daemon.listener.follow(&daemon.plan)?;
     daemon.begin()?;
+    daemon.follow();
     daemon.probe();
     let ticker = Ticker::start().await?;
     loop {
@@ -83,13 +87,18 @@ pub async fn run(mut file: Watch, plan: Plan, load: Load<'_>) -> Result<()> {
                 if file.has_changed() {
                     daemon.reload(load);
                 }
+                daemon.try_file_again(load);
             }
             Some(done) = daemon.work.join_next_with_id() => daemon.ended(done),
             Some(done) = daemon.drills.task.join_next() => daemon.drill_ended(done),
             Some(done) = daemon.looking.join_next() => daemon.looked(done),
             Some(done) = daemon.telling.tasks.join_next_with_id() => daemon.told(done),
+            Some(seen) = daemon.discovery.heard.recv() => daemon.discovered(seen, load),
             Some(told) = signals.recv() => match told {
-                Told::Reload => daemon.reload(load),
+                Told::Reload => {
+                    file.take();
+                    daemon.reload(load);
+                }
                 Told::Stop => break,
             },
         }
@@ -157,6 +166,8 @@ struct Daemon {
     disks: BTreeMap<Name, Instant>,
     telling: Telling,
     followers: Followers,
+    faulty: Option<reload::Faulty>,
+    discovery: discovery::Discovery,
 }
 
 impl Daemon {
@@ -184,6 +195,8 @@ impl Daemon {
             disks: BTreeMap::new(),
             telling: Telling::new(),
             followers: Followers::default(),
+            faulty: None,
+            discovery: discovery::Discovery::default(),
         })
     }
 
@@ -191,6 +204,7 @@ impl Daemon {
     fn begin(&mut self) -> Result<()> {
         let plan = Arc::clone(&self.plan);
         self.alerts.set_loaded(Ok(()), clock::now())?;
+        prune::note_terms(&plan, &self.alerts)?;
         self.alerts.release_claims_of_daemon()?;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -240,7 +254,7 @@ impl Daemon {
                 let last = history.last_verdict(Job::Dump, backup.name.as_str(), is_locked)?;
                 if last.is_some_and(|run| run.outcome.as_deref() == Some(Outcome::Interrupted.as_str())) {
                     let mut assessment = Assessment::default();
-                    assessment.look_at_backup(&plan, &history, &backup, clock::now()).await?;
+                    assessment.look_at_backup(&plan, &history, &alerts, &backup, clock::now()).await?;
                     assess::log(&assessment.settle(&plan, &alerts, clock::now())?);
                 }
                 sweep::sweep_idle(&plan, &state, &history, &backup).await
@@ -442,36 +456,6 @@ impl Daemon {
             tracing::error!(%error, "and nobody could be told");
         }
         error
-    }
-
-    /// Takes the file as it is now, or goes on with what it had and says so.
-    fn reload(&mut self, load: Load<'_>) {
-        let loaded = load().and_then(|plan| {
-            if plan.state_dir == self.plan.state_dir {
-                Ok(plan)
-            } else {
-                Err(Error::new(Kind::Config, "state_dir cannot change while the daemon runs").hint("restart the daemon"))
-            }
-        });
-        let loaded = loaded.map(Arc::new).and_then(|plan| self.listener.follow(&plan).map(|()| plan));
-        let fault = loaded.as_ref().err().map(|error| match &error.hint {
-            Some(hint) => format!("{}\nHINT: {hint}", error.message),
-            None => error.message.clone(),
-        });
-        if let Err(error) = self.alerts.set_loaded(fault.as_deref().map_or(Ok(()), Err), clock::now()) {
-            tracing::error!(%error, "cannot note what became of the file");
-        }
-        match loaded {
-            Ok(plan) => {
-                tracing::info!(backups = plan.backups.len(), "the file was read again");
-                self.plan = plan;
-                self.tell_by_new_plan();
-            }
-            Err(error) => tracing::error!(%error, "the file is faulty; the daemon goes on with what it had"),
-        }
-        self.next_due = clock::now();
-        self.look_at = Instant::now();
-        self.disks.clear();
     }
 
     /// Lets what runs come to its end for a while, then ends it; no new run begins.

@@ -24,6 +24,9 @@ const STREAM_BUFFER_BYTES: usize = 256 * 1024;
 /// After its stream has ended a program has so long to be gone; else the stream was cut.
 const END_GRACE: Duration = Duration::from_secs(10);
 
+/// More than any password.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
+
 /// How long a program may take to obey SIGTERM before it gets SIGKILL.
 const TERM_GRACE: Duration = Duration::from_secs(5);
 
@@ -107,6 +110,25 @@ impl DockerHost {
         }
     }
 
+    /// The text of a small file inside, with the rights of the container's own user.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn read_file(&self, path: &str) -> Result<String> {
+        let started = self.exec(["cat", "--", path].map(str::to_owned).to_vec(), Vec::new(), false).await?;
+        let mut process = self.process(started, Tag::random());
+        let (mut text, stderr) = (String::new(), process.stderr.clone());
+        let failed = |why: &str| {
+            Error::new(Kind::Docker, format!("cannot read {path} in container {:?}: {why}", self.container))
+                .hint("it names the password; give it by the file of pgvigil, or make it readable there")
+        };
+        process.stdout.take(FILE_BYTES_MAX).read_to_string(&mut text).await.map_err(|error| failed(&error.to_string()))?;
+        match process.running.wait().await? {
+            Exit::Code(0) => Ok(text),
+            _ => Err(failed(&printable(&stderr.text()))),
+        }
+    }
+
     async fn running_names(&self) -> String {
         let names: Vec<String> = running_containers(&self.docker).await.into_iter().map(|(name, _)| name).collect();
         if names.is_empty() { "none does".to_owned() } else { names.join(", ") }
@@ -126,7 +148,13 @@ impl DockerHost {
         };
         let created = answer("create an exec", self.docker.create_exec(name, options)).await?;
         let start = StartExecOptions { detach: false, tty: false, output_capacity: Some(STREAM_BUFFER_BYTES) };
-        let started = answer("start an exec", self.docker.start_exec(&created.id, Some(start))).await?;
+        let started = answer("start an exec", self.docker.start_exec(&created.id, Some(start))).await.map_err(|error| {
+            if error.message.contains("no upgrade available") {
+                error.hint("a proxy before the Engine does not pass `Upgrade: tcp` on: haproxy 2.4 to early releases of 3.0 do not, nginx cuts what is half-closed; see docs/sidecar.md")
+            } else {
+                error
+            }
+        })?;
         let StartExecResults::Attached { output, input } = started else {
             return Err(Error::new(Kind::Docker, "the Engine did not attach to the exec"));
         };

@@ -23,6 +23,7 @@ use crate::host::disk::{self, Usage};
 use crate::job::{prune, stores};
 use crate::schedule::due::{self, Job};
 use crate::state::alerts::Change;
+use crate::state::discovered::Discovered;
 use crate::state::{Alerts, DRILL, History, Run, State};
 use crate::store::catalog_of;
 
@@ -31,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Is shown what is known of a backup, and when it will be too old.
 pub type Show<'a> = &'a mut (dyn FnMut(&BackupFacts<'_>, Option<DateTime<Utc>>) -> Result<()> + Send);
+/// An Engine that is gone for so long is told.
+const LOST_FOR: chrono::TimeDelta = chrono::TimeDelta::minutes(2);
 
 /// What was looked at, and what was found.
 #[derive(Debug, Default)]
@@ -73,8 +76,15 @@ impl Assessment {
     ///
     /// # Errors
     /// The history cannot be read. A store that cannot be read is a problem, not a failure.
-    pub async fn look_at_backup(&mut self, plan: &Plan, history: &History, backup: &Backup, now: DateTime<Utc>) -> Result<()> {
-        self.look_at_backup_for(plan, history, backup, now, &mut |_, _| Ok(())).await
+    pub async fn look_at_backup(
+        &mut self,
+        plan: &Plan,
+        history: &History,
+        alerts: &Alerts,
+        backup: &Backup,
+        now: DateTime<Utc>,
+    ) -> Result<()> {
+        self.look_at_backup_for(plan, history, alerts, backup, now, &mut |_, _| Ok(())).await
     }
 
     /// The same, and shows what is known of it while its catalog is at hand, with when it will be too old.
@@ -85,6 +95,7 @@ impl Assessment {
         &mut self,
         plan: &Plan,
         history: &History,
+        alerts: &Alerts,
         backup: &Backup,
         now: DateTime<Utc>,
         show: Show<'_>,
@@ -140,6 +151,10 @@ impl Assessment {
             let found = problems::of_backup(&facts, now);
             self.undecided.extend(problems::undecided(&facts, &found, now));
             self.problems.extend(found);
+            let held = prune::held(plan, alerts, backup, &catalog, now)?;
+            if !held.is_empty() {
+                self.problems.push(problems::held_retention(backup, prune::held_in_words(backup, &held), &held, now));
+            }
             self.looked_at.push(format!("backup/{name}/"));
         }
         let next_at = backup.schedule.as_ref().and_then(|schedule| crate::schedule::slots::next(schedule, backup.timezone, now));
@@ -205,6 +220,19 @@ impl Assessment {
         Ok(())
     }
 
+    /// Adds whether containers ask for what can be done, and whether they can be followed.
+    pub fn look_at_discovery(&mut self, plan: &Plan, now: DateTime<Utc>) {
+        self.looked_at.push("container/".to_owned());
+        self.looked_at.push(problems::DISCOVERY.to_owned());
+        let Some(discovery) = &plan.discovery else { return };
+        self.problems.extend(discovery.faults.iter().map(|fault| problems::faulty_labels(fault, now)));
+        let lost = Discovered::read(&plan.state_dir).lost.filter(|_| State::has_daemon(&plan.state_dir));
+        // A restart of the Engine is nobody's news.
+        if let Some((since, why)) = lost.filter(|(since, _)| now - *since >= LOST_FOR) {
+            self.problems.push(problems::lost_engine(&discovery.docker, since, why));
+        }
+    }
+
     /// Adds whether the clock has jumped.
     ///
     /// # Errors
@@ -268,12 +296,13 @@ impl Assessment {
         }
         let mut unreadable = None;
         for backup in plan.backups.values() {
-            if let Err(error) = self.look_at_backup_for(plan, history, backup, now, show).await {
+            if let Err(error) = self.look_at_backup_for(plan, history, alerts, backup, now, show).await {
                 unreadable.get_or_insert(error);
             }
         }
         self.look_at_history(plan, unreadable.as_ref(), now);
         self.look_at_config(alerts)?;
+        self.look_at_discovery(plan, now);
         self.look_at_clock(alerts)?;
         self.look_at_pings(plan, alerts)?;
         // Alerts about what is no longer in the file are over.

@@ -1,7 +1,7 @@
 //! Retention carried out: the plan with its reasons first, then its application, in each store by
 //! itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 
@@ -15,6 +15,7 @@ use crate::host::clock;
 use crate::job::{stores, verify};
 use crate::retain::doubt::{self, Doubt};
 use crate::retain::policy::{self, Candidate, Reason, Verdict};
+use crate::retain::terms::{self, Standing, Terms};
 use crate::state::{Alerts, History, State};
 use crate::store::{Store, catalog_of};
 
@@ -27,8 +28,7 @@ pub struct Judged {
 
 /// What retention says about a backup's copies in a store, by the catalog.
 pub fn judge(plan: &Plan, backup: &Backup, store: &Name, catalog: &Catalog, now: DateTime<Utc>) -> Judged {
-    let of_it = catalog.entries.iter().filter(|entry| entry.id.backup == backup.name.as_str());
-    let candidates: Vec<Candidate> = of_it.filter_map(|entry| candidate(entry, store)).collect();
+    let candidates = candidates(backup, store, catalog);
     Judged { store: store.clone(), verdicts: policy::plan(keep_in(plan, backup, store), &candidates, backup.timezone, now) }
 }
 
@@ -37,10 +37,82 @@ pub fn keep_in<'a>(plan: &'a Plan, backup: &'a Backup, store: &Name) -> &'a Keep
     plan.stores.get(store).and_then(|store| store.keep.as_ref()).unwrap_or(&backup.keep)
 }
 
+fn candidates(backup: &Backup, store: &Name, catalog: &Catalog) -> Vec<Candidate> {
+    let of_it = catalog.entries.iter().filter(|entry| entry.id.backup == backup.name.as_str());
+    of_it.filter_map(|entry| candidate(entry, store)).collect()
+}
+
 /// The copy of a backup in a store, as retention sees it.
 pub fn candidate(entry: &Entry, store: &Name) -> Option<Candidate> {
     let rung = entry.rung_in(store.as_str())?;
     Some(Candidate { id: entry.id.clone(), taken_at: entry.manifest.taken_at, rung, pinned: entry.pinned })
+}
+
+/// Notes what retention goes by for what is new in the file.
+///
+/// # Errors
+/// `state_dir` cannot be written.
+pub fn note_terms(plan: &Plan, alerts: &Alerts) -> Result<()> {
+    for backup in plan.backups.values() {
+        for store in &backup.stores {
+            let terms = Terms::new(keep_in(plan, backup, store), backup.timezone);
+            alerts.set_terms(backup.name.as_str(), store.as_str(), &terms, clock::now(), true)?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes the retention of the file for meant: a person has pruned by it.
+///
+/// # Errors
+/// `state_dir` cannot be written.
+pub fn accept_terms(plan: &Plan, alerts: &Alerts, backup: &Backup) -> Result<()> {
+    for store in &backup.stores {
+        let terms = Terms::new(keep_in(plan, backup, store), backup.timezone);
+        alerts.set_terms(backup.name.as_str(), store.as_str(), &terms, clock::now(), false)?;
+    }
+    Ok(())
+}
+
+/// What an edit of retention would delete that its terms before would keep, by store.
+pub type Held = BTreeMap<Name, Vec<Id>>;
+
+/// Holds the terms of the file against those that were last obeyed, in every store of a backup.
+///
+/// # Errors
+/// `state_dir` cannot be read.
+pub fn held(plan: &Plan, alerts: &Alerts, backup: &Backup, catalog: &Catalog, now: DateTime<Utc>) -> Result<Held> {
+    let mut held = Held::new();
+    for store in &backup.stores {
+        held.extend(held_in(plan, alerts, backup, store, catalog, now)?);
+    }
+    Ok(held)
+}
+
+fn held_in(
+    plan: &Plan,
+    alerts: &Alerts,
+    backup: &Backup,
+    store: &Name,
+    catalog: &Catalog,
+    now: DateTime<Utc>,
+) -> Result<Option<(Name, Vec<Id>)>> {
+    let terms = Terms::new(keep_in(plan, backup, store), backup.timezone);
+    let before = alerts.terms(backup.name.as_str(), store.as_str())?;
+    Ok(match terms::standing(before.as_ref(), &terms, &candidates(backup, store, catalog), now) {
+        Standing::Held(more) => Some((store.clone(), more)),
+        Standing::Same | Standing::Harmless => None,
+    })
+}
+
+/// What an edit holds, in words.
+pub fn held_in_words(backup: &Backup, held: &Held) -> String {
+    let ids: BTreeSet<&Id> = held.values().flatten().collect();
+    let backups = if ids.len() == 1 { "1 backup".to_owned() } else { format!("{} backups", ids.len()) };
+    format!(
+        "retention of {name} was changed and would delete {backups} more than before: nothing of it is deleted until pgvigil prune {name}",
+        name = backup.name
+    )
 }
 
 /// Whether the clock has jumped, so that nothing is deleted by it. `None`: it can be trusted.
@@ -86,6 +158,38 @@ pub fn reasons(plan: &Plan, catalog: &Catalog, now: DateTime<Utc>) -> Reasons {
 /// A store cannot be read, or lists nothing where there were backups: to delete by such a listing
 /// would be to delete blindly.
 pub async fn look(plan: &Plan, owner: &str, history: &History, backup: &Backup, now: DateTime<Utc>) -> Result<Vec<Judged>> {
+    look_by(plan, owner, history, backup, now, |_, _| Ok(())).await
+}
+
+/// The same, with what an edit of retention holds.
+///
+/// # Errors
+/// As [`look`].
+pub async fn look_and_hold(
+    plan: &Plan,
+    state: &State,
+    history: &History,
+    alerts: &Alerts,
+    backup: &Backup,
+    now: DateTime<Utc>,
+) -> Result<(Vec<Judged>, Held)> {
+    let mut held = Held::new();
+    let judged = look_by(plan, state.owner(), history, backup, now, |store, catalog| {
+        held.extend(held_in(plan, alerts, backup, store, catalog, now)?);
+        Ok(())
+    });
+    let judged = judged.await?;
+    Ok((judged, held))
+}
+
+async fn look_by(
+    plan: &Plan,
+    owner: &str,
+    history: &History,
+    backup: &Backup,
+    now: DateTime<Utc>,
+    mut also: impl FnMut(&Name, &Catalog) -> Result<()>,
+) -> Result<Vec<Judged>> {
     let mut judged = Vec::new();
     for name in &backup.stores {
         let store = &plan.stores[name];
@@ -104,6 +208,7 @@ pub async fn look(plan: &Plan, owner: &str, history: &History, backup: &Backup, 
             .hint("is its disk mounted? pgvigil list shows what is there"));
         }
         judged.push(judge(plan, backup, name, &catalog, now));
+        also(name, &catalog)?;
     }
     Ok(judged)
 }

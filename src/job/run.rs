@@ -226,7 +226,7 @@ pub fn refuse_not_yet(plan: &Plan, backup: &Name) -> Result<()> {
     match plan.not_yet.iter().find(|key| key.blocks(backup)) {
         Some(key) => Err(Error::new(
             Kind::NotYet,
-            format!("{}: not yet: this version cannot do what line {} of the file asks for", key.key, key.line),
+            format!("{}: not yet: this version cannot do what {} of the configuration asks for", key.key, key.place),
         )
         .hint("take the key out for now; a backup without it would not be what the file promises")),
         None => Ok(()),
@@ -305,11 +305,17 @@ fn reported(made: Made, proven: Result<Proven>) -> Report {
 
 /// Deletes what retention does not keep, now that there is a new good backup.
 async fn prune(plan: &Plan, state: &State, history: &History, backup: &Backup) -> Result<()> {
-    if let Some(doubt) = prune::doubt(&state.alerts()?)? {
+    let alerts = state.alerts()?;
+    if let Some(doubt) = prune::doubt(&alerts)? {
         tracing::warn!(backup = %backup.name, "{}", doubt.told());
         return Ok(());
     }
-    let mut judged = prune::look(plan, state.owner(), history, backup, clock::now()).await?;
+    let (mut judged, held) = prune::look_and_hold(plan, state, history, &alerts, backup, clock::now()).await?;
+    if !held.is_empty() {
+        tracing::warn!(backup = %backup.name, "{}", prune::held_in_words(backup, &held));
+        return Ok(());
+    }
+    prune::accept_terms(plan, &alerts, backup)?;
     prune::apply(plan, state, backup, &mut judged).await.map(drop)
 }
 

@@ -1,5 +1,6 @@
 //! A server of the plan: how it is reached, what it is, what it holds.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -104,6 +105,17 @@ pub struct Setting {
     pub setting: String,
 }
 
+/// The password that the official images are given: a variable, or a file inside. Inside the socket asks
+/// for none, so there a file that cannot be read is no matter.
+async fn own_password(engine: &DockerHost, env: &HashMap<String, String>, via: Via) -> Result<Option<Secret>> {
+    if let Some(password) = env.get("POSTGRES_PASSWORD").filter(|password| !password.is_empty()) {
+        return Ok(Some(Secret::new(password)));
+    }
+    let Some(path) = env.get("POSTGRES_PASSWORD_FILE").filter(|_| via == Via::Network) else { return Ok(None) };
+    let text = engine.read_file(path).await?;
+    Ok(Some(Secret::new(text.trim_end_matches(['\r', '\n']))))
+}
+
 impl Server {
     /// Reaches a server, asks what it is and chooses the programs that fit it. Every session of it
     /// carries `tag`.
@@ -126,6 +138,9 @@ impl Server {
             Place::Container { container, docker, via } => {
                 let engine = DockerHost::connect(docker.as_deref(), container).await?;
                 let inspected = engine.inspect().await?;
+                if plan.password_of_container && server.password.is_none() {
+                    server.password = own_password(&engine, &inspected.env, *via).await?;
+                }
                 let default_user = inspected.env.get("POSTGRES_USER").cloned();
                 server.set("PGUSER", user.or(default_user).unwrap_or_else(|| "postgres".to_owned()));
                 server.reached = Reached::Container(container.clone());

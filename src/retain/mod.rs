@@ -3,3 +3,4 @@
 
 pub mod doubt;
 pub mod policy;
+pub mod terms;

@@ -14,6 +14,7 @@ use crate::alert::letter::Letter;
 use crate::alert::policy::{Known, Step, Tell, Told};
 use crate::error::{Error, Kind, Result};
 use crate::retain::doubt::Watched;
+use crate::retain::terms::Terms;
 
 pub struct Alerts {
     pub(super) db: Mutex<Connection>,
@@ -32,6 +33,8 @@ pub struct Loaded {
     pub at: Option<DateTime<Utc>>,
     /// Why the file as it is now was not taken, and since when.
     pub error: Option<(DateTime<Utc>, String)>,
+    /// What its last edit changed, a line each, and when that was taken over.
+    pub changes: Option<(DateTime<Utc>, Vec<String>)>,
 }
 
 pub(super) fn failed(error: &rusqlite::Error) -> Error {
@@ -151,6 +154,10 @@ impl Alerts {
                 let at = time(row, "at")?;
                 match row.get::<_, String>("name")?.as_str() {
                     "loaded" => loaded.at = at,
+                    "changes" => {
+                        let lines = serde_json::from_str(&row.get::<_, String>("value")?).unwrap_or_default();
+                        loaded.changes = Some((at.unwrap_or_default(), lines));
+                    }
                     "error" => loaded.error = Some((at.unwrap_or_default(), row.get("value")?)),
                     _ => {}
                 }
@@ -177,6 +184,54 @@ impl Alerts {
             ),
         };
         write().map(drop).map_err(|error| failed(&error))
+    }
+}
+
+/// The name under which the terms of a backup in a store are kept.
+fn of_terms(backup: &str, store: &str) -> String {
+    // No name has a slash in it.
+    format!("terms/{backup}/{store}")
+}
+
+impl Alerts {
+    /// Notes what an edit of the file has changed.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn set_changes(&self, lines: &[String], now: DateTime<Utc>) -> Result<()> {
+        let value = serde_json::to_string(lines).unwrap_or_default();
+        self.db()
+            .execute("insert or replace into facts (name, at, value) values ('changes', ?1, ?2)", params![text(now), value])
+            .map(drop)
+            .map_err(|error| failed(&error))
+    }
+
+    /// What retention last obeyed for a backup in a store.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn terms(&self, backup: &str, store: &str) -> Result<Option<Terms>> {
+        self.db()
+            .query_row("select value from facts where name = ?1", [of_terms(backup, store)], |row| row.get::<_, String>(0))
+            .optional()
+            .map(|value| value.and_then(|value| serde_json::from_str(&value).ok()))
+            .map_err(|error| failed(&error))
+    }
+
+    /// Notes what retention obeys from now on; with `only_first` nothing that was obeyed before is lost.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn set_terms(&self, backup: &str, store: &str, terms: &Terms, now: DateTime<Utc>, only_first: bool) -> Result<()> {
+        let value = serde_json::to_string(terms).unwrap_or_default();
+        let or = if only_first { "ignore" } else { "replace" };
+        self.db()
+            .execute(
+                &format!("insert or {or} into facts (name, at, value) values (?1, ?2, ?3)"),
+                params![of_terms(backup, store), text(now), value],
+            )
+            .map(drop)
+            .map_err(|error| failed(&error))
     }
 }
 
@@ -295,8 +350,10 @@ mod tests {
         alerts.set_loaded(Ok(()), at(0)).unwrap();
         alerts.set_loaded(Err("line 1"), at(1)).unwrap();
         alerts.set_loaded(Err("line 2"), at(2)).unwrap();
-        assert_eq!(alerts.loaded().unwrap(), Loaded { at: Some(at(0)), error: Some((at(1), "line 2".into())) });
+        assert_eq!(alerts.loaded().unwrap(), Loaded { at: Some(at(0)), error: Some((at(1), "line 2".into())), changes: None });
         alerts.set_loaded(Ok(()), at(3)).unwrap();
-        assert_eq!(alerts.loaded().unwrap(), Loaded { at: Some(at(3)), error: None });
+        assert_eq!(alerts.loaded().unwrap(), Loaded { at: Some(at(3)), error: None, changes: None });
+        alerts.set_changes(&["x: schedule 02:00 -> 03:00".to_owned()], at(4)).unwrap();
+        assert_eq!(alerts.loaded().unwrap().changes, Some((at(4), vec!["x: schedule 02:00 -> 03:00".to_owned()])));
     }
 }

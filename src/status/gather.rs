@@ -78,7 +78,7 @@ pub async fn gather(plan: &Plan, history: &History, alerts: &Alerts, running: bo
     let status = Status {
         healthy: alerts.is_empty() && outbox.last_error.is_none(),
         daemon: Daemon { running },
-        config: Config { loaded_at: loaded.at, error: loaded.error.map(|(_, error)| error) },
+        config: Config::of(loaded),
         backups: assessment.backups.into_iter().map(|backup| of_backup(plan, backup, now)).collect(),
         stores: assessment.stores.into_iter().map(of_store).collect(),
         alerts,

@@ -13,6 +13,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::catalog::Rung;
+use crate::state::alerts::Loaded;
 use crate::state::outbox::Pending;
 
 pub use gather::{Gathered, gather};
@@ -41,6 +42,16 @@ pub struct Daemon {
 pub struct Config {
     pub loaded_at: Option<DateTime<Utc>>,
     pub error: Option<String>,
+    /// By the last edit that was taken over.
+    pub changed_at: Option<DateTime<Utc>>,
+    pub changes: Vec<String>,
+}
+
+impl Config {
+    pub fn of(loaded: Loaded) -> Self {
+        let (changed_at, changes) = loaded.changes.map_or((None, Vec::new()), |(at, changes)| (Some(at), changes));
+        Config { loaded_at: loaded.at, error: loaded.error.map(|(_, error)| error), changed_at, changes }
+    }
 }
 
 #[derive(Debug, Clone, Serialize)]

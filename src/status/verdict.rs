@@ -93,7 +93,7 @@ mod tests {
         Status {
             healthy: keys.is_empty() && !unsent,
             daemon: Daemon { running: true },
-            config: Config { loaded_at: None, error: None },
+            config: Config { loaded_at: None, error: None, changed_at: None, changes: Vec::new() },
             backups: vec![],
             stores: vec![],
             alerts: keys.iter().map(alert).collect(),

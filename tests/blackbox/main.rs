@@ -25,6 +25,8 @@ mod config;
 mod daemon;
 mod drill;
 mod drills;
+mod edits;
+mod environment;
 mod evidence;
 mod export;
 mod first_five_minutes;

@@ -130,19 +130,21 @@ fn a_missing_program_inside() {
 }
 
 /// A Docker Engine of the test's own, which may be killed.
-struct Engine {
+pub struct Engine {
     dir: tempfile::TempDir,
     bridge: String,
+    /// In a network of its own, with all that belongs to it; else with a bridge of this machine.
+    is_apart: bool,
     daemon: Option<Child>,
 }
 
 impl Engine {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let dir = tempfile::Builder::new().prefix("pgvigil-engine.").tempdir().unwrap();
         // Fifteen letters at most.
         let bridge = format!("pgvt{}", std::process::id() % 100_000);
         must(Command::new("ip").args(["link", "add", &bridge, "type", "bridge"]));
-        let mut engine = Engine { dir, bridge, daemon: None };
+        let mut engine = Engine { dir, bridge, is_apart: false, daemon: None };
         let net = std::process::id() % 250;
         must(Command::new("ip").args(["addr", "add", &format!("10.231.{net}.1/24"), "dev", &engine.bridge]));
         must(Command::new("ip").args(["link", "set", &engine.bridge, "up"]));
@@ -152,22 +154,44 @@ impl Engine {
         engine
     }
 
-    fn path(&self, name: &str) -> String {
+    /// With bridges and rules of packets of its own, which touch nothing of this machine. Its containers
+    /// reach each other, and nobody else reaches them. It has the images of compose.yaml.
+    pub fn apart() -> Self {
+        let dir = tempfile::Builder::new().prefix("pgvigil-engine.").tempdir().unwrap();
+        let mut engine = Engine { dir, bridge: String::new(), is_apart: true, daemon: None };
+        engine.serve(&[]);
+        engine.images();
+        engine
+    }
+
+    /// Makes the images of compose.yaml in it.
+    pub fn images(&self) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/sidecar-images");
+        must(Command::new(script).args([&self.address(), env!("CARGO_BIN_EXE_pgvigil"), &var("PGVIGIL_TEST_IMAGE")]));
+    }
+
+    pub fn path(&self, name: &str) -> String {
         self.dir.path().join(name).display().to_string()
     }
 
-    fn address(&self) -> String {
+    pub fn address(&self) -> String {
         format!("unix://{}", self.path("docker.sock"))
     }
 
-    fn serve(&mut self, more: &[&str]) {
+    pub fn serve(&mut self, more: &[&str]) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
-        let mut daemon = Command::new("dockerd");
+        let mut daemon = Command::new(if self.is_apart { "unshare" } else { "dockerd" });
+        if self.is_apart {
+            daemon.args(["--net", "sh", "-c", "ip link set lo up; exec dockerd \"$@\"", "dockerd"]);
+        }
         daemon.args(["--data-root", &self.path("data"), "--exec-root", &self.path("exec"), "--pidfile", &self.path("pid")]);
         // The machine's own configuration is not for this one.
         std::fs::write(self.path("daemon.json"), "{}").unwrap();
         daemon.args(["--config-file", &self.path("daemon.json"), "--storage-driver=vfs"]);
-        daemon.args(["-H", &self.address(), "--iptables=false", "--ip6tables=false", "--ip-masq=false", "--bridge", &self.bridge]);
+        daemon.args(["-H", &self.address()]);
+        if !self.is_apart {
+            daemon.args(["--iptables=false", "--ip6tables=false", "--ip-masq=false", "--bridge", &self.bridge]);
+        }
         daemon.args(more).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         // The processes of a killed one are gone, or nobody's children that nobody waits for.
         for left in ["pid", "exec/containerd/containerd.pid"] {
@@ -181,7 +205,7 @@ impl Engine {
         });
     }
 
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         let mut daemon = self.daemon.take().unwrap();
         daemon.kill().unwrap();
         daemon.wait().unwrap();
@@ -210,7 +234,9 @@ impl Drop for Engine {
                 let _ = run(Command::new("umount").args(["--lazy", path]));
             }
         }
-        let _ = run(Command::new("ip").args(["link", "delete", &self.bridge]));
+        if !self.is_apart {
+            let _ = run(Command::new("ip").args(["link", "delete", &self.bridge]));
+        }
     }
 }
 

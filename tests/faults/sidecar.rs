@@ -1,0 +1,210 @@
+//! compose.yaml and compose.network.yaml as they are shipped, but for the names of the images, under an
+//! Engine of the test's own: the proxy's lists, drills, a container made anew, the Engine started anew.
+
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::common::{World, password, run};
+use crate::engine::Engine;
+use crate::tools::{must, until};
+
+/// A project of docker compose.
+struct Project {
+    address: String,
+    world: World,
+    name: &'static str,
+}
+
+impl Project {
+    fn new(engine: &Engine, name: &'static str, file: &str, changes: &[(&str, &str)]) -> Self {
+        let world = World::new();
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        std::fs::write(world.path("postgres_password"), password()).unwrap();
+        let (secret, docker) = (world.path("postgres_password").display().to_string(), here.join("docker").display().to_string());
+        let socket = format!("{}:/var/run/docker.sock", engine.path("docker.sock"));
+        let mut text = std::fs::read_to_string(here.join(file)).unwrap();
+        let here = [
+            ("image: postgres:17", "image: pgvigil-test/database"),
+            ("image: pgvigil\n    build: .\n", "image: pgvigil-test/pgvigil\n"),
+            ("./secrets/postgres_password", secret.as_str()),
+            ("\"0 2 * * *\"", "\"*/3 * * * * *\""),
+        ];
+        for (from, to) in here.iter().chain(changes) {
+            assert!(text.contains(from), "{file} has no {from}");
+            text = text.replace(from, to);
+        }
+        text = text.replace("haproxy:3.0-alpine", "pgvigil-test/haproxy").replace("./docker/", &format!("{docker}/"));
+        text = text.replace("/var/run/docker.sock:/var/run/docker.sock", &socket);
+        std::fs::write(world.path("compose.yaml"), text).unwrap();
+        Project { address: engine.address(), world, name }
+    }
+
+    fn docker(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("docker");
+        command.args(["-H", &self.address]).args(args);
+        command
+    }
+
+    fn compose(&self, allow: &str, args: &[&str]) {
+        let mut command = Command::new("docker-compose");
+        command.env("DOCKER_HOST", &self.address).env("PGVIGIL_ALLOW", allow).env("PGVIGIL_UID", "4711").env("PGVIGIL_GID", "4712");
+        if self.name == "beside" {
+            command.env_remove("PGVIGIL_UID").env_remove("PGVIGIL_GID");
+        }
+        must(command.args(["-p", self.name, "-f"]).arg(self.world.path("compose.yaml")).args(args));
+    }
+
+    /// The container of a service; compose may be of either generation.
+    fn container(&self, service: &str) -> String {
+        let filters = [format!("label=com.docker.compose.project={}", self.name), format!("label=com.docker.compose.service={service}")];
+        must(self.docker(&["ps", "--all", "--quiet", "--filter", &filters[0], "--filter", &filters[1]]))
+    }
+
+    /// Something run beside the daemon.
+    fn exec(&self, args: &[&str]) -> (Option<i32>, String) {
+        let output = run(self.docker(&["exec", &self.container("pgvigil")]).args(args));
+        (output.status.code(), format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+    }
+
+    fn ids(&self) -> Vec<String> {
+        let output = run(&mut self.docker(&["exec", &self.container("pgvigil"), "pgvigil", "--json", "list", "shop"]));
+        let list: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        list.as_array().into_iter().flatten().map(|entry| entry["id"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Waits for a backup that is younger than all that were there.
+    fn another_backup(&self) -> String {
+        let before = self.ids();
+        until("there is another backup", || self.ids().into_iter().next().filter(|id| before.first().is_none_or(|newest| id > newest)))
+    }
+
+    /// The status that the proxy answers a call with.
+    fn call(&self, method: &str, path: &str) -> String {
+        let script = format!(
+            "exec 3<>/dev/tcp/socket-proxy/2375; printf '{method} {path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\nContent-Length: 0\\r\\n\\r\\n' >&3; head -n 1 <&3"
+        );
+        let network = format!("{}_docker-api", self.name);
+        let args = ["run", "--rm", "--network", &network, "--entrypoint", "bash", "pgvigil-test/database", "-c", &script];
+        must(self.docker(&args)).split(' ').nth(1).unwrap_or_default().to_owned()
+    }
+}
+
+impl Drop for Project {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for service in ["pgvigil", "socket-proxy", "postgres"] {
+                let output = run(&mut self.docker(&["logs", "--tail", "40", &self.container(service)]));
+                eprintln!("{service}: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            }
+        }
+    }
+}
+
+/// What the list without drills must refuse; of them what that with drills must refuse, too.
+const FORBIDDEN: [(&str, &str, bool); 22] = [
+    ("POST", "/containers/create", false),
+    ("POST", "/v1.41/containers/create?name=x", false),
+    ("DELETE", "/containers/pgvigil-drill-0", false),
+    ("POST", "/containers/pgvigil-drill-0/start", false),
+    ("POST", "/containers/ID/start", true),
+    ("POST", "/containers/ID/attach", true),
+    ("POST", "/containers/ID/kill", true),
+    ("POST", "/v1.41/containers/ID/stop", true),
+    ("POST", "/containers/ID/update", true),
+    ("DELETE", "/containers/beside_postgres_1", true),
+    ("GET", "/containers/ID/export", true),
+    ("GET", "/containers/ID/archive?path=/", true),
+    ("GET", "/containers/ID/logs?stdout=1", true),
+    ("PUT", "/containers/ID/archive?path=/", true),
+    ("GET", "/containers/../info", true),
+    ("GET", "//info", true),
+    ("GET", "/info", true),
+    ("GET", "/images/json", true),
+    ("POST", "/images/create?fromImage=x", true),
+    ("POST", "/build", true),
+    ("POST", "/volumes/create", true),
+    ("GET", "/secrets", true),
+];
+
+#[test]
+fn compose_with_a_proxy() {
+    let mut engine = Engine::apart();
+    let project = Project::new(&engine, "beside", "compose.yaml", &[]);
+    project.compose("backups", &["up", "--detach"]);
+    let id = project.another_backup();
+    assert!(id.starts_with("shop/"), "{id}");
+    let inspect = |service: &str, format: &str| must(project.docker(&["inspect", "--format", format, &project.container(service)]));
+    assert_eq!(project.exec(&["id", "-u"]).1.trim(), "10001");
+    assert_eq!(project.exec(&["touch", "/x"]).0, Some(1), "the root file system is read-only");
+    assert_eq!(project.exec(&["pgvigil", "status", "--alive"]).0, Some(0));
+    until("it is healthy", || (inspect("pgvigil", "{{.State.Health.Status}}") == "healthy").then_some(()));
+
+    // Backups are all that this list allows.
+    let postgres = project.container("postgres");
+    let refused = |drills: bool| {
+        for (method, path, always) in FORBIDDEN {
+            if always || !drills {
+                assert_eq!(project.call(method, &path.replace("ID", &postgres)), "403", "{method} {path}");
+            }
+        }
+        for (path, expected) in
+            [("/version", "200"), ("/v1.41/containers/json", "200"), ("/containers/ID/json", "200"), ("/exec/0/json", "404")]
+        {
+            assert_eq!(project.call("GET", &path.replace("ID", &postgres)), expected, "{path}");
+        }
+    };
+    refused(false);
+    let (code, said) = project.exec(&["pgvigil", "verify", "shop/latest", "--drill"]);
+    assert!(code == Some(3) && said.contains("as good as root"), "{code:?} {said}");
+    let check = project.exec(&["pgvigil", "check"]).1;
+    assert!(check.contains("no more is open than backups need"), "{check}");
+
+    // And drills, what the other one allows.
+    project.compose("drills", &["up", "--detach"]);
+    until("the drill goes well", || {
+        let (code, said) = project.exec(&["pgvigil", "--json", "verify", "shop/latest", "--drill"]);
+        assert!(!said.contains("as good as root"), "{said}");
+        (code == Some(0) && said.contains("\"matched\"")).then_some(())
+    });
+    refused(true);
+    let check = project.exec(&["pgvigil", "check"]).1;
+    assert!(check.contains("no more is open than drills need; containers can be made, which is as good as root"), "{check}");
+
+    // Made anew: the same backup, with the same name.
+    project.compose("drills", &["up", "--detach", "--force-recreate", "--no-deps", "postgres"]);
+    project.another_backup();
+    let status: Value = serde_json::from_str(&project.exec(&["pgvigil", "--json", "status"]).1).unwrap();
+    assert_eq!(status["backups"].as_array().unwrap().len(), 1, "{status:#}");
+
+    // The Engine is killed, and all containers with it; it starts them again.
+    let before = project.ids();
+    engine.kill();
+    engine.serve(&[]);
+    let after = until("they are there again", || project.ids().into_iter().next());
+    assert!(Some(&after) >= before.first(), "{before:?} {after}");
+    project.another_backup();
+}
+
+#[test]
+fn compose_without_any_socket() {
+    let engine = Engine::apart();
+    let dirs = World::new();
+    let [state, backups] = ["state", "backups"].map(|name| dirs.path(name));
+    for dir in [&state, &backups] {
+        std::fs::create_dir(dir).unwrap();
+        chown(dir, Some(4711), Some(4712)).unwrap();
+    }
+    let (bind_state, bind_backups) = (format!("- {}:/var/lib/pgvigil", state.display()), format!("- {}:/backups", backups.display()));
+    let changes = [("- state:/var/lib/pgvigil", bind_state.as_str()), ("- backups:/backups", bind_backups.as_str())];
+    let project = Project::new(&engine, "network", "compose.network.yaml", &changes);
+    project.compose("", &["up", "--detach"]);
+    let id = project.another_backup();
+    let meta = std::fs::metadata(backups.join(&id).join("manifest.json")).unwrap();
+    assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o777), (4711, 4712, 0o600));
+    assert_eq!(project.exec(&["id", "-u"]).1.trim(), "4711");
+    let check = project.exec(&["pgvigil", "check"]);
+    assert!(check.0 == Some(3) && check.1.contains("server main: PostgreSQL 15"), "{check:?}");
+}
