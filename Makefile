@@ -4,7 +4,18 @@
 SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: demo test test-long lint bench bench-restore bench-daemon schema
+.PHONY: install deb demo test test-long lint bench bench-restore bench-daemon schema
+
+install: ## into PREFIX (/usr/local), with unit, user, man pages and completions; DESTDIR for packages
+	cargo build --release --quiet
+	systemd/install target/release/pgvigil
+
+deb: ## a Debian package in target/debian
+	tests/support/install build cargo-deb
+	cargo build --release --quiet
+	rm -rf target/stage
+	PREFIX=/usr DESTDIR=target/stage systemd/install target/release/pgvigil
+	cargo deb --no-build --quiet
 
 demo: ## the main job, shown on a throwaway PostgreSQL with sample data
 	tests/support/install build
@@ -24,7 +35,7 @@ lint: ## format, clippy, the examples in config/
 	cargo fmt --check
 	cargo clippy --quiet --all-targets -- -D warnings
 	cargo build --quiet
-	for file in config/*.toml; do \
+	for file in config/*.toml systemd/pgvigil.toml; do \
 		target/debug/pgvigil --config $$file check --offline >/dev/null || [ $$? -eq 3 ] || exit 1; \
 	done
 

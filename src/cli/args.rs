@@ -119,6 +119,9 @@ pub enum Command {
     /// Print the completions of a shell
     #[command(after_help = "Example:\n  pgvigil completions bash > /usr/share/bash-completion/completions/pgvigil")]
     Completions { shell: clap_complete::Shell },
+    /// Write the manual pages into a folder, for packages
+    #[command(hide = true)]
+    Man { dir: PathBuf },
     /// Print the JSON Schema of the configuration file
     #[command(after_help = "Example:\n  pgvigil schema > pgvigil.schema.json")]
     Schema,

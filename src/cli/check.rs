@@ -2,6 +2,7 @@
 //! fails.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use anstyle::AnsiColor;
 use serde::Serialize;
@@ -17,10 +18,11 @@ use crate::config::channels::Hook;
 use crate::config::email::Email;
 use crate::config::plan::{self, Backup, Blocked, Place, StoreKind};
 use crate::config::values::Name;
-use crate::config::{Faults, Plan};
+use crate::config::{DEFAULT_PATH, Faults, Plan};
 use crate::error::{Error, Kind, exit};
 use crate::host::openings::openings;
-use crate::host::{Tag, program};
+use crate::host::unit::{self, Unit};
+use crate::host::{Tag, journal, program};
 use crate::job::drill_check::possible;
 use crate::job::make::choose;
 use crate::job::stores;
@@ -100,7 +102,9 @@ pub fn check(session: &Session, offline: bool) -> Done {
     lines.extend(opened.missing.iter().map(|error| Line { fault: true, ..Line::bad("secrets", error) }));
     if !offline {
         lines.push(state(plan));
-        runtime()?.block_on(online(plan, &mut lines));
+        // The unit reads this file and no other.
+        let unit = (session.config == Path::new(DEFAULT_PATH)).then(unit::installed).flatten();
+        runtime()?.block_on(online(plan, unit.as_ref(), &mut lines));
     }
     finish(session, &lines)
 }
@@ -152,7 +156,7 @@ fn state(plan: &Plan) -> Line {
     }
 }
 
-async fn online(plan: &Plan, lines: &mut Vec<Line>) {
+async fn online(plan: &Plan, unit: Option<&Unit>, lines: &mut Vec<Line>) {
     let mut servers = BTreeMap::new();
     for (name, server) in &plan.servers {
         let subject = format!("server {name}");
@@ -182,6 +186,7 @@ async fn online(plan: &Plan, lines: &mut Vec<Line>) {
     }
     for store in plan.stores.values() {
         lines.push(of_store(store));
+        lines.extend(unit.and_then(|unit| of_unit(store, unit)));
     }
     if let Some(email) = &plan.email {
         lines.push(of_email(email).await);
@@ -348,6 +353,16 @@ fn of_store(store: &plan::Store) -> Line {
     }
 }
 
+/// Whether the unit lets the daemon write the store, whatever this process may.
+fn of_unit(store: &plan::Store, unit: &Unit) -> Option<Line> {
+    let StoreKind::Local(path) = &store.kind else { return None };
+    let hint = unit.lacks(path)?;
+    let message = format!("{}: {} does not let the daemon write there", path.display(), unit::NAME);
+    // It may be there for nothing, as beside a cron job.
+    let level = if unit.is_used { Level::Error } else { Level::Warning };
+    Some(Line::new(level, format!("store {}", store.name), message, Some(hint)))
+}
+
 async fn of_email(email: &Email) -> Line {
     let tried = match Mailer::new(email) {
         Ok(mailer) => mailer.try_out().await,
@@ -389,16 +404,18 @@ fn finish(session: &Session, lines: &[Line]) -> Done {
     } else {
         let mut text = String::new();
         for line in lines {
-            let (color, mark) = match line.level {
-                Level::Ok => (AnsiColor::Green, "ok"),
-                Level::Warning => (AnsiColor::Yellow, "warning"),
-                Level::Error => (AnsiColor::Red, "FAILED"),
+            let (color, mark, weight) = match line.level {
+                Level::Ok => (AnsiColor::Green, "ok", tracing::Level::INFO),
+                Level::Warning => (AnsiColor::Yellow, "warning", tracing::Level::WARN),
+                Level::Error => (AnsiColor::Red, "FAILED", tracing::Level::ERROR),
             };
             let mark = output::styled(color.on_default(), &format!("{mark:<8}"));
-            text.push_str(&format!("{mark} {}: {}\n", line.subject, line.message.replace('\n', "\n         ")));
+            let mut told = format!("{mark} {}: {}\n", line.subject, line.message.replace('\n', "\n         "));
             if let Some(hint) = &line.hint {
-                text.push_str(&format!("         HINT: {hint}\n"));
+                told.push_str(&format!("         HINT: {hint}\n"));
             }
+            // As `systemctl reload` has it.
+            text.push_str(&journal::marked_for(std::io::stdout(), weight, told));
         }
         output::text(&text)?;
     }

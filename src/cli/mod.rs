@@ -96,6 +96,9 @@ fn dispatch(args: Args) -> Done {
             clap_complete::generate(shell, &mut Args::command(), "pgvigil", &mut script);
             output::text(&String::from_utf8_lossy(&script))
         }
+        Command::Man { dir } => clap_mangen::generate_to(Args::command(), &dir)
+            .map(|()| exit::OK)
+            .map_err(|error| Error::system(format!("cannot write manual pages into {}", dir.display()), &error)),
         Command::Schema => output::text(&crate::config::file::json_schema()),
         Command::Daemon => daemon::daemon(&session),
         Command::Next { days } => next::next(&session, days),

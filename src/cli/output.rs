@@ -5,10 +5,12 @@ use std::io::{IsTerminal, Write};
 use anstyle::{AnsiColor, Style};
 use comfy_table::{Cell, Color, ContentArrangement, Table};
 use serde::Serialize;
+use tracing::Level;
 
 use super::Done;
 use crate::catalog::Rung;
 use crate::error::{Error, Kind, exit, plain_io};
+use crate::host::journal;
 
 pub use crate::status::words::size;
 
@@ -60,26 +62,24 @@ pub fn json_failure(error: &Error) {
 /// Tells a failure on stderr.
 pub fn tell(error: &Error) {
     let red = AnsiColor::Red.on_default().bold();
-    let mut stderr = anstream::AutoStream::auto(std::io::stderr()).lock();
     // A message that begins with the place in a file stands by itself.
-    let _ = if error.kind == Kind::Config {
-        writeln!(stderr, "{}", error.message)
-    } else {
-        writeln!(stderr, "{red}error:{red:#} {}", error.message)
-    };
+    let mut text = if error.kind == Kind::Config { error.message.clone() } else { format!("{red}error:{red:#} {}", error.message) };
     if let Some(hint) = &error.hint {
-        let _ = writeln!(stderr, "HINT: {hint}");
+        text.push_str(&format!("\nHINT: {hint}"));
     }
+    say(Level::ERROR, &text);
 }
 
 /// Tells something that is worth a look on stderr.
 pub fn warn(message: &str, hint: Option<&str>) {
     let yellow = AnsiColor::Yellow.on_default().bold();
-    let mut stderr = anstream::AutoStream::auto(std::io::stderr()).lock();
-    let _ = writeln!(stderr, "{yellow}warning:{yellow:#} {message}");
-    if let Some(hint) = hint {
-        let _ = writeln!(stderr, "HINT: {hint}");
-    }
+    let hint = hint.map_or_else(String::new, |hint| format!("\nHINT: {hint}"));
+    say(Level::WARN, &format!("{yellow}warning:{yellow:#} {message}{hint}"));
+}
+
+fn say(level: Level, text: &str) {
+    let text = journal::marked_for(std::io::stderr(), level, format!("{text}\n"));
+    let _ = anstream::AutoStream::auto(std::io::stderr()).lock().write_all(text.as_bytes());
 }
 
 /// A table without lines, as wide as the terminal; in a pipe as wide as it needs, a line a row.

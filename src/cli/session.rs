@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::runtime::Runtime;
 use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry};
@@ -19,7 +20,7 @@ use crate::config::values::Given;
 use crate::config::{DEFAULT_PATH, Faults, Overlay, Plan, labels, overlay};
 use crate::error::{Error, Kind, Result};
 use crate::host::labelled::{self, Seen};
-use crate::host::{owner, secret};
+use crate::host::{journal, owner, secret};
 use crate::state::State;
 use crate::state::discovered::Discovered;
 
@@ -115,7 +116,7 @@ impl Session {
 
     /// Starts the log of a daemon: at the level of the file, with times unless journald adds them.
     pub fn start_daemon_log(&self, plan: &Plan) {
-        start_log(plan.log_format, self.log_level.unwrap_or(plan.log_level), std::env::var_os("JOURNAL_STREAM").is_none());
+        start_log(plan.log_format, self.log_level.unwrap_or(plan.log_level), true);
     }
 
     /// What most commands begin with: file, log, warnings, secrets, and then the owner's rights.
@@ -207,9 +208,12 @@ fn start_log(format: LogFormat, level: LogLevel, times: bool) {
     };
     // What libraries think of their inner life is nobody's news below a warning.
     let ours = Targets::new().with_target("pgvigil", level).with_default(level.min(LevelFilter::WARN));
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(std::io::stderr().is_terminal());
+    let is_journal = journal::takes(std::io::stderr());
+    let writer = if is_journal { BoxMakeWriter::new(journal::Lines) } else { BoxMakeWriter::new(std::io::stderr) };
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_target(false).with_ansi(std::io::stderr().is_terminal());
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match format {
         LogFormat::Json => layer.json().boxed(),
+        LogFormat::Auto if is_journal => layer.without_time().boxed(),
         LogFormat::Auto | LogFormat::Text if times => layer.boxed(),
         LogFormat::Auto | LogFormat::Text => layer.without_time().boxed(),
     };

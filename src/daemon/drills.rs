@@ -50,7 +50,15 @@ pub(super) struct Drills {
 impl Drills {
     /// Whether there is a drill that could be waited for; a sweep is not.
     pub fn is_under_way(&self) -> bool {
-        matches!(self.work, Some(Work::Drill { .. }))
+        self.backup().is_some()
+    }
+
+    /// The backup that is under drill.
+    pub fn backup(&self) -> Option<&Name> {
+        match &self.work {
+            Some(Work::Drill { backup, .. }) => Some(backup),
+            _ => None,
+        }
     }
 }
 

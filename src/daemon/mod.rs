@@ -4,6 +4,7 @@
 mod discovery;
 mod drills;
 mod file;
+mod notify;
 mod probe;
 mod reload;
 mod telling;
@@ -24,7 +25,7 @@ use crate::config::plan::Backup;
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::signals::{self, Told};
-use crate::host::{Tag, clock};
+use crate::host::{self, Tag, clock};
 use crate::job::assess::{self, Assessment, spelled};
 use crate::job::follow::Followers;
 use crate::job::progress::Progress;
@@ -39,6 +40,7 @@ use crate::schedule::ticker::Ticker;
 use crate::state::{Alerts, History, Outcome, State};
 
 use drills::Drills;
+use notify::Pulse;
 use telling::Telling;
 
 pub use file::Watch;
@@ -78,6 +80,9 @@ pub async fn run(mut file: Watch, plan: Plan, load: Load<'_>) -> Result<()> {
     daemon.follow();
     daemon.probe();
     let ticker = Ticker::start().await?;
+    daemon.step(clock::now());
+    // The schedule runs from now on.
+    host::notify::ready();
     loop {
         tokio::select! {
             () = ticker.tick() => {
@@ -85,7 +90,7 @@ pub async fn run(mut file: Watch, plan: Plan, load: Load<'_>) -> Result<()> {
                     return Err(daemon.lose_state().await);
                 }
                 if file.has_changed() {
-                    daemon.reload(load);
+                    daemon.reload_aloud(load);
                 }
                 daemon.try_file_again(load);
             }
@@ -97,12 +102,13 @@ pub async fn run(mut file: Watch, plan: Plan, load: Load<'_>) -> Result<()> {
             Some(told) = signals.recv() => match told {
                 Told::Reload => {
                     file.take();
-                    daemon.reload(load);
+                    daemon.reload_aloud(load);
                 }
                 Told::Stop => break,
             },
         }
         daemon.step(clock::now());
+        daemon.tell_alive();
     }
     ticker.stop().await;
     daemon.drain(&mut signals).await;
@@ -168,6 +174,8 @@ struct Daemon {
     followers: Followers,
     faulty: Option<reload::Faulty>,
     discovery: discovery::Discovery,
+    pulse: Pulse,
+    stops: bool,
 }
 
 impl Daemon {
@@ -197,6 +205,8 @@ impl Daemon {
             followers: Followers::default(),
             faulty: None,
             discovery: discovery::Discovery::default(),
+            pulse: Pulse::new(host::notify::watchdog(), Instant::now()),
+            stops: false,
         })
     }
 
@@ -274,6 +284,7 @@ impl Daemon {
                 tracing::error!(%error, "cannot tell what is due; tried again");
                 now + TimeDelta::seconds(30)
             });
+            self.tell_status(now);
         }
         self.last_step = now;
         if self.looking.is_empty() && Instant::now() >= self.look_at {
@@ -462,6 +473,8 @@ impl Daemon {
     async fn drain(&mut self, signals: &mut UnboundedReceiver<Told>) {
         let grace = self.plan.shutdown_grace;
         tracing::info!(running = self.work.len(), grace_secs = grace.as_secs(), "told to stop");
+        self.stops = true;
+        self.tell_stopping();
         let mut deadline = tokio::time::Instant::now() + grace;
         // It is no backup, and loses nothing.
         self.drills.cancel.cancel();
@@ -475,6 +488,7 @@ impl Daemon {
                 self.cancel.cancel();
                 deadline = tokio::time::Instant::now() + CANCEL_WITHIN;
             }
+            let still = self.pulse.every();
             tokio::select! {
                 Some(done) = self.drills.task.join_next() => {
                     self.drill_ended(done);
@@ -482,6 +496,10 @@ impl Daemon {
                 }
                 Some(done) = self.work.join_next_with_id() => {
                     self.ended(done);
+                    continue;
+                }
+                () = tokio::time::sleep(still) => {
+                    self.tell_still_stopping();
                     continue;
                 }
                 () = tokio::time::sleep_until(deadline) => {}

@@ -89,6 +89,7 @@ impl Host for LocalHost {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
             command.env_remove(name);
         }
+        command.env_remove(super::notify::SOCKET);
         // libpq looks into ~/.postgresql: with the rights of this user it must be the home of this
         // user, not of root who started us.
         let account = self.confined.and_then(|confined| confined.account);

@@ -4,15 +4,18 @@ pub mod clock;
 pub mod containers;
 pub mod disk;
 pub mod docker;
+pub mod journal;
 pub mod labelled;
 pub mod local;
 pub mod memory;
+pub mod notify;
 pub mod openings;
 pub mod owner;
 pub mod program;
 pub mod secret;
 pub mod signals;
 pub mod strays;
+pub mod unit;
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -42,16 +42,22 @@ pub fn resolve(key: &str, given: &Given) -> Result<Secret> {
                 .hint(format!("set it: {name}=... pgvigil ..., or write {key} = {{ file = \"PATH\" }}"))
         }),
         Given::File(path) => read(key, path),
-        Given::Credential(name) => {
-            let dirs = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-            let found = dirs.into_iter().chain([PathBuf::from(UNIT_CREDENTIALS)]).map(|dir| dir.join(name)).find(|path| path.exists());
-            match found {
-                Some(path) => read(key, &path),
-                None => Err(Error::new(Kind::Secret, format!("{key}: there is no credential {name:?}"))
-                    .hint(format!("add LoadCredential={name}:PATH to the unit, or write {key} = {{ file = \"PATH\" }}"))),
-            }
-        }
+        Given::Credential(name) => match credential_dirs().map(|dir| dir.join(name)).find(|path| path.exists()) {
+            Some(path) => read(key, &path),
+            None => Err(Error::new(Kind::Secret, format!("{key}: there is no credential {name:?}"))
+                .hint(format!("add LoadCredential={name}:PATH to the unit, or write {key} = {{ file = \"PATH\" }}"))),
+        },
     }
+}
+
+/// Where a credential may lie.
+fn credential_dirs() -> impl Iterator<Item = PathBuf> {
+    let given = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    // The check of a reload: systemd 252 tells it the folder, and hides what is in it from the first
+    // command beside the main process.
+    let of_main = std::env::var("MAINPID").ok().filter(|pid| pid.parse::<u32>().is_ok());
+    let of_main = of_main.map(|pid| PathBuf::from(format!("/proc/{pid}/root{UNIT_CREDENTIALS}")));
+    given.into_iter().chain([PathBuf::from(UNIT_CREDENTIALS)]).chain(of_main)
 }
 
 fn read(key: &str, path: &Path) -> Result<Secret> {

@@ -438,6 +438,17 @@ impl History {
         Ok(self.select(&last_of(Job::Dump, "outcome is not null"), Some(backup))?.pop())
     }
 
+    /// The run or drill that has ended last, whatever it was of. A restore is no work of the daemon's.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn newest_ended(&self) -> Result<Option<Run>> {
+        let newest =
+            "?1 is null and row = (select row from runs where finished_at is not null and outcome <> 'skipped' and kind <> 'restore'
+            order by finished_at desc, row desc limit 1)";
+        Ok(self.select(newest, None)?.pop())
+    }
+
     /// The run or drill of a backup that has begun and not ended, as far as the history knows.
     ///
     /// # Errors

@@ -82,7 +82,9 @@ pub(super) fn failed(doing: &str, path: &Path, error: &io::Error) -> Error {
             failure.hint("the disk is full: free space, or move the store to a larger one; nothing that was stored is lost")
         }
         Some(libc::EDQUOT) => failure.hint("the quota of this user is used up"),
-        Some(libc::EROFS) => failure.hint("the file system is read-only: mount it writable, and look into the kernel's log why it is not"),
+        Some(libc::EROFS) => failure.hint(
+            "the file system is read-only: mount it writable, and look into the kernel's log why it is not; under systemd the unit may lack the path: pgvigil check tells",
+        ),
         Some(libc::EACCES | libc::EPERM) => failure.hint("let the user that pgvigil runs as own the folder: chown, mode 0700"),
         Some(libc::EFBIG) => failure.hint("a limit on file sizes is set (ulimit -f)"),
         Some(libc::EIO) => failure.hint("look into the kernel's log: the disk or the way to it may be failing; then run again"),

@@ -48,6 +48,7 @@ mod restore_page;
 mod retention;
 mod servers;
 mod stall;
+mod systemd;
 mod verify;
 mod watch;
 mod webhooks;
