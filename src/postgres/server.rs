@@ -85,6 +85,9 @@ pub struct Database {
     /// Of sessions at a time; `None` where it is not known, -1: no limit.
     #[serde(default)]
     pub connection_limit: Option<i64>,
+    /// Whoever may make databases may copy it, and nobody can drop it; `None` where it is not known.
+    #[serde(default)]
+    pub is_template: Option<bool>,
     pub bytes: Option<i64>,
     #[serde(default, skip_serializing)]
     pub allows_connections: bool,
@@ -494,6 +497,7 @@ const FACTS: &str = "select json_build_object(
         'comment', shobj_description(d.oid, 'pg_database'),
         'tablespace', (select spcname from pg_tablespace t where t.oid = d.dattablespace),
         'connection_limit', d.datconnlimit,
+        'is_template', d.datistemplate,
         'bytes', case when d.datallowconn and has_database_privilege(d.oid, 'connect') then pg_database_size(d.oid) end,
         'allows_connections', d.datallowconn
     ) order by d.datname), '[]') from pg_database d)

@@ -330,6 +330,9 @@ fn restore(text: &mut String, facts: &Facts<'_>, name: &str, step: usize) {
             inline(facts.maintenance_database),
             literal_on_one_line(name),
         );
+        if known.is_some_and(|database| database.is_template == Some(true)) {
+            let _ = write!(text, "It was a template, and no template can be dropped: `ALTER DATABASE {old} IS_TEMPLATE false` before.\n\n");
+        }
     }
 }
 

@@ -60,6 +60,9 @@ pub fn apply(database: &Database, name: &str) -> Vec<String> {
     if let Some(limit @ 0..) = database.connection_limit {
         statements.push(format!("ALTER DATABASE {target} CONNECTION LIMIT {limit}"));
     }
+    if database.is_template == Some(true) {
+        statements.push(format!("ALTER DATABASE {target} IS_TEMPLATE true"));
+    }
     if let Some(comment) = &database.comment {
         statements.push(format!("COMMENT ON DATABASE {target} IS {}", literal(comment)));
     }
@@ -144,6 +147,26 @@ mod tests {
         ] {
             assert_eq!(grants(item, "\"x\""), expected, "{item}");
         }
+    }
+
+    #[test]
+    fn what_older_manifests_do_not_hold_is_left_alone() {
+        let known = |more: serde_json::Value| {
+            let mut value = serde_json::json!({
+                "name": "x", "owner": "o", "encoding": "UTF8", "collate": "C", "ctype": "C", "locale_provider": "c", "locale": null,
+                "collation_version": null, "acl": null, "settings": [], "comment": null, "tablespace": "pg_default", "bytes": 1,
+            });
+            value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            apply(&serde_json::from_value(value).unwrap(), "x")
+        };
+        let owner = "ALTER DATABASE \"x\" OWNER TO \"o\"";
+        for usual in [serde_json::json!({}), serde_json::json!({"connection_limit": -1, "is_template": false})] {
+            assert_eq!(known(usual), [owner]);
+        }
+        assert_eq!(
+            known(serde_json::json!({"connection_limit": 0, "is_template": true})),
+            [owner, "ALTER DATABASE \"x\" CONNECTION LIMIT 0", "ALTER DATABASE \"x\" IS_TEMPLATE true"]
+        );
     }
 
     #[test]

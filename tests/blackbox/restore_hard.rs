@@ -116,6 +116,30 @@ fn a_template_is_replaced_by_a_template() {
 }
 
 #[test]
+fn a_template_is_restored_as_a_template() {
+    let database = Database::sample(Server::Pg15);
+    let is_template = |name: &str, is: bool| Server::Pg15.sql("postgres", &format!("alter database {name} is_template {is}"));
+    is_template(&database.name, true);
+    let (world, id) = backed_up(&database);
+    is_template(&database.name, false);
+    let page = std::fs::read_to_string(world.folder(&id).join("RESTORE.md")).unwrap();
+    assert!(page.contains("IS_TEMPLATE true") && page.contains("_old\" IS_TEMPLATE false"), "{page}");
+    // The old one goes, the new one is what the dump's was.
+    restore(&world, &id, &["--clean", "--yes"]).expect(0);
+    let new = Database { server: Server::Pg15, name: unique("new") };
+    restore(&world, &id, &["--to-database", &new.name]).expect(0);
+    let templates = |name: &str| {
+        Server::Pg15.sql("postgres", &format!("select datname, datistemplate from pg_database where starts_with(datname, '{name}')"))
+    };
+    let found = [&database.name, &new.name].map(|name| templates(name));
+    // Or they could not be dropped.
+    for name in [&database.name, &new.name] {
+        is_template(name, false);
+    }
+    assert_eq!(found, [format!("{}|t", database.name), format!("{}|t", new.name)]);
+}
+
+#[test]
 fn template1_is_drilled_like_any_other() {
     let world = World::with(Server::Pg15, &format!("[backups.x]\ndatabase = \"template1\"\n{DRILL}"));
     let id = world.backup("x");
