@@ -1,5 +1,8 @@
 //! Databases that are hard to bring back: odd names, odd encodings, rows that a dump holds elsewhere.
 
+use std::io::Write;
+use std::process::{Command, Stdio};
+
 use serde_json::Value;
 
 use crate::common::{Database, Ran, Server, World, unique};
@@ -137,6 +140,48 @@ fn a_template_is_restored_as_a_template() {
         is_template(name, false);
     }
     assert_eq!(found, [format!("{}|t", database.name), format!("{}|t", new.name)]);
+}
+
+/// The program on a terminal of its own, which somebody types `typed` on and leaves.
+fn on_terminal(world: &World, arguments: &str, typed: &str) -> Ran {
+    let program = world.command(&[]);
+    let line = format!("stty cols 200; exec {} --config {} {arguments}", program.get_program().to_str().unwrap(), world.config().display());
+    let mut script = Command::new("script");
+    let mut child = script
+        .args(["-q", "-e", "-c", &line, "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Script passes the end of what is typed on, as the terminal's own end of input.
+    child.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ran { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+}
+
+#[test]
+fn a_live_database_is_replaced_only_by_a_yes_on_the_terminal() {
+    let database = Database::sample(Server::Pg15);
+    let (world, id) = backed_up(&database);
+    database.sql("create table later (x int)");
+    let is_old = || database.sql("select to_regclass('later') is not null");
+    for typed in ["n\n", "\n", "yes please\n", ""] {
+        let ran = on_terminal(&world, &format!("restore {id} --clean"), typed).expect(1);
+        let question = format!("Replace \"{}\" on server", database.name);
+        assert!(ran.stdout.contains(&question) && ran.stdout.contains("not restored: the answer was no"), "{typed:?}: {ran:#?}");
+        assert_eq!(is_old(), "t", "{typed:?}");
+    }
+    for typed in ["y\n", "YES\n"] {
+        let ran = on_terminal(&world, &format!("restore {id} --clean"), typed).expect(0);
+        assert!(ran.stdout.contains("to go"), "progress with a prediction: {ran:#?}");
+        assert_eq!(is_old(), "f", "{typed:?}");
+        database.sql("create table later (x int)");
+    }
+    let quiet = world.pgvigil(&["restore", &id, "--clean", "--yes"]).expect(0);
+    assert!(!quiet.stdout.contains('\x1b') && !quiet.stderr.contains('\x1b') && !quiet.stderr.contains("to go"), "{quiet:#?}");
 }
 
 #[test]
