@@ -5,9 +5,9 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::common::{Database, Ran, Server, World, unique};
+use crate::common::{Database, Ran, Server, World, password, unique, var};
 use crate::restore::{standing_still, under_way};
-use crate::support::Role;
+use crate::support::{Role, stock};
 
 const DRILL: &str = "evidence = \"content\"\ndrill = { on = \"local\" }\n";
 
@@ -129,6 +129,7 @@ fn a_template_is_restored_as_a_template() {
     assert!(page.contains("IS_TEMPLATE true") && page.contains("_old\" IS_TEMPLATE false"), "{page}");
     // The old one goes, the new one is what the dump's was.
     restore(&world, &id, &["--clean", "--yes"]).expect(0);
+    restore(&world, &id, &["--clean", "--yes", "--in-place"]).expect(0);
     let new = Database { server: Server::Pg15, name: unique("new") };
     restore(&world, &id, &["--to-database", &new.name]).expect(0);
     let templates = |name: &str| {
@@ -180,8 +181,60 @@ fn a_live_database_is_replaced_only_by_a_yes_on_the_terminal() {
         assert_eq!(is_old(), "f", "{typed:?}");
         database.sql("create table later (x int)");
     }
+    let run = on_terminal(&world, "run x", "").expect(0);
+    assert!(run.stdout.contains("\x1b[") && run.stdout.contains("/s"), "progress with its rate: {run:#?}");
     let quiet = world.pgvigil(&["restore", &id, "--clean", "--yes"]).expect(0);
     assert!(!quiet.stdout.contains('\x1b') && !quiet.stderr.contains('\x1b') && !quiet.stderr.contains("to go"), "{quiet:#?}");
+}
+
+#[test]
+fn foreign_tables_are_restored_as_what_they_are() {
+    let far = Database::sample(Server::Pg15);
+    let near = Database::empty(Server::Pg15);
+    let literal = |text: &str| text.replace('\'', "''");
+    near.sql(&format!(
+        "create extension postgres_fdw;
+        create server far foreign data wrapper postgres_fdw options (host '127.0.0.1', port '{}', dbname '{}');
+        create user mapping for postgres server far options (user 'postgres', password '{}');
+        create foreign table orders (id bigint) server far options (schema_name 'public', table_name 'orders');
+        create table own as select id from orders",
+        var("PGVIGIL_TEST_PG15_PORT"),
+        literal(&far.name),
+        literal(&password())
+    ));
+    let (world, id) = backed_up(&near);
+    // The drill reaches nothing outside, and need not: the rows are elsewhere.
+    matched(&world, &id);
+    let target = Database { server: Server::Pg15, name: unique("new") };
+    restore(&world, &id, &["--to-database", &target.name]).expect(0);
+    assert_eq!(target.sql("select count(*) > 0 and count(*) = (select count(*) from orders) from own"), "t");
+}
+
+#[test]
+fn a_tablespace_that_the_server_lacks_is_named() {
+    let other = Server::Pg18.section().replace("[servers.main]", "[servers.other]");
+    let (name, place, place_too) = (unique("space"), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for place in [&place, &place_too] {
+        if nix::unistd::Uid::effective().is_root() {
+            stock("chown", &["postgres:", &place.path().display().to_string()], std::path::Path::new("/"));
+        }
+    }
+    let create = |place: &tempfile::TempDir| format!("create tablespace {name} location '{}'", place.path().display());
+    Server::Pg15.sql("postgres", &create(&place));
+    let database = Database::empty(Server::Pg15);
+    database.sql(&format!("create table t tablespace {name} as select 1 as i"));
+    let world = World::with(Server::Pg15, &format!("{other}[backups.x]\nserver = \"main\"\ndatabase = '''{}'''\n", database.name));
+    let id = world.backup("x");
+    let target = Database { server: Server::Pg18, name: unique("new") };
+    let there = ["--to-server", "other", "--to-database", &target.name];
+    refused(restore(&world, &id, &there), &format!("lacks the tablespaces \"{name}\""));
+    Server::Pg18.sql("postgres", &create(&place_too));
+    restore(&world, &id, &there).expect(0);
+    assert_eq!(target.sql("select tablespace from pg_tables where tablename = 't'"), name);
+    drop((target, database));
+    for server in [Server::Pg15, Server::Pg18] {
+        server.sql("postgres", &format!("drop tablespace {name}"));
+    }
 }
 
 #[test]

@@ -205,6 +205,14 @@ impl Engine {
         });
     }
 
+    /// In good order: it ends its containers, and starts again those that are to be restarted. After a
+    /// kill it does not, for it finds them running and ends them as if somebody had asked it to.
+    pub fn stop(&mut self) {
+        let mut daemon = self.daemon.take().unwrap();
+        kill(Pid::from_raw(daemon.id().cast_signed()), Signal::SIGTERM).unwrap();
+        daemon.wait().unwrap();
+    }
+
     pub fn kill(&mut self) {
         let mut daemon = self.daemon.take().unwrap();
         daemon.kill().unwrap();

@@ -179,9 +179,9 @@ fn compose_with_a_proxy() {
     let status: Value = serde_json::from_str(&project.exec(&["pgvigil", "--json", "status"]).1).unwrap();
     assert_eq!(status["backups"].as_array().unwrap().len(), 1, "{status:#}");
 
-    // The Engine is killed, and all containers with it; it starts them again.
+    // The Engine begins anew, and all containers with it.
     let before = project.ids();
-    engine.kill();
+    engine.stop();
     engine.serve(&[]);
     let after = until("they are there again", || project.ids().into_iter().next());
     assert!(Some(&after) >= before.first(), "{before:?} {after}");

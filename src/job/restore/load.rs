@@ -161,7 +161,16 @@ impl One<'_> {
         if self.asked.disconnect {
             super::target::disconnect(server, target).await?;
         }
-        tell(server, connection, [leftovers::drop_statement(server, target, self.asked.disconnect)]).await
+        let template = |is: bool| format!("ALTER DATABASE {} IS_TEMPLATE {is}", identifier(target));
+        let was_template = super::target::is_template(server, target).await?;
+        // A template cannot be dropped.
+        let mut statements: Vec<String> = was_template.then(|| template(false)).into_iter().collect();
+        statements.push(leftovers::drop_statement(server, target, self.asked.disconnect));
+        let dropped = tell(server, connection, statements).await;
+        if dropped.is_err() && was_template {
+            let _ = tell(server, connection, [template(true)]).await;
+        }
+        dropped
     }
 
     async fn create(&self, name: &str, mark: &str) -> Result<()> {
