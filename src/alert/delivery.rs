@@ -195,7 +195,7 @@ fn fall_back(plan: &Plan, alerts: &Alerts, message: &Pending) -> Result<()> {
 /// Sends a letter to everybody past the outbox, when that cannot be used.
 ///
 /// # Errors
-/// Somebody was not reached.
+/// Nobody was reached.
 pub async fn at_once(plan: &Plan, letter: &Letter, now: DateTime<Utc>) -> Result<()> {
     // Those that stand in for others, too: nobody can keep what they did not take.
     let sent = join_all(routes(plan).into_iter().map(|route| async move {
@@ -203,7 +203,11 @@ pub async fn at_once(plan: &Plan, letter: &Letter, now: DateTime<Utc>) -> Result
         let channel = opened?;
         channel.send(&route.to, letter, &number(0, now), now, channel.patience()).await.map_err(|refused| refused.error)
     }));
-    sent.await.into_iter().fold(Ok(()), std::result::Result::and)
+    let sent: Vec<Result<()>> = sent.await;
+    for error in sent.iter().filter_map(|sent| sent.as_ref().err()) {
+        tracing::warn!(%error, "one channel was not reached past the outbox");
+    }
+    if sent.iter().any(Result::is_ok) { Ok(()) } else { sent.into_iter().next().unwrap_or(Ok(())) }
 }
 
 /// Tells a message apart, the same in every attempt.

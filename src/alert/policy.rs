@@ -113,10 +113,10 @@ pub fn settle(
 
 /// What a recipient is told of an open problem, if it is its turn.
 fn news(route: &Route, told_at: Option<DateTime<Utc>>, since: DateTime<Utc>, now: DateTime<Utc>) -> Option<State> {
-    // Where it is told only of what others did not take, they are reminded.
-    let after = route.after?;
     match told_at {
-        None => (now - since >= delta(after) || after.is_zero()).then_some(State::Open),
+        // Where it is told only of what others did not take, it waits for that; then it is reminded as
+        // everybody, for the others may be deaf for long.
+        None => route.after.filter(|after| now - since >= delta(*after) || after.is_zero()).map(|_| State::Open),
         // Told in the future: the clock has jumped back since.
         Some(told_at) => (told_at > now || now - told_at >= delta(route.remind_every)).then_some(State::Reminder),
     }
@@ -227,6 +227,12 @@ mod tests {
         assert_eq!(ask(Some(&told), None, &routes, 3).unwrap().1, to(&[("a", Closed), ("hook", Closed)]), "who never knew hears of no end");
         let told = known("x", 0, &[("a", 0), ("hook", 0), ("boss", 4), ("spare", 1)]);
         assert_eq!(ask(Some(&told), Some(&a), &routes, 5).unwrap().1, to(&[("boss", Reminder)]));
+        let late = known("x", 0, &[("a", 24), ("hook", 24), ("boss", 24), ("spare", 1)]);
+        assert_eq!(
+            ask(Some(&late), Some(&a), &routes, 25).unwrap().1,
+            to(&[("boss", Reminder), ("spare", Reminder)]),
+            "who stands in, too"
+        );
         let all = [("a", Closed), ("boss", Closed), ("spare", Closed), ("hook", Closed)];
         assert_eq!(ask(Some(&told), None, &routes, 5).unwrap().1, to(&all));
         // One that had lasted before it was found.

@@ -41,7 +41,7 @@ impl Written {
                 }
                 DeValue::Table(keys) => written.add(vec![top], keys, &is_secret),
                 value => {
-                    let shown = if is_secret(&top) { "(a secret)".to_owned() } else { shown(value) };
+                    let shown = shown(value, &top, &is_secret);
                     written.0.entry(Vec::new()).or_default().insert(top, shown);
                 }
             }
@@ -62,23 +62,34 @@ impl Written {
         let into = self.0.entry(section).or_default();
         for (key, value) in keys {
             let key = key.get_ref().to_string();
-            let shown = if is_secret(&format!("{path}.{key}")) { "(a secret)".to_owned() } else { shown(value.get_ref()) };
+            let shown = shown(value.get_ref(), &format!("{path}.{key}"), is_secret);
             into.insert(key, shown);
         }
     }
 }
 
-/// A value as TOML, in one line.
-fn shown(value: &DeValue<'_>) -> String {
+/// A value as TOML, in one line; of a secret, however deep it stands, only that it is there.
+fn shown(value: &DeValue<'_>, path: &str, is_secret: &dyn Fn(&str) -> bool) -> String {
+    if is_secret(path) {
+        return "(a secret)".to_owned();
+    }
     match value {
+        // A receiver's token may stand in it; whether it is another one can be told all the same.
+        DeValue::String(text) if path.starts_with("webhooks.") && path.rsplit('.').next() == Some("body") => {
+            format!("(template {:08x})", xxhash_rust::xxh3::xxh3_64(text.as_bytes()) >> 32)
+        }
         DeValue::String(text) => format!("{text:?}"),
         DeValue::Integer(number) => number.to_string(),
         DeValue::Float(number) => number.to_string(),
         DeValue::Boolean(is) => is.to_string(),
         DeValue::Datetime(time) => time.to_string(),
-        DeValue::Array(values) => format!("[{}]", values.iter().map(|value| shown(value.get_ref())).collect::<Vec<_>>().join(", ")),
+        DeValue::Array(values) => {
+            let values = values.iter().map(|value| shown(value.get_ref(), path, is_secret));
+            format!("[{}]", values.collect::<Vec<_>>().join(", "))
+        }
         DeValue::Table(table) => {
-            let entries = table.iter().map(|(key, value)| format!("{} = {}", key.get_ref(), shown(value.get_ref())));
+            let entry = |key: &str, value| format!("{key} = {}", shown(value, &format!("{path}.{key}"), is_secret));
+            let entries = table.iter().map(|(key, value)| entry(key.get_ref(), value.get_ref()));
             format!("{{ {} }}", entries.collect::<Vec<_>>().join(", "))
         }
     }
@@ -135,7 +146,7 @@ fn of_keys(
                 Some(text) => text.clone(),
             };
             parts.push(format!("{key} {} -> {}", word(was, old), word(is, new)));
-        } else if given(section, key, old) != given(section, key, new) {
+        } else if givens(section, key, old) != givens(section, key, new) {
             parts.push(format!("{key}: another secret"));
         } else {
             continue;
@@ -152,9 +163,11 @@ fn of_keys(
     (!parts.is_empty()).then(|| format!("{called}{}{end}", parts.join(", ")))
 }
 
-fn given<'a>(section: &Section, key: &str, plan: &'a Plan) -> Option<&'a Given> {
+/// What is given at a key, and below it.
+fn givens<'a>(section: &Section, key: &str, plan: &'a Plan) -> Vec<&'a Given> {
     let path = section.iter().map(String::as_str).chain([key]).collect::<Vec<_>>().join(".");
-    plan.givens.iter().find(|sourced| sourced.key == path).map(|sourced| &sourced.given)
+    let is_there = |of: &&Sourced| of.key.strip_prefix(&path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    plan.givens.iter().filter(is_there).map(|of| &of.given).collect()
 }
 
 /// Backups by their names alone: they are what the file is about.
@@ -255,5 +268,13 @@ mod tests {
                 assert!(!line.contains("old") && !line.contains("\"new\""), "{line}");
             }
         }
+        let chat = |token: &str| {
+            format!(
+                "{FILE}[webhooks.chat]\nurl = \"https://x/{token}\"\nbody = '{{\"to\": \"{token}\"}}'\nheaders = {{ Authorization = \"{token}\" }}\n"
+            )
+        };
+        let lines = said(&chat("tok-one"), &chat("tok-two"));
+        assert!(lines.len() == 1 && lines[0].contains("body (template ") && !lines[0].contains("tok-"), "{lines:?}");
+        assert!(lines[0].ends_with("headers: another secret, url: another secret"), "{lines:?}");
     }
 }

@@ -132,8 +132,8 @@ fn add_one(plan: &mut Plan, text: &str, environment: &[Overlay], overlays: Vec<O
         return Err("it makes no backup".to_owned());
     };
     // A restore runs code of the dump: into which server is not for labels to say.
-    if matches!(backup.drill_on(), DrillOn::Server(_)) {
-        return Err("a drill of labels goes into a container or a local server".to_owned());
+    if !matches!(backup.drill_on(), DrillOn::Container) {
+        return Err("a drill of labels goes into a container".to_owned());
     }
     server.password_of_container = true;
     let section = format!("backups.{name}.");
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn faulty_labels_are_told_and_hold_up_nobody() {
-        let table: [(&str, &str, &str); 12] = [
+        let table: [(&str, &str, &str); 13] = [
             ("schedule", "0 25 * * *", "container bad: label pgvigil.schedule: bad schedule"),
             ("shedule", "@daily", "label pgvigil.shedule: unknown key `shedule`"),
             ("keep", "{ dayly = 1 }", "label pgvigil.keep: unknown key `dayly`"),
@@ -237,7 +237,8 @@ mod tests {
             ("database.file", "/etc/shadow", "names no key"),
             ("identity", "{ file = \"/etc/shadow\" }", "identity is not for labels"),
             ("server.password", "x", "labels of a server are via"),
-            ("drill", "{ on = \"main\" }", "a drill of labels goes into a container or a local server"),
+            ("drill", "{ on = \"main\" }", "a drill of labels goes into a container"),
+            ("drill", "{ on = \"local\" }", "a drill of labels goes into a container"),
         ];
         for (label, value, expected) in table {
             let plan = plan(&[container("bad", &[("enable", "true"), (label, value)]), container("good", &[("enable", "true")])]);

@@ -84,7 +84,13 @@ impl Listener {
                 return Ok(());
             }
         }
-        let (socket, address) = bind(listen.address)?;
+        // Until it is dropped, the socket that listens keeps the port from every other address.
+        let is_ours = self
+            .serving
+            .as_ref()
+            .is_some_and(|serving| serving.rules.read().unwrap_or_else(PoisonError::into_inner).address.port() == listen.address.port());
+        let (socket, address) = bind(listen.address)
+            .map_err(|error| if is_ours { error.hint("another address on the same port needs a restart of the daemon") } else { error })?;
         rules.address = address;
         tracing::info!(%address, token = rules.token.is_some(), "listening");
         let rules = Arc::new(RwLock::new(Arc::new(rules)));

@@ -211,11 +211,19 @@ impl Alerts {
     /// # Errors
     /// The file cannot be read.
     pub fn terms(&self, backup: &str, store: &str) -> Result<Option<Terms>> {
-        self.db()
+        let value = self
+            .db()
             .query_row("select value from facts where name = ?1", [of_terms(backup, store)], |row| row.get::<_, String>(0))
             .optional()
-            .map(|value| value.and_then(|value| serde_json::from_str(&value).ok()))
-            .map_err(|error| failed(&error))
+            .map_err(|error| failed(&error))?;
+        let read = |value: String| {
+            serde_json::from_str(&value).map_err(|error| {
+                let why =
+                    format!("what retention obeyed for backup {backup} in store {store} cannot be read, so nothing is deleted: {error}");
+                Error::new(Kind::System, why).hint(format!("pgvigil prune {backup} takes the retention of the file for meant"))
+            })
+        };
+        value.map(read).transpose()
     }
 
     /// Notes what retention obeys from now on; with `only_first` nothing that was obeyed before is lost.
