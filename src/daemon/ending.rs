@@ -90,12 +90,13 @@ impl Daemon {
         self.drills.task.abort_all();
         self.looking.shutdown().await;
         self.look();
-        let last_words = async {
-            self.followers.finish().await;
+        let telling = async {
             let _ = self.looking.join_next().await;
             while self.telling.tasks.join_next().await.is_some() {}
             let _ = delivery::deliver(&self.plan, &self.alerts, Sender::Once(LAST_WORDS)).await;
         };
+        // A switch or a hook that is slow keeps no message back.
+        let last_words = async { tokio::join!(self.followers.finish(), telling) };
         let _ = tokio::time::timeout(LAST_WORDS, last_words).await;
         tracing::info!("the daemon ends");
     }
