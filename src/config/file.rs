@@ -176,9 +176,45 @@ pub struct Store {
 #[serde(deny_unknown_fields)]
 pub struct S3 {
     pub bucket: String,
+    /// Folder within the bucket; default: none.
     pub prefix: Option<String>,
+    /// Default: that of AWS in the region.
     pub endpoint: Option<String>,
+    /// Default "us-east-1", which servers other than AWS take as well.
     pub region: Option<String>,
+    /// Where the bucket stands in an address. Default: path with an endpoint, host without.
+    pub addressing: Option<Addressing>,
+    /// Server-side encryption: "AES256" or "aws:kms".
+    pub sse: Option<String>,
+    pub sse_kms_key_id: Option<String>,
+    /// Nobody can delete or replace what is written, for so long.
+    pub object_lock: Option<ObjectLock>,
+    /// PEM of a private certificate authority.
+    pub ca_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Addressing {
+    /// https://endpoint/bucket/key
+    Path,
+    /// https://bucket.endpoint/key
+    Host,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ObjectLock {
+    pub mode: LockMode,
+    /// From the moment of writing.
+    pub retain: Span,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LockMode {
+    Governance,
+    Compliance,
 }
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]

@@ -147,9 +147,35 @@ pub struct Store {
 
 #[derive(Debug, Clone)]
 pub enum StoreKind {
+    /// A folder of this machine.
     Local(PathBuf),
-    /// Not in this version: S3 or SSH.
-    Remote,
+    S3(S3Place),
+    Ssh(SshPlace),
+}
+
+impl StoreKind {
+    /// The folder of this machine that it is. `None`: it is elsewhere.
+    pub fn folder(&self) -> Option<&PathBuf> {
+        match self {
+            StoreKind::Local(path) => Some(path),
+            StoreKind::S3(_) | StoreKind::Ssh(_) => None,
+        }
+    }
+}
+
+/// A bucket, and how it is reached.
+#[derive(Debug, Clone)]
+pub struct S3Place {
+    pub at: file::S3,
+    pub access_key_id: Option<Given>,
+    pub secret_access_key: Option<Given>,
+    pub session_token: Option<Given>,
+}
+
+/// A folder of another host, and how it is reached.
+#[derive(Debug, Clone)]
+pub struct SshPlace {
+    pub at: file::Ssh,
 }
 
 #[derive(Debug, Clone)]
@@ -420,9 +446,9 @@ fn plan_store(name: &Name, store: &file::Store, examined: &mut Examined<'_>) -> 
     if let Some(keep) = &store.keep {
         rules::check_keep(keep, None, &["stores", name.as_str(), "keep"], examined);
     }
-    let kind = match &store.path {
-        Some(path) if path.is_absolute() => StoreKind::Local(path.clone()),
-        Some(path) => {
+    let kind = match (&store.path, &store.s3, &store.ssh) {
+        (Some(path), ..) if path.is_absolute() => StoreKind::Local(path.clone()),
+        (Some(path), ..) => {
             examined.fault(
                 &["stores", name.as_str(), "path"],
                 format!("path {:?} is not absolute", path.display().to_string()),
@@ -430,7 +456,13 @@ fn plan_store(name: &Name, store: &file::Store, examined: &mut Examined<'_>) -> 
             );
             return None;
         }
-        None => StoreKind::Remote,
+        (None, Some(at), _) => StoreKind::S3(S3Place {
+            at: at.clone(),
+            access_key_id: store.access_key_id.clone(),
+            secret_access_key: store.secret_access_key.clone(),
+            session_token: store.session_token.clone(),
+        }),
+        (None, None, at) => StoreKind::Ssh(SshPlace { at: at.clone()? }),
     };
     Some(Store {
         name: name.clone(),

@@ -179,7 +179,7 @@ impl Assessment {
     pub async fn look_at_store(&mut self, alerts: &Alerts, store: &Store, now: DateTime<Utc>) -> Result<()> {
         let usage = match &store.kind {
             StoreKind::Local(path) => Some(usage(path.clone()).await),
-            StoreKind::Remote => None,
+            StoreKind::S3(_) | StoreKind::Ssh(_) => None,
         };
         if let Some(usage) = &usage {
             let key = format!("store/{}/disk", store.name);

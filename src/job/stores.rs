@@ -16,7 +16,7 @@ use crate::store::{Store, catalog_of};
 pub fn open(store: &plan::Store, owner: &str) -> Result<Arc<dyn Store>> {
     match &store.kind {
         StoreKind::Local(path) => Ok(Arc::new(LocalStore::new(path.clone(), owner.to_owned()))),
-        StoreKind::Remote => {
+        StoreKind::S3(_) | StoreKind::Ssh(_) => {
             Err(Error::new(Kind::NotYet, format!("store {}: not yet: this version keeps backups in folders only", store.name))
                 .hint("name a store with path"))
         }
