@@ -153,6 +153,17 @@ pub enum StoreKind {
     Ssh(SshPlace),
 }
 
+impl Store {
+    /// Where it is, for people.
+    pub fn place(&self) -> String {
+        match &self.kind {
+            StoreKind::Local(path) => path.display().to_string(),
+            StoreKind::S3(place) => format!("s3://{}/{}", place.at.bucket, place.at.prefix.as_deref().unwrap_or_default()),
+            StoreKind::Ssh(place) => format!("{}:{}", place.at.host, place.at.path.display()),
+        }
+    }
+}
+
 impl StoreKind {
     /// The folder of this machine that it is. `None`: it is elsewhere.
     pub fn folder(&self) -> Option<&PathBuf> {

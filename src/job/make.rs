@@ -13,14 +13,14 @@ use crate::catalog::manifest::{Globals, RESTORE_PAGE};
 use crate::catalog::{DatabaseEvidence, Entry, Evidence, FileEntry, Id, Label, Manifest, Role, Rung};
 use crate::config::Plan;
 use crate::config::file::{EvidenceMode, Format};
-use crate::config::plan::{Backup, StoreKind, Which};
+use crate::config::plan::{Backup, Which};
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::{Call, Tag, clock, secret};
-use crate::job::assess;
 use crate::job::dump::{self, Way};
 use crate::job::evidence::{self, Dumped};
 use crate::job::progress::Progress;
+use crate::job::stores;
 use crate::job::verify::Opened;
 use crate::pack::census::TableRows;
 use crate::pack::codec::Codec;
@@ -121,15 +121,14 @@ impl Making<'_> {
         let is_good = |entry: &&Entry| entry.rung_in(store.as_str()).is_some_and(Rung::is_good);
         let Some(last) = catalog.entries.iter().find(is_good) else { return Ok(None) };
         self.progress.expect(last.manifest.raw_bytes());
-        if let StoreKind::Local(path) = &self.plan.stores[store].kind
-            && let Ok(usage) = assess::usage(path.clone()).await
+        if let Some(Ok(usage)) = stores::usage(&self.plan.stores[store]).await
             && usage.available < last.manifest.bytes()
         {
             return Err(Error::new(
                 Kind::Store,
                 format!(
                     "the backup would not fit into {}: the last one has {} bytes, and {} are available",
-                    path.display(),
+                    self.plan.stores[store].place(),
                     last.manifest.bytes(),
                     usage.available
                 ),

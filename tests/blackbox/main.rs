@@ -22,6 +22,7 @@ mod alerts;
 mod browser;
 mod commands;
 mod config;
+mod copies;
 mod daemon;
 mod drill;
 mod drills;
