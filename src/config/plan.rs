@@ -29,6 +29,8 @@ pub struct Plan {
     pub spool_dir: PathBuf,
     /// Over all backups.
     pub max_concurrent_runs: u32,
+    /// How long one that holds the lease of a backup may give no sign of life.
+    pub takeover_after: Duration,
     /// How long a running dump may go on after SIGTERM.
     pub shutdown_grace: Duration,
     /// `None`: no listener.
@@ -228,6 +230,11 @@ impl Backup {
         self.drill.as_ref().map_or(&self.drill_default, |drill| &drill.on)
     }
 
+    /// The store whose copy its scheduled drills restore.
+    pub fn drill_store(&self) -> &Name {
+        self.drill.as_ref().and_then(|drill| drill.store.as_ref()).unwrap_or(&self.stores[0])
+    }
+
     /// `None`: drills are only by hand.
     pub fn drill_schedule(&self) -> Option<&Schedule> {
         self.drill.as_ref()?.schedule.as_ref()
@@ -314,6 +321,9 @@ pub const STALL_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// Default of `shutdown_grace`.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(60);
 
+/// Default of `takeover_after`.
+const TAKEOVER_AFTER: Duration = Duration::from_secs(45);
+
 /// Default of `alert_above_percent`.
 const ALERT_ABOVE_PERCENT: u8 = 80;
 
@@ -347,6 +357,7 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
         spool_dir: file.spool_dir.clone().unwrap_or_else(|| state_dir.join("spool")),
         state_dir,
         max_concurrent_runs: file.max_concurrent_runs.unwrap_or(1),
+        takeover_after: file.takeover_after.map_or(TAKEOVER_AFTER, |span| span.0),
         shutdown_grace: file.shutdown_grace.map_or(SHUTDOWN_GRACE, |span| span.0),
         listen,
         has_channel: super::survey::has_channel(file),

@@ -170,7 +170,13 @@ async fn attempt(
     };
     // From here on it is a matter of moments, and whole or not at all: nobody breaks it off.
     let made = match ready {
-        Ok(ready) => ready.commit().await,
+        Ok(Some(ready)) => ready.commit().await,
+        Ok(None) => {
+            // For the record that is as good as an own one: whatever failed here before is over.
+            let id = order.slot().map(|slot| Id { backup: backup.name.to_string(), label: Label::of(slot) }.to_string());
+            history.end(row, clock::now(), Outcome::Ok, Some("another installation has made it"), id.as_deref(), true)?;
+            return Ok(Report::nothing(Outcome::Skipped, None));
+        }
         Err(error) => Err(error),
     };
     let mut clean = true;
