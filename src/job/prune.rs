@@ -282,7 +282,16 @@ async fn delete(state: &State, store: &dyn Store, judged: &mut Judged, deleted: 
             (verdict.keep, verdict.reasons) = (true, vec![Reason::UnderDrill]);
             continue;
         };
-        store.remove(id).await?;
+        match store.remove(id).await {
+            Ok(()) => {}
+            // Keys that may not delete are a way of working: rules of the bucket do it in their time.
+            Err(error) if error.kind == Kind::Undeletable => {
+                tracing::info!(%id, store = %judged.store, %error, "expired, and not ours to delete: kept");
+                (verdict.keep, verdict.reasons) = (true, vec![Reason::Undeletable]);
+                continue;
+            }
+            Err(error) => return Err(error),
+        }
         *deleted += 1;
         tracing::info!(%id, store = %judged.store, "expired: deleted");
     }
