@@ -34,7 +34,7 @@ use crate::state::State;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Level {
+pub(super) enum Level {
     Ok,
     Warning,
     Error,
@@ -42,7 +42,7 @@ enum Level {
 
 /// One thing tried.
 #[derive(Debug, Clone, Serialize)]
-struct Line {
+pub(super) struct Line {
     subject: String,
     ok: bool,
     level: Level,
@@ -58,18 +58,18 @@ impl Line {
         Line { subject: subject.into(), ok: level == Level::Ok, level, message: message.into(), hint, fault: false }
     }
 
-    fn good(subject: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(super) fn good(subject: impl Into<String>, message: impl Into<String>) -> Self {
         Line::new(Level::Ok, subject, message, None)
     }
 
-    fn bad(subject: impl Into<String>, error: &Error) -> Self {
+    pub(super) fn bad(subject: impl Into<String>, error: &Error) -> Self {
         let subject = subject.into();
         // What went wrong with a thing often begins with its name.
         let message = error.message.strip_prefix(&format!("{subject}: ")).unwrap_or(&error.message).to_owned();
         Line::new(Level::Error, subject, message, error.hint.clone())
     }
 
-    fn warning(subject: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(super) fn warning(subject: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) -> Self {
         Line::new(Level::Warning, subject, message, Some(hint.into()))
     }
 }
@@ -100,6 +100,7 @@ pub fn check(session: &Session, offline: bool) -> Done {
     }
     lines.extend(plan.warnings.iter().map(|warning| Line::warning(&warning.subject, &warning.message, &warning.hint)));
     lines.extend(opened.missing.iter().map(|error| Line { fault: true, ..Line::bad("secrets", error) }));
+    lines.extend(super::check_keys::lines(plan));
     if !offline {
         lines.push(state(plan));
         // The unit reads this file and no other.

@@ -18,6 +18,7 @@ use super::labels::LabelFault;
 use super::listen::{self, Listen};
 use super::rules;
 use super::values::{Compression, Count, Given, Name, Schedule};
+use crate::keys::Recipient;
 
 /// Where a debian or systemd installation keeps the daemon's state.
 pub const STATE_DIR: &str = "/var/lib/pgvigil";
@@ -222,6 +223,10 @@ pub struct Backup {
     pub drill_default: DrillOn,
     /// The first is the primary.
     pub stores: Vec<Name>,
+    /// None: it is not encrypted.
+    pub encrypt_to: Vec<Recipient>,
+    /// Private keys that open what is encrypted, for drills.
+    pub identity: Option<Given>,
 }
 
 impl Backup {
@@ -541,5 +546,7 @@ fn plan_backup(name: &Name, backup: &file::Backup, file: &File, examined: &mut E
         drill,
         drill_default: DrillOn::default_for(served_by),
         stores: stores?,
+        encrypt_to: rules::recipients(name, backup, examined),
+        identity: backup.identity.clone(),
     })
 }

@@ -17,10 +17,12 @@ use crate::job::progress::Progress;
 use crate::job::spread::Spreading;
 use crate::job::verify::{Opened, Proven};
 use crate::job::{prune, stores, sweep, verify};
+use crate::keys::Identities;
 use crate::postgres::server::Server;
 use crate::schedule::due::{self, Job};
 use crate::state::{History, Outcome, State};
 use crate::store::Store;
+use crate::verify::stored::Stored;
 
 /// How a run ended.
 #[derive(Debug, Clone)]
@@ -183,7 +185,7 @@ async fn attempt(
     let mut report = match made {
         Ok(mut made) => {
             let proven = tokio::select! {
-                proven = prove(plan, &*store, store_name, &made.manifest, std::mem::take(&mut made.opened), progress) => proven,
+                proven = prove(plan, &*store, store_name, &made.manifest, &made.keys, std::mem::take(&mut made.opened), progress) => proven,
                 () = cancel.cancelled() => Err(Error::new(Kind::Cancelled, "told to stop while reading back; the backup is written")),
                 error = &mut deadline => Err(error.context("reading back what is written")),
             };
@@ -348,9 +350,17 @@ async fn prune(plan: &Plan, state: &State, history: &History, backup: &Backup) -
 }
 
 /// From `written` to `readable`.
-async fn prove(plan: &Plan, store: &dyn Store, name: &Name, manifest: &Manifest, opened: Opened, progress: &Progress) -> Result<Proven> {
+async fn prove(
+    plan: &Plan,
+    store: &dyn Store,
+    name: &Name,
+    manifest: &Manifest,
+    keys: &Identities,
+    opened: Opened,
+    progress: &Progress,
+) -> Result<Proven> {
     let id = manifest.id();
-    let proven = verify::verify(plan, store, &id, manifest, None, Some(opened), progress).await?;
+    let proven = verify::verify(plan, Stored { store, id: &id, manifest, keys }, None, Some(opened), progress).await?;
     if let Err(error) = verify::point_latest(store, name.as_str(), &id.backup).await {
         tracing::warn!(%error, "cannot point `latest` at the newest backup");
     }

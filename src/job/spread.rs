@@ -19,10 +19,12 @@ use crate::host::clock;
 use crate::job::progress::Progress;
 use crate::job::verify::{self, Opened};
 use crate::job::{prune, stores};
+use crate::keys::Identities;
 use crate::pack::packer::{Meter, hex};
 use crate::state::copies::copy_lock;
 use crate::state::{History, Outcome, State};
 use crate::store::{Store, Upload};
+use crate::verify::stored::Stored;
 
 /// How much is read at a time, in bytes.
 const READ_BYTES: usize = 512 * 1024;
@@ -110,7 +112,7 @@ impl Spreading<'_> {
                     // The copy that it came from has lost its rung; that is told, and another may do.
                     tracing::error!(%id, store = %name, %error, "cannot be copied on");
                     let before = entry.rung_in(name.as_str());
-                    verify::verify(self.plan, &*source, id, &entry.manifest, before, None, self.progress).await?;
+                    verify::verify(self.plan, stored(&*source, entry, &Identities::default()), before, None, self.progress).await?;
                     verify::point_latest(&*source, name.as_str(), &id.backup).await?;
                     last = Some(error);
                 }
@@ -144,7 +146,7 @@ impl Spreading<'_> {
     /// the hashes say so.
     async fn prove(&self, target: &dyn Store, entry: &Entry) -> Result<()> {
         let opened = Some(Opened::default());
-        let proven = verify::verify(self.plan, target, &entry.id, &entry.manifest, None, opened, self.progress).await?;
+        let proven = verify::verify(self.plan, stored(target, entry, &Identities::default()), None, opened, self.progress).await?;
         verify::point_latest(target, self.store.as_str(), &entry.id.backup).await?;
         if proven.proof.rung == Rung::Bad {
             return Err(Error::new(Kind::Store, format!("what was stored does not read back: {}", proven.proof.errors.join("; ")))
@@ -152,6 +154,11 @@ impl Spreading<'_> {
         }
         Ok(())
     }
+}
+
+/// A copy as it lies in a store. What is encrypted goes along as it is: hashes need no key.
+fn stored<'a>(store: &'a dyn Store, entry: &'a Entry, keys: &'a Identities) -> Stored<'a> {
+    Stored { store, id: &entry.id, manifest: &entry.manifest, keys }
 }
 
 /// Copies a file, and holds what goes by against its hash.

@@ -7,7 +7,7 @@ use crate::config::plan::{Backup, Place};
 use crate::error::Result;
 use crate::host::docker::DockerHost;
 use crate::host::local::LocalHost;
-use crate::host::{Host, Tag};
+use crate::host::{Host, Tag, spool};
 use crate::job::assess::within_patience;
 use crate::job::{restore, stores};
 use crate::postgres::Server;
@@ -36,6 +36,7 @@ pub async fn sweep(plan: &Plan, state: &State, history: &History, held: &Backup)
         history.interrupted(dead.row, id.as_deref(), clean)?;
     }
     restore::leftovers::sweep(plan, state, Some(held.server.as_str())).await?;
+    spool::sweep(&plan.spool_dir);
     // Without a history too: it may have been lost with what was in it.
     sweep_stores(plan, state, name).await;
     Ok(())

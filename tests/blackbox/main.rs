@@ -27,6 +27,7 @@ mod daemon;
 mod drill;
 mod drills;
 mod edits;
+mod encryption;
 mod environment;
 mod evidence;
 mod export;
