@@ -7,18 +7,20 @@ use crate::config::Plan;
 use crate::config::plan::{self, StoreKind};
 use crate::error::{Error, Kind, Result};
 use crate::store::local::LocalStore;
+use crate::store::s3::S3Store;
 use crate::store::{Store, catalog_of};
 
 /// Opens a store. `owner` names the `state_dir` that unfinished work belongs to.
 ///
 /// # Errors
-/// This version does not know the kind.
+/// This version does not know the kind, or a secret is not to be had.
 pub fn open(store: &plan::Store, owner: &str) -> Result<Arc<dyn Store>> {
     match &store.kind {
         StoreKind::Local(path) => Ok(Arc::new(LocalStore::new(path.clone(), owner.to_owned()))),
-        StoreKind::S3(_) | StoreKind::Ssh(_) => {
-            Err(Error::new(Kind::NotYet, format!("store {}: not yet: this version keeps backups in folders only", store.name))
-                .hint("name a store with path"))
+        StoreKind::S3(place) => Ok(Arc::new(S3Store::new(store.name.as_str(), place, owner.to_owned())?)),
+        StoreKind::Ssh(_) => {
+            Err(Error::new(Kind::NotYet, format!("store {}: not yet: this version keeps backups in folders and in S3 only", store.name))
+                .hint("name a store with path or s3"))
         }
     }
 }
