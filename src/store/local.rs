@@ -237,7 +237,7 @@ impl Objects for LocalStore {
 }
 
 /// Makes the folders between the root of a store and a folder in it, each durable.
-fn make_dirs(root: &Path, dir: &Path) -> Result<()> {
+pub(super) fn make_dirs(root: &Path, dir: &Path) -> Result<()> {
     if dir.is_dir() {
         return Ok(());
     }

@@ -122,8 +122,14 @@ async fn a_server_that_goes_silent_is_left() {
     let mut place = place(&proxy.endpoint);
     place.at.region = Some("eu-central-1".to_owned());
     let patience = Patience { stall: std::time::Duration::from_millis(300), ..Patience::default() };
-    let store =
-        S3Store::with("s3", &place, "0123".to_owned(), Parts { first_bytes: PART_BYTES as u64, double_every: 2 }, patience).unwrap();
+    let store = S3Store::with(
+        "s3",
+        &place,
+        "0123".to_owned(),
+        Parts { first_bytes: PART_BYTES as u64, double_every: 2, in_memory_bytes_max: PART_BYTES as u64 },
+        patience,
+    )
+    .unwrap();
     proxy.act("partNumber=2&", &[Act::Stall]);
     proxy.act("/small.sql ", &[Act::Stall]);
     backup(&store).await.unwrap();

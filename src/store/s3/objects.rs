@@ -64,12 +64,6 @@ pub struct Shelf {
     pub manner: Manner,
 }
 
-/// The checksum that a server verifies, and keeps with the object.
-pub fn checksum(payload: &Payload) -> String {
-    use base64::Engine;
-    base64::engine::general_purpose::STANDARD.encode(payload.sha256)
-}
-
 /// Whoever writes an object, as its metadata tell.
 pub fn new_writer() -> String {
     Tag::random().random_part().to_owned()
@@ -104,9 +98,9 @@ impl Shelf {
 
     fn put(&self, key: &str, payload: Payload, kept: bool, writer: &str) -> Ask {
         let mut ask = Ask::new(Method::PUT, key).header(WRITER, writer).headers(self.manner.headers(kept));
-        ask = ask.header("x-amz-checksum-sha256", checksum(&payload));
+        ask = ask.header("x-amz-checksum-sha256", payload.checksum());
         if kept && self.manner.object_lock.is_some() {
-            ask = ask.header("content-md5", payload.md5());
+            ask = ask.headers(payload.md5().map(|md5| ("content-md5", md5)));
         }
         ask.payload(payload)
     }

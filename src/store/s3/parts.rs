@@ -12,20 +12,19 @@ pub struct Parts {
     pub first_bytes: u64,
     /// They double each time that so many are written.
     pub double_every: u32,
+    /// Larger ones wait in a file of the spool, not in memory. In bytes.
+    pub in_memory_bytes_max: u64,
 }
 
 impl Default for Parts {
     fn default() -> Self {
-        Parts { first_bytes: 8 * MIB, double_every: 1_000 }
+        Parts { first_bytes: 8 * MIB, double_every: 1_000, in_memory_bytes_max: UNDER_WAY_BYTES }
     }
 }
 
 /// What parts under way may hold, in bytes; one always may.
 const UNDER_WAY_BYTES: u64 = 64 * MIB;
 const UNDER_WAY_MAX: u64 = 4;
-
-/// Larger parts wait in a file of the spool, not in memory.
-pub const IN_MEMORY_BYTES_MAX: u64 = 64 * MIB;
 
 impl Parts {
     /// The length of a part by its number, which counts from 1, in bytes.
@@ -65,7 +64,7 @@ mod tests {
             assert_eq!(parts.bytes(number), mib * MIB, "{number}");
         }
         // What fits before each part must wait in a file.
-        let in_memory: u64 = (1..).map(|number| parts.bytes(number)).take_while(|bytes| *bytes <= IN_MEMORY_BYTES_MAX).sum();
+        let in_memory: u64 = (1..).map(|number| parts.bytes(number)).take_while(|bytes| *bytes <= parts.in_memory_bytes_max).sum();
         assert_eq!(in_memory / GIB, 117);
     }
 

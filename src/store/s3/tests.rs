@@ -36,7 +36,7 @@ pub fn place(endpoint: &str) -> S3Place {
         access_key_id: Some(Given::Literal("admin".to_owned())),
         secret_access_key: Some(Given::Literal("secret-of-admin".to_owned())),
         session_token: None,
-        spool: std::env::temp_dir().join("pgvigil-no-spool"),
+        spool: beside("spool"),
     }
 }
 
@@ -55,9 +55,9 @@ pub const PART_BYTES: usize = 5 * 1024 * 1024;
 /// A file of three parts.
 pub const LARGE_BYTES: usize = 2 * PART_BYTES + 1_000_000;
 
-/// Small parts that double after 2 of them; little patience.
+/// Small parts that double after 2 of them, the larger ones in the spool; little patience.
 pub fn open(place: &S3Place, owner: &str) -> S3Store {
-    let parts = Parts { first_bytes: PART_BYTES as u64, double_every: 2 };
+    let parts = Parts { first_bytes: PART_BYTES as u64, double_every: 2, in_memory_bytes_max: PART_BYTES as u64 };
     let (pause, pause_max) = (Duration::from_millis(5), Duration::from_millis(20));
     let patience = Patience { tries: 6, pause, pause_max, stall: Duration::from_secs(20) };
     S3Store::with("s3", place, owner.to_owned(), parts, patience).unwrap()
@@ -121,6 +121,37 @@ async fn files_of_many_parts_come_back_whole() {
     store.remove(&id).await.unwrap();
     assert_eq!(left(&store).await, (vec![], 0));
     assert_eq!(store.remove(&id).await.unwrap_err().kind, Kind::NotFound);
+}
+
+/// What the server of the tests wrote beside its address.
+fn beside(name: &str) -> PathBuf {
+    PathBuf::from(std::env::var_os("PGVIGIL_TEST_TMP").unwrap()).join("s3").join(name)
+}
+
+#[tokio::test]
+async fn keys_that_are_good_for_an_hour() {
+    let mut place = place(&server());
+    let session = std::fs::read_to_string(beside("session")).unwrap();
+    let [key, secret, token] = session.lines().collect::<Vec<_>>().try_into().unwrap();
+    let given = |text: &str| Some(Given::Literal(text.to_owned()));
+    (place.access_key_id, place.secret_access_key, place.session_token) = (given(key), given(secret), given(token));
+    contract::contract(&open(&place, "0123")).await;
+    // Without their token they are nobody's.
+    place.session_token = None;
+    assert!(open(&place, "0123").labels("b").await.is_err());
+}
+
+#[tokio::test]
+async fn a_private_authority() {
+    server();
+    let mut place = place(std::fs::read_to_string(beside("https")).unwrap().trim());
+    let error = open(&place, "0123").labels("b").await.unwrap_err();
+    assert!(error.hint.as_ref().is_some_and(|hint| hint.contains("ca_file in s3 of [stores.s3]")), "{error:?}");
+    place.at.ca_file = Some(beside("ca.pem"));
+    contract::contract(&open(&place, "0123")).await;
+    place.at.ca_file = Some(beside("key.pem"));
+    let refused = S3Store::new("s3", &place, "0123".to_owned()).err().unwrap();
+    assert!(refused.message.contains("ca_file"), "{refused:?}");
 }
 
 #[tokio::test]

@@ -80,7 +80,7 @@ impl Work {
     fn file(&self, name: &str) -> S3File {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
         let place = &self.place;
-        S3File::new(Arc::clone(&place.shelf), place.file(&self.id, name), place.parts, Arc::clone(&self.open))
+        S3File::new(Arc::clone(place), place.file(&self.id, name), Arc::clone(&self.open))
     }
 
     async fn is_ours(&self) -> Result<bool> {

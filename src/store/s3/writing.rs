@@ -10,12 +10,14 @@ use reqwest::Method;
 use reqwest::header::ETAG;
 use tokio::task::JoinSet;
 
+use super::Place;
 use super::answers::{self, Created, Failure};
 use super::bucket::Ask;
-use super::objects::{Shelf, WRITER, checksum, new_writer};
+use super::objects::{WRITER, new_writer};
 use super::parts::Parts;
-use super::payload::Payload;
+use super::payload::{Payload, Spool};
 use crate::error::{Error, Kind, Result};
+use crate::store::local::{blocking, failed};
 use crate::store::{Added, FileWriter};
 
 /// Uploads in parts that are neither completed nor aborted, by their ids, with their keys. Whoever
@@ -23,12 +25,12 @@ use crate::store::{Added, FileWriter};
 pub type Open = Arc<Mutex<BTreeMap<String, String>>>;
 
 pub struct S3File {
-    shelf: Arc<Shelf>,
+    place: Arc<Place>,
     key: String,
-    sizes: Parts,
     open: Open,
-    /// What the next part is made of.
+    /// What the next part is made of; a large one is in a file.
     chunks: Vec<Bytes>,
+    spool: Option<Spool>,
     bytes: u64,
     /// Who writes, as the metadata of the object tell.
     writer: String,
@@ -52,13 +54,13 @@ struct Part {
 }
 
 impl S3File {
-    pub fn new(shelf: Arc<Shelf>, key: String, sizes: Parts, open: Open) -> Self {
-        S3File { shelf, key, sizes, open, chunks: Vec::new(), bytes: 0, writer: new_writer(), parted: None, failed: false }
+    pub fn new(place: Arc<Place>, key: String, open: Open) -> Self {
+        S3File { place, key, open, chunks: Vec::new(), spool: None, bytes: 0, writer: new_writer(), parted: None, failed: false }
     }
 
     /// The length that the next part should have.
     fn part_bytes(&self) -> u64 {
-        self.sizes.bytes(self.parted.as_ref().map_or(0, |parted| parted.begun) + 1)
+        self.place.parts.bytes(self.parted.as_ref().map_or(0, |parted| parted.begun) + 1)
     }
 
     async fn add(&mut self, mut bytes: Bytes) -> Result<()> {
@@ -66,11 +68,26 @@ impl S3File {
             let room = self.part_bytes() - self.bytes;
             let chunk = bytes.split_to(usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len()));
             self.bytes += chunk.len() as u64;
-            self.chunks.push(chunk);
+            if self.part_bytes() > self.place.parts.in_memory_bytes_max {
+                self.spool(chunk).await?;
+            } else {
+                self.chunks.push(chunk);
+            }
             if self.bytes == self.part_bytes() {
                 self.send_part().await?;
             }
         }
+        Ok(())
+    }
+
+    async fn spool(&mut self, chunk: Bytes) -> Result<()> {
+        let (spool, folder) = (self.spool.take(), self.place.spool.clone());
+        let spooled = blocking(move || {
+            let mut spool = spool.map_or_else(|| Spool::create(&folder), Ok)?;
+            spool.add(&chunk).map_err(|error| failed("write into", &folder, &error))?;
+            Ok(spool)
+        });
+        self.spool = Some(spooled.await?);
         Ok(())
     }
 
@@ -84,12 +101,15 @@ impl S3File {
             parted.next_done().await?;
         }
         parted.begun += 1;
-        let (shelf, key, upload_id, number) = (Arc::clone(&self.shelf), self.key.clone(), parted.upload_id.clone(), parted.begun);
-        let chunks = std::mem::take(&mut self.chunks);
+        let (place, key, upload_id, number) = (Arc::clone(&self.place), self.key.clone(), parted.upload_id.clone(), parted.begun);
+        let (chunks, spool) = (std::mem::take(&mut self.chunks), self.spool.take());
         self.bytes = 0;
         parted.sending.spawn(async move {
-            let payload = hashed(chunks).await?;
-            send(&shelf, &key, &upload_id, number, payload).await
+            let payload = match spool {
+                Some(spool) => spool.into_payload(),
+                None => hashed(chunks).await?,
+            };
+            send(&place, &key, &upload_id, number, payload).await
         });
         Ok(())
     }
@@ -99,9 +119,9 @@ impl S3File {
             .query("uploads", "")
             .header(WRITER, &self.writer)
             .header("x-amz-checksum-algorithm", "SHA256")
-            .headers(self.shelf.manner.headers(true));
-        let created: Result<Created, Failure> = self.shelf.bucket.text(&ask).await.and_then(|text| answers::read(&text));
-        let upload_id = created.map_err(|failure| self.shelf.bucket.error("write", &self.key, &failure))?.upload_id;
+            .headers(self.place.shelf.manner.headers(true));
+        let created: Result<Created, Failure> = self.place.shelf.bucket.text(&ask).await.and_then(|text| answers::read(&text));
+        let upload_id = created.map_err(|failure| self.place.shelf.bucket.error("write", &self.key, &failure))?.upload_id;
         self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(upload_id.clone(), self.key.clone());
         Ok(Parted { upload_id, begun: 0, sending: JoinSet::new(), done: Vec::new() })
     }
@@ -110,7 +130,7 @@ impl S3File {
     async fn close(mut self: Box<Self>) -> Result<()> {
         if self.parted.is_none() {
             let payload = hashed(std::mem::take(&mut self.chunks)).await?;
-            return match self.shelf.put_new(&self.key, payload, true, &self.writer).await? {
+            return match self.place.shelf.put_new(&self.key, payload, true, &self.writer).await? {
                 Added::Done => Ok(()),
                 Added::AlreadyThere => Err(self.taken()),
             };
@@ -133,22 +153,22 @@ impl S3File {
             .query("uploadId", &parted.upload_id)
             .header("if-none-match", "*")
             .payload(Payload::from(Bytes::from(listed(&parted.done))));
-        let Err(failure) = self.shelf.bucket.text(&ask).await else {
+        let Err(failure) = self.place.shelf.bucket.text(&ask).await else {
             return Ok(());
         };
         // An upload that is not there any more was completed by a try whose answer was lost.
         if failure.is_doubtful() || failure.is_absent() {
-            match self.shelf.writer_of(&self.key).await {
+            match self.place.shelf.writer_of(&self.key).await {
                 Ok(Some(found)) if found == self.writer => return Ok(()),
                 _ if failure.is_taken() => return Err(self.taken()),
                 _ => {}
             }
         }
-        Err(self.shelf.bucket.error("write", &self.key, &failure))
+        Err(self.place.shelf.bucket.error("write", &self.key, &failure))
     }
 
     fn taken(&self) -> Error {
-        taken(&self.shelf.bucket.place(&self.key))
+        taken(&self.place.shelf.bucket.place(&self.key))
     }
 }
 
@@ -162,7 +182,7 @@ pub fn taken(place: &str) -> Error {
 impl FileWriter for S3File {
     async fn write(&mut self, bytes: Bytes) -> Result<()> {
         if self.failed {
-            return Err(Error::new(Kind::Store, format!("{} failed before", self.shelf.bucket.place(&self.key))));
+            return Err(Error::new(Kind::Store, format!("{} failed before", self.place.shelf.bucket.place(&self.key))));
         }
         let added = self.add(bytes).await;
         self.failed = added.is_err();
@@ -171,7 +191,7 @@ impl FileWriter for S3File {
 
     async fn finish(self: Box<Self>) -> Result<()> {
         if self.failed {
-            return Err(Error::new(Kind::Store, format!("{} failed before", self.shelf.bucket.place(&self.key))));
+            return Err(Error::new(Kind::Store, format!("{} failed before", self.place.shelf.bucket.place(&self.key))));
         }
         self.close().await
     }
@@ -182,29 +202,26 @@ impl Parted {
     async fn next_done(&mut self) -> Result<()> {
         match self.sending.join_next().await {
             Some(Ok(part)) => self.done.push(part?),
-            Some(Err(error)) => return Err(broken_off(&error)),
+            Some(Err(error)) => return Err(Error::new(Kind::Store, format!("a write was broken off: {error}"))),
             None => {}
         }
         Ok(())
     }
 }
 
-fn broken_off(error: &tokio::task::JoinError) -> Error {
-    Error::new(Kind::Store, format!("a write was broken off: {error}"))
-}
-
 async fn hashed(chunks: Vec<Bytes>) -> Result<Payload> {
-    tokio::task::spawn_blocking(move || Payload::of(chunks)).await.map_err(|error| broken_off(&error))
+    blocking(move || Ok(Payload::of(chunks))).await
 }
 
-async fn send(shelf: &Shelf, key: &str, upload_id: &str, number: u32, payload: Payload) -> Result<Part> {
-    let checksum = checksum(&payload);
+async fn send(place: &Place, key: &str, upload_id: &str, number: u32, payload: Payload) -> Result<Part> {
+    let bucket = &place.shelf.bucket;
+    let checksum = payload.checksum();
     let ask = Ask::new(Method::PUT, key)
         .query("partNumber", number.to_string())
         .query("uploadId", upload_id)
         .header("x-amz-checksum-sha256", &checksum)
         .payload(payload);
-    let response = shelf.bucket.ask(&ask).await.map_err(|failure| shelf.bucket.error("write", key, &failure))?;
+    let response = bucket.ask(&ask).await.map_err(|failure| bucket.error("write", key, &failure))?;
     let etag = response.headers().get(ETAG).and_then(|value| value.to_str().ok()).unwrap_or_default();
     Ok(Part { number, etag: etag.to_owned(), checksum })
 }
