@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod error;
 pub mod host;
 pub mod job;
+pub mod keys;
 pub mod listen;
 pub mod pack;
 pub mod postgres;

@@ -7,6 +7,7 @@ use super::evidence::Evidence;
 use super::id::{Id, Label};
 use crate::config::file::{Contents, Format};
 use crate::error::{Error, Kind, Result};
+use crate::keys::Recipient;
 
 pub const MANIFEST: &str = "manifest.json";
 pub const RESTORE_PAGE: &str = "RESTORE.md";
@@ -46,7 +47,8 @@ pub struct Manifest {
     /// `None`: no globals beside the dump. Else whether they lack the passwords of the roles.
     pub globals: Option<Globals>,
     pub evidence: Option<Evidence>,
-    pub encryption: Option<serde_json::Value>,
+    /// `None`: dumps and globals are as the program wrote them, or packed.
+    pub encryption: Option<Encryption>,
     pub signature: Option<serde_json::Value>,
     /// Program and version.
     pub generator: String,
@@ -61,6 +63,22 @@ pub const UNKNOWN: &str = "unknown";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Globals {
     pub no_role_passwords: bool,
+}
+
+/// To whom dumps and globals are encrypted. The files have one more recipient, a key that the run
+/// made for itself and forgot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Encryption {
+    /// `age`.
+    pub method: String,
+    pub recipients: Vec<String>,
+}
+
+impl Encryption {
+    pub fn age(recipients: &[Recipient]) -> Option<Self> {
+        (!recipients.is_empty())
+            .then(|| Encryption { method: "age".to_owned(), recipients: recipients.iter().map(ToString::to_string).collect() })
+    }
 }
 
 /// What a file of a backup is for.
@@ -83,8 +101,18 @@ pub struct FileEntry {
     pub raw_bytes: u64,
     /// Of the file as stored, in hex.
     pub sha256: String,
+    /// Of the file that was adopted, where it was encrypted on its way: by this it is known again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopted_sha256: Option<String>,
     pub database: Option<String>,
     pub role: Role,
+}
+
+impl FileEntry {
+    /// Of the file before anybody encrypted it, as far as it is known.
+    pub fn original_sha256(&self) -> &str {
+        self.adopted_sha256.as_ref().unwrap_or(&self.sha256)
+    }
 }
 
 impl Manifest {
@@ -146,6 +174,16 @@ impl Manifest {
     /// Dumps and globals before they were packed, in bytes.
     pub fn raw_bytes(&self) -> u64 {
         self.data_files().map(|file| file.raw_bytes).sum()
+    }
+
+    /// The dump of one database before it was packed, in bytes.
+    pub fn raw_bytes_of(&self, database: &str) -> u64 {
+        self.data_files().filter(|file| file.database.as_deref() == Some(database)).map(|file| file.raw_bytes).sum()
+    }
+
+    /// Whose keys open it; none: it is not encrypted.
+    pub fn recipients(&self) -> &[String] {
+        self.encryption.as_ref().map_or(&[], |encryption| &encryption.recipients)
     }
 
     fn data_files(&self) -> impl Iterator<Item = &FileEntry> {

@@ -65,7 +65,7 @@ pub enum Command {
         /// BACKUP/LABEL or BACKUP/latest
         id: String,
     },
-    /// Write a file of a backup to stdout, unpacked
+    /// Write a file of a backup to stdout, decrypted and unpacked
     #[command(
         after_help = "Examples:\n  pgvigil cat euem_db/latest | less\n  pgvigil cat euem_db/latest globals.sql.gz\n  pgvigil cat euem_db/latest RESTORE.md"
     )]
@@ -74,6 +74,9 @@ pub enum Command {
         id: String,
         /// A file of the backup; without it the only dump
         file: Option<String>,
+        /// Private keys that open it, in the place of those of the file
+        #[arg(long, value_name = "FILE")]
+        identity: Option<PathBuf>,
     },
     /// Show the runs, also the failed ones, with why
     #[command(after_help = "Examples:\n  pgvigil history\n  pgvigil history euem_db")]
@@ -96,6 +99,9 @@ pub enum Command {
         /// Only the copy in this store
         #[arg(long, value_name = "S")]
         store: Option<String>,
+        /// Private keys that open it, in the place of those of the file
+        #[arg(long, value_name = "FILE")]
+        identity: Option<PathBuf>,
     },
     /// Hold a backup whatever retention says
     #[command(after_help = "Example:\n  pgvigil pin euem_db/20240115T010000Z")]
@@ -307,6 +313,9 @@ pub struct RestoreArgs {
     /// Keep what was loaded until a failure, under its temporary name
     #[arg(long)]
     pub keep_failed: bool,
+    /// Private keys that open it, in the place of those of the file
+    #[arg(long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
     /// Print the plan and do nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -314,11 +323,9 @@ pub struct RestoreArgs {
     pub later: LaterRestoreArgs,
 }
 
-/// What later versions bring: encryption, signatures, physical backups.
+/// What later versions bring: signatures, physical backups.
 #[derive(Debug, clap::Args)]
 pub struct LaterRestoreArgs {
-    #[arg(long, hide = true, value_name = "FILE")]
-    identity: Option<PathBuf>,
     #[arg(long, hide = true)]
     accept_unsigned: bool,
     #[arg(long, hide = true, value_name = "TIME")]
@@ -341,7 +348,6 @@ impl LaterRestoreArgs {
     /// The first of them that was given.
     pub fn first(&self) -> Option<&'static str> {
         let given = [
-            ("--identity", self.identity.is_some()),
             ("--accept-unsigned", self.accept_unsigned),
             ("--at", self.at.is_some()),
             ("--lsn", self.lsn.is_some()),

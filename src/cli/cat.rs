@@ -1,20 +1,21 @@
 //! `cat ID [FILE]`
 
 use std::io::Write;
+use std::path::Path;
 
 use super::session::{Session, Uses, runtime};
 use super::{Done, list};
 use crate::catalog::manifest::MANIFEST;
 use crate::catalog::{Entry, FileEntry, Role, Wanted};
-use crate::config::file::Format;
 use crate::error::{Error, Kind, Result, exit, plain_io};
-use crate::job::stores;
-use crate::pack::codec::Codec;
-use crate::pack::unpacker::unpack;
-use crate::verify::read_back::{HashingReader, compare};
+use crate::job::{keys, stores};
+use crate::verify::read_back::compare;
+use crate::verify::stored::Stored;
 
-pub fn cat(session: &Session, id: &str, file: Option<&str>) -> Done {
+pub fn cat(session: &Session, id: &str, file: Option<&str>, identity: Option<&Path>) -> Done {
     let wanted = Wanted::parse(id)?;
+    // With the caller's rights, which may end with the next step.
+    let given = identity.map(keys::of_file).transpose()?;
     let opened = session.open(Uses::None)?;
     let catalog = list::catalog(&opened.plan, Some(&wanted.backup))?;
     let entry = catalog.find(&wanted)?;
@@ -22,19 +23,16 @@ pub fn cat(session: &Session, id: &str, file: Option<&str>) -> Done {
         return super::output::text(&String::from_utf8_lossy(&entry.manifest.to_json()?));
     }
     let file = choose(entry, file)?;
+    let keys = keys::of(&opened.plan, &entry.manifest, given)?;
     // The best copy first.
     let mut copies: Vec<&String> = entry.copies.keys().collect();
     copies.sort_by_key(|name| std::cmp::Reverse(entry.rung_in(name)));
     let store = stores::open(&opened.plan.stores[copies[0].as_str()], "")?;
     runtime()?.block_on(async {
-        let reader = store.read(&entry.id, &file.name).await?;
-        let (reader, hashed) = HashingReader::new(reader);
-        let archive = file.role == Role::Dump && entry.manifest.format != Format::Plain;
-        let codec = if archive { Codec::None } else { Codec::of_name(&file.name) };
-        let (out, mut blocks) = tokio::sync::mpsc::channel(4);
-        let unpacked = tokio::spawn(unpack(reader, codec, out));
+        let stored = Stored { store: &*store, id: &entry.id, manifest: &entry.manifest, keys: &keys };
+        let mut unpacked = stored.unpacked(file).await?;
         let mut stdout = std::io::stdout().lock();
-        while let Some(block) = blocks.recv().await {
+        while let Some(block) = unpacked.blocks.recv().await {
             match stdout.write_all(&block) {
                 Ok(()) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(exit::OK),
@@ -45,11 +43,8 @@ pub fn cat(session: &Session, id: &str, file: Option<&str>) -> Done {
             Error::new(Kind::Damaged, format!("{}: {why}", file.name))
                 .hint(format!("what was written is not whole; pgvigil verify {}", entry.id))
         };
-        match unpacked.await {
-            Ok(result) => result.map_err(|error| damaged(error.message))?,
-            Err(error) => return Err(damaged(error.to_string())),
-        }
-        compare(file, &hashed).map_err(damaged)?;
+        unpacked.end().await.map_err(|error| damaged(error.message))?;
+        compare(file, &unpacked.hashed).map_err(damaged)?;
         stdout.flush().map_err(|error| Error::new(Kind::System, format!("cannot write to stdout: {}", plain_io(&error))))?;
         Ok(exit::OK)
     })

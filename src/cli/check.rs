@@ -16,7 +16,7 @@ use crate::alert::ping::Pinger;
 use crate::alert::webhook::Poster;
 use crate::config::channels::Hook;
 use crate::config::email::Email;
-use crate::config::plan::{self, Backup, Blocked, Place, StoreKind};
+use crate::config::plan::{self, Backup, Blocked, Place};
 use crate::config::values::Name;
 use crate::config::{DEFAULT_PATH, Faults, Plan};
 use crate::error::{Error, Kind, exit};
@@ -34,7 +34,7 @@ use crate::state::State;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Level {
+pub(super) enum Level {
     Ok,
     Warning,
     Error,
@@ -42,7 +42,7 @@ enum Level {
 
 /// One thing tried.
 #[derive(Debug, Clone, Serialize)]
-struct Line {
+pub(super) struct Line {
     subject: String,
     ok: bool,
     level: Level,
@@ -58,18 +58,18 @@ impl Line {
         Line { subject: subject.into(), ok: level == Level::Ok, level, message: message.into(), hint, fault: false }
     }
 
-    fn good(subject: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(super) fn good(subject: impl Into<String>, message: impl Into<String>) -> Self {
         Line::new(Level::Ok, subject, message, None)
     }
 
-    fn bad(subject: impl Into<String>, error: &Error) -> Self {
+    pub(super) fn bad(subject: impl Into<String>, error: &Error) -> Self {
         let subject = subject.into();
         // What went wrong with a thing often begins with its name.
         let message = error.message.strip_prefix(&format!("{subject}: ")).unwrap_or(&error.message).to_owned();
         Line::new(Level::Error, subject, message, error.hint.clone())
     }
 
-    fn warning(subject: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(super) fn warning(subject: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) -> Self {
         Line::new(Level::Warning, subject, message, Some(hint.into()))
     }
 }
@@ -100,6 +100,7 @@ pub fn check(session: &Session, offline: bool) -> Done {
     }
     lines.extend(plan.warnings.iter().map(|warning| Line::warning(&warning.subject, &warning.message, &warning.hint)));
     lines.extend(opened.missing.iter().map(|error| Line { fault: true, ..Line::bad("secrets", error) }));
+    lines.extend(super::check_keys::lines(plan));
     if !offline {
         lines.push(state(plan));
         // The unit reads this file and no other.
@@ -185,7 +186,7 @@ async fn online(plan: &Plan, unit: Option<&Unit>, lines: &mut Vec<Line>) {
         }
     }
     for store in plan.stores.values() {
-        lines.push(of_store(store));
+        lines.push(of_store(store).await);
         lines.extend(unit.and_then(|unit| of_unit(store, unit)));
     }
     if let Some(email) = &plan.email {
@@ -341,21 +342,17 @@ async fn of_drill(plan: &Plan, backup: &Backup, server: &Server) -> Line {
     }
 }
 
-fn of_store(store: &plan::Store) -> Line {
+async fn of_store(store: &plan::Store) -> Line {
     let subject = format!("store {}", store.name);
-    let StoreKind::Local(path) = &store.kind else {
-        let error = stores::open(store, "").err().unwrap_or_else(|| Error::new(Kind::NotYet, "not yet"));
-        return Line::bad(subject, &error);
-    };
-    match crate::store::aside::try_out(path) {
-        Ok(available) => Line::good(subject, format!("{}: writable, {} available", path.display(), output::size(available))),
+    match stores::try_out(store).await {
+        Ok(how) => Line::good(subject, how),
         Err(error) => Line::bad(subject, &error),
     }
 }
 
 /// Whether the unit lets the daemon write the store, whatever this process may.
 fn of_unit(store: &plan::Store, unit: &Unit) -> Option<Line> {
-    let StoreKind::Local(path) = &store.kind else { return None };
+    let path = store.kind.folder()?;
     let hint = unit.lacks(path)?;
     let message = format!("{}: {} does not let the daemon write there", path.display(), unit::NAME);
     // It may be there for nothing, as beside a cron job.

@@ -1,5 +1,6 @@
 //! `verify ID --drill`
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::answer::{Answer, code, could_not};
@@ -11,11 +12,12 @@ use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::signals;
 use crate::job::drill::{self, DrillReport};
+use crate::job::keys;
 use crate::job::progress::Progress;
 use crate::state::Outcome;
 
-pub fn drill(session: &Session, id: &str, store: Option<&str>) -> Done {
-    match made(session, id, store) {
+pub fn drill(session: &Session, id: &str, store: Option<&str>, identity: Option<&Path>) -> Done {
+    match made(session, id, store, identity) {
         Ok(report) => tell(session, &report),
         Err(error) => {
             let unknown = error.kind == Kind::Unverifiable || error.kind == Kind::Store;
@@ -24,8 +26,9 @@ pub fn drill(session: &Session, id: &str, store: Option<&str>) -> Done {
     }
 }
 
-fn made(session: &Session, id: &str, store: Option<&str>) -> Result<DrillReport> {
+fn made(session: &Session, id: &str, store: Option<&str>, identity: Option<&Path>) -> Result<DrillReport> {
     let wanted = Wanted::parse(id)?;
+    let given = identity.map(keys::of_file).transpose()?;
     let opened = session.open(Uses::None)?;
     let plan = &opened.plan;
     let entry = find_entry(plan, &wanted, store)?;
@@ -45,7 +48,7 @@ fn made(session: &Session, id: &str, store: Option<&str>) -> Result<DrillReport>
     let progress = Arc::new(Progress::default());
     runtime()?.block_on(async {
         let bar = bar::show(&progress, bar::OF_LAST_RUN);
-        let report = drill::one(plan, &entry.id, store, &progress, &cancel).await;
+        let report = drill::one(plan, &entry.id, store, given, &progress, &cancel).await;
         drop(bar);
         alert::tell(plan, &wanted.backup).await;
         report

@@ -24,6 +24,7 @@ use crate::job::{make, sweep};
 use crate::pack::codec::Codec;
 use crate::pack::end::EndWatch;
 use crate::pack::packer::Packed;
+use crate::pack::seal::Seal;
 use crate::postgres::Server;
 use crate::postgres::dump::arguments;
 use crate::postgres::programs::parse_version;
@@ -163,6 +164,7 @@ async fn write(server: &Server, args: &ExportArgs, database: &str, to_stdout: bo
     let way = Way {
         watch: if plain { EndWatch::plain(false) } else { EndWatch::custom() },
         codec: if plain { Codec::from(spec.compression) } else { Codec::None },
+        seal: Seal::Open,
         stall_timeout: STALL_TIMEOUT,
         meter,
     };

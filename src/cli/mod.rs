@@ -7,6 +7,7 @@ pub mod args;
 mod bar;
 mod cat;
 mod check;
+mod check_keys;
 mod daemon;
 mod drill;
 mod export;
@@ -83,11 +84,11 @@ fn dispatch(args: Args) -> Done {
         Command::Run { backup } => run::run(&session, &backup),
         Command::List { backup, watch } => list::list(&session, backup.as_deref(), watch.every()),
         Command::Show { id } => show::show(&session, &id),
-        Command::Cat { id, file } => cat::cat(&session, &id, file.as_deref()),
+        Command::Cat { id, file, identity } => cat::cat(&session, &id, file.as_deref(), identity.as_deref()),
         Command::History { backup } => list::history(&session, backup.as_deref()),
         Command::Export(args) => export::export(&session, &args),
-        Command::Verify { id, drill: true, store } => drill::drill(&session, &id, store.as_deref()),
-        Command::Verify { id, drill: false, store } => verify::verify(&session, &id, store.as_deref()),
+        Command::Verify { id, drill: true, store, identity } => drill::drill(&session, &id, store.as_deref(), identity.as_deref()),
+        Command::Verify { id, drill: false, store, identity } => verify::verify(&session, &id, store.as_deref(), identity.as_deref()),
         Command::Pin { id } => pin::pin(&session, &id, true),
         Command::Unpin { id } => pin::pin(&session, &id, false),
         Command::Init { container } => init::init(&session, container.as_deref()),

@@ -13,6 +13,7 @@ use crate::catalog::Wanted;
 use crate::config::Plan;
 use crate::error::{Error, Kind, Result, exit};
 use crate::host::{printable, signals};
+use crate::job::keys;
 use crate::job::progress::Progress;
 use crate::job::restore::{self as job, Looked, Report};
 use crate::postgres::quote::identifier_on_one_line;
@@ -42,10 +43,13 @@ enum Did {
 
 fn carry_out(session: &Session, args: &RestoreArgs) -> Result<Did> {
     if let Some(option) = args.later.first() {
-        return Err(not_yet_error(&format!("restore {option}"))
-            .hint("this version restores dumps that are neither encrypted nor signed: leave the option out"));
+        return Err(
+            not_yet_error(&format!("restore {option}")).hint("this version restores dumps that are not signed: leave the option out")
+        );
     }
     let wanted = Wanted::parse(&args.id)?;
+    // With the caller's rights, which may end with the next step.
+    let given = args.identity.as_deref().map(keys::of_file).transpose()?;
     let asked = asked(args);
     asked.check()?;
     // What cannot be asked is not begun.
@@ -62,7 +66,7 @@ fn carry_out(session: &Session, args: &RestoreArgs) -> Result<Did> {
     let runtime = runtime()?;
     let done = runtime.block_on(async {
         let looked = tokio::select! {
-            looked = job::look(&opened.plan, &wanted, &asked) => looked?,
+            looked = job::look(&opened.plan, &wanted, &asked, given) => looked?,
             () = cancel.cancelled() => return Err(Error::new(Kind::Cancelled, "told to stop")),
         };
         let looked = Box::new(looked);

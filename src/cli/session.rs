@@ -271,6 +271,7 @@ fn settle(plan: &mut Plan) -> Vec<Error> {
         server.password.iter_mut().chain(server.user.iter_mut()).for_each(settle);
     }
     for backup in plan.backups.values_mut() {
+        backup.identity.iter_mut().for_each(settle);
         if let Which::One(given) = &mut backup.which {
             settle(given);
         }

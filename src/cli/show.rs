@@ -84,6 +84,9 @@ fn page(shown: &Shown<'_>) -> String {
     if !manifest.adopted_from.is_empty() {
         line("adopted", format!("from {}", printable(&manifest.adopted_from.join(", "))));
     }
+    for recipient in manifest.recipients() {
+        line("encrypted", format!("to {}", printable(recipient)));
+    }
     if manifest.globals.is_some_and(|globals| globals.no_role_passwords) {
         line("globals", "without the passwords of the roles".to_owned());
     }

@@ -1,5 +1,6 @@
 //! `verify ID`
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::answer::Answer;
@@ -10,12 +11,14 @@ use crate::config::Plan;
 use crate::error::{Error, Kind, Result, exit};
 use crate::host::signals;
 use crate::job::progress::Progress;
-use crate::job::{stores, verify as job};
+use crate::job::{keys, stores, verify as job};
+use crate::keys::Identities;
 use crate::state::{Outcome, State};
+use crate::verify::stored::Stored;
 
-pub fn verify(session: &Session, id: &str, store: Option<&str>) -> Done {
+pub fn verify(session: &Session, id: &str, store: Option<&str>, identity: Option<&Path>) -> Done {
     let started = std::time::Instant::now();
-    let result = prove(session, id, store);
+    let result = prove(session, id, store, identity);
     let (found, error) = match &result {
         Ok((id, proofs)) => {
             let errors: Vec<String> =
@@ -38,10 +41,10 @@ pub fn verify(session: &Session, id: &str, store: Option<&str>) -> Done {
         output::tell(error);
     }
     let (outcome, code) = match &error {
-        None if warnings.is_empty() => (Outcome::Ok, exit::OK),
+        None if warnings.iter().all(|warning| warning == job::NOT_LOOKED_INTO) => (Outcome::Ok, exit::OK),
         None => (Outcome::Problems, exit::PROBLEMS),
         // Nothing is known of the backup: neither good nor bad.
-        Some(error) if error.kind == Kind::Store => (Outcome::Problems, exit::PROBLEMS),
+        Some(error) if matches!(error.kind, Kind::Store | Kind::Secret) => (Outcome::Problems, exit::PROBLEMS),
         Some(error) if error.kind == Kind::Cancelled => (Outcome::Cancelled, exit::FAILED),
         Some(error) => (Outcome::Failed, error.kind.exit_code()),
     };
@@ -70,18 +73,20 @@ pub fn verify(session: &Session, id: &str, store: Option<&str>) -> Done {
 
 type Proofs = Vec<(String, Proof)>;
 
-fn prove(session: &Session, id: &str, store: Option<&str>) -> Result<(String, Proofs)> {
+fn prove(session: &Session, id: &str, store: Option<&str>, identity: Option<&Path>) -> Result<(String, Proofs)> {
     let wanted = Wanted::parse(id)?;
+    let given = identity.map(keys::of_file).transpose()?;
     let opened = session.open(Uses::None)?;
     let plan = &opened.plan;
     let entry = find_entry(plan, &wanted, store)?;
     let copies = copies_of(&entry, store)?;
+    let keys = keys::of(plan, &entry.manifest, given)?;
     let cancel = signals::cancelled_by_signals()?;
     let progress = Arc::new(Progress::default());
     runtime()?.block_on(async {
         let bar = bar::show(&progress, bar::OF_LAST_RUN);
         let proofs = tokio::select! {
-            proofs = prove_copies(plan, &entry, &copies, &progress) => proofs,
+            proofs = prove_copies(plan, &entry, &copies, &keys, &progress) => proofs,
             () = cancel.cancelled() => Err(Error::new(Kind::Cancelled, "told to stop")),
         };
         drop(bar);
@@ -142,14 +147,15 @@ async fn repoint(plan: &Plan, backup: &str) -> Result<()> {
     Ok(())
 }
 
-async fn prove_copies(plan: &Plan, entry: &Entry, copies: &[&str], progress: &Progress) -> Result<Proofs> {
+async fn prove_copies(plan: &Plan, entry: &Entry, copies: &[&str], keys: &Identities, progress: &Progress) -> Result<Proofs> {
     let state = State::open(&plan.state_dir)?;
     let mut proofs = Vec::new();
     for name in copies {
         let store = stores::open(&plan.stores[*name], state.owner())?;
         // A copy that was bad and reads well again is only readable: a drill must prove the rest.
         let before = entry.rung_in(name).filter(|rung| *rung != Rung::Bad);
-        let proof = job::verify(plan, &*store, &entry.id, &entry.manifest, before, None, progress).await?.proof;
+        let stored = Stored { store: &*store, id: &entry.id, manifest: &entry.manifest, keys };
+        let proof = job::verify(plan, stored, before, None, progress).await?.proof;
         job::point_latest(&*store, name, &entry.id.backup).await?;
         proofs.push(((*name).to_owned(), proof));
     }

@@ -18,6 +18,7 @@ use super::labels::LabelFault;
 use super::listen::{self, Listen};
 use super::rules;
 use super::values::{Compression, Count, Given, Name, Schedule};
+use crate::keys::Recipient;
 
 /// Where a debian or systemd installation keeps the daemon's state.
 pub const STATE_DIR: &str = "/var/lib/pgvigil";
@@ -29,6 +30,8 @@ pub struct Plan {
     pub spool_dir: PathBuf,
     /// Over all backups.
     pub max_concurrent_runs: u32,
+    /// How long one that holds the lease of a backup may give no sign of life.
+    pub takeover_after: Duration,
     /// How long a running dump may go on after SIGTERM.
     pub shutdown_grace: Duration,
     /// `None`: no listener.
@@ -153,6 +156,17 @@ pub enum StoreKind {
     Ssh(SshPlace),
 }
 
+impl Store {
+    /// Where it is, for people.
+    pub fn place(&self) -> String {
+        match &self.kind {
+            StoreKind::Local(path) => path.display().to_string(),
+            StoreKind::S3(place) => format!("s3://{}/{}", place.at.bucket, place.at.prefix.as_deref().unwrap_or_default()),
+            StoreKind::Ssh(place) => format!("{}:{}", place.at.host, place.at.path.display()),
+        }
+    }
+}
+
 impl StoreKind {
     /// The folder of this machine that it is. `None`: it is elsewhere.
     pub fn folder(&self) -> Option<&PathBuf> {
@@ -211,12 +225,21 @@ pub struct Backup {
     pub drill_default: DrillOn,
     /// The first is the primary.
     pub stores: Vec<Name>,
+    /// None: it is not encrypted.
+    pub encrypt_to: Vec<Recipient>,
+    /// Private keys that open what is encrypted, for drills.
+    pub identity: Option<Given>,
 }
 
 impl Backup {
     /// Where its drills restore to, by hand too.
     pub fn drill_on(&self) -> &DrillOn {
         self.drill.as_ref().map_or(&self.drill_default, |drill| &drill.on)
+    }
+
+    /// The store whose copy its scheduled drills restore.
+    pub fn drill_store(&self) -> &Name {
+        self.drill.as_ref().and_then(|drill| drill.store.as_ref()).unwrap_or(&self.stores[0])
     }
 
     /// `None`: drills are only by hand.
@@ -305,6 +328,9 @@ pub const STALL_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// Default of `shutdown_grace`.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(60);
 
+/// Default of `takeover_after`.
+const TAKEOVER_AFTER: Duration = Duration::from_secs(45);
+
 /// Default of `alert_above_percent`.
 const ALERT_ABOVE_PERCENT: u8 = 80;
 
@@ -342,6 +368,7 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
         spool_dir,
         state_dir,
         max_concurrent_runs: file.max_concurrent_runs.unwrap_or(1),
+        takeover_after: file.takeover_after.map_or(TAKEOVER_AFTER, |span| span.0),
         shutdown_grace: file.shutdown_grace.map_or(SHUTDOWN_GRACE, |span| span.0),
         listen,
         has_channel: super::survey::has_channel(file),
@@ -529,5 +556,7 @@ fn plan_backup(name: &Name, backup: &file::Backup, file: &File, examined: &mut E
         drill,
         drill_default: DrillOn::default_for(served_by),
         stores: stores?,
+        encrypt_to: rules::recipients(name, backup, examined),
+        identity: backup.identity.clone(),
     })
 }

@@ -6,6 +6,7 @@ use super::faults::Examined;
 use super::file::{self, BackupKind, File, Format, Via};
 use super::plan::JOBS;
 use super::values::Name;
+use crate::keys::Recipient;
 
 /// Keys of the one kind of backup that stand at the other.
 pub fn check_kind(name: &Name, backup: &file::Backup, kind: BackupKind, examined: &mut Examined<'_>) {
@@ -60,15 +61,27 @@ pub fn check_form(name: &Name, backup: &file::Backup, server: Option<&file::Serv
             examined.fault(&key(name), format!("empty pattern in {name}"), "write a name or a pattern, such as \"public.orders\"");
         }
     }
-    for recipient in backup.encrypt_to.iter().flatten() {
-        if !(recipient.starts_with("age1") || recipient.starts_with("ssh-")) {
-            examined.fault(
-                &key("encrypt_to"),
-                format!("bad recipient {recipient:?}"),
-                "write an age recipient (age1...) or an SSH public key (ssh-...)",
-            );
+}
+
+/// To whom a backup is encrypted.
+pub fn recipients(name: &Name, backup: &file::Backup, examined: &mut Examined<'_>) -> Vec<Recipient> {
+    let path = ["backups", name.as_str(), "encrypt_to"];
+    let mut recipients: Vec<Recipient> = Vec::new();
+    for text in backup.encrypt_to.iter().flatten() {
+        match text.parse() {
+            Ok(recipient) if recipients.contains(&recipient) => {}
+            Ok(recipient) => recipients.push(recipient),
+            Err(why) => examined.fault(
+                &path,
+                why,
+                "write public keys: age1... (age-keygen -y KEY prints it), or the line of an .pub file, ssh-ed25519 or ssh-rsa",
+            ),
         }
     }
+    if backup.encrypt_to.as_ref().is_some_and(Vec::is_empty) {
+        examined.fault(&path, "encrypt_to names nobody, so nothing would be encrypted", "name a recipient, or remove it");
+    }
+    recipients
 }
 
 /// The queries under `checks`.
@@ -125,6 +138,9 @@ pub fn check_engine(docker: &str, path: &[&str], examined: &mut Examined<'_>) {
 pub fn check_rest(file: &File, examined: &mut Examined<'_>) {
     if let Some(discovery) = &file.discovery {
         check_engine(&discovery.docker, &["discovery", "docker"], examined);
+    }
+    if file.takeover_after.is_some_and(|span| span.0 < std::time::Duration::from_secs(2)) {
+        examined.fault(&["takeover_after"], "a holder could not give signs of life so often", "write 2s or more, such as \"45s\"");
     }
     if file.max_concurrent_runs == Some(0) {
         examined.fault(&["max_concurrent_runs"], "no run would ever start", "write 1 or more");

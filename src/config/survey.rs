@@ -57,10 +57,7 @@ pub fn not_yet(file: &File, examined: &Examined<'_>) -> Vec<NotYet> {
     for (name, backup) in &file.backups {
         let key = |key| ["backups", name.as_str(), key];
         let stops = Some(Blocked::One(name.clone()));
-        note(&key("identity"), backup.identity.is_some(), None);
         note(&key("kind"), backup.kind == Some(BackupKind::Physical), stops.clone());
-        note(&key("encrypt_to"), backup.encrypt_to.is_some(), stops.clone());
-        note(&key("stores"), backup.stores.as_ref().is_some_and(|stores| stores.len() > 1), stops.clone());
         let named = backup.stores.iter().flatten().chain(file.stores.keys().filter(|_| backup.stores.is_none()));
         for (name, store) in named.filter_map(|name| file.stores.get_key_value(name)) {
             note(&["stores", name.as_str(), "s3"], store.s3.is_some(), stops.clone());
@@ -117,6 +114,14 @@ pub fn warnings(file: &File) -> Vec<Warning> {
                 subject: format!("backup {name}"),
                 message: "want = \"matched\" with evidence = \"off\": there is nothing that a drill could compare with".to_owned(),
                 hint: "take evidence out, or set want = \"restored\"".to_owned(),
+            });
+        }
+        if is_drilled && backup.encrypt_to.is_some() && backup.identity.is_none() {
+            found.push(Warning {
+                subject: format!("backup {name}"),
+                message: "drill has a schedule and encrypt_to names recipients, but no drill can open it: there is no identity".to_owned(),
+                hint: "add identity = { file = \"PATH\" } with the private key of one recipient, or drill elsewhere, where it is"
+                    .to_owned(),
             });
         }
         let Some(schedule) = &backup.schedule else { continue };

@@ -14,6 +14,7 @@ pub mod owner;
 pub mod program;
 pub mod secret;
 pub mod signals;
+pub mod spool;
 pub mod strays;
 pub mod unit;
 

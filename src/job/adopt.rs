@@ -11,18 +11,21 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::foreign::ForeignName;
 use crate::catalog::{Catalog, FileEntry, Id, Label, Manifest, Role, Rung};
 use crate::config::Plan;
-use crate::config::plan::{Backup, StoreKind, Which};
+use crate::config::plan::{Backup, Which};
 use crate::error::{Error, Kind, Result};
 use crate::host::{clock, printable, secret};
 use crate::job::copy::{Candidate, Copying, Obstacle};
+use crate::job::fill::Sealing;
 use crate::job::progress::Progress;
 use crate::job::verify::Opened;
-use crate::job::{assess, run, stores, verify};
+use crate::job::{run, stores, verify};
+use crate::keys::Identities;
 use crate::schedule::slots;
 use crate::state::{Outcome, State};
 use crate::store::original::Original;
 use crate::store::{Store, Upload};
 use crate::verify::read_back::HashingReader;
+use crate::verify::stored::Stored;
 
 /// A file that somebody wants to be adopted.
 pub struct Wanted {
@@ -173,6 +176,8 @@ struct Ready {
     upload: Box<dyn Upload>,
     manifest: Manifest,
     opened: Opened,
+    /// What opens it again, as long as it lasts.
+    keys: Identities,
 }
 
 struct Adopting<'a> {
@@ -231,7 +236,7 @@ impl Adopting<'_> {
                 return;
             }
         };
-        let Ready { upload, manifest, opened } = ready;
+        let Ready { upload, manifest, opened, keys } = ready;
         // A matter of moments, and whole or not at all: nobody breaks it off.
         let committed = match manifest.to_json() {
             Ok(json) => upload.commit(Bytes::from(json)).await,
@@ -241,7 +246,8 @@ impl Adopting<'_> {
             return dumps.into_iter().for_each(|dump| self.refuse(dump.nth, error.clone()));
         }
         self.taken.insert(id.label);
-        let proven = self.cancellable(verify::verify(self.plan, self.store, &id, &manifest, None, Some(opened), self.progress)).await;
+        let stored = Stored { store: self.store, id: &id, manifest: &manifest, keys: &keys };
+        let proven = self.cancellable(verify::verify(self.plan, stored, None, Some(opened), self.progress)).await;
         let (outcome, rung, error, notes) = match proven {
             Ok(proven) if proven.proof.rung == Rung::Bad => {
                 let error = Error::new(Kind::Damaged, format!("what was stored does not read back: {}", proven.proof.errors.join("; ")))
@@ -285,7 +291,9 @@ impl Adopting<'_> {
         let read = tokio::io::copy(&mut reader, &mut tokio::io::sink()).await;
         read.map_err(|error| Error::system("cannot read it", &error))?;
         let sha256 = hashed.sha256();
-        let same = |file: &&FileEntry| file.role == Role::Dump && file.sha256 == sha256 && file.database.as_ref() == Some(&dump.database);
+        let same = |file: &&FileEntry| {
+            file.role == Role::Dump && file.original_sha256() == sha256 && file.database.as_ref() == Some(&dump.database)
+        };
         let there = entry.manifest.files.iter().find(same);
         there.and(entry.rung_in(store)).ok_or_else(|| other("with other bytes"))
     }
@@ -294,9 +302,10 @@ impl Adopting<'_> {
     async fn make(&self, id: &Id, dumps: &[Candidate]) -> Result<Ready, Obstacle> {
         self.expect_room(dumps).await?;
         let mut upload = self.store.begin(id).await?;
-        let copying = Copying { plan: self.plan, backup: self.backup, progress: self.progress };
+        let sealing = Sealing::of(self.backup);
+        let copying = Copying { plan: self.plan, backup: self.backup, sealing: &sealing, progress: self.progress };
         match copying.fill(&mut *upload, id, dumps).await {
-            Ok((manifest, opened)) => Ok(Ready { upload, manifest, opened }),
+            Ok((manifest, opened)) => Ok(Ready { upload, manifest, opened, keys: sealing.keys }),
             Err(obstacle) => {
                 upload.discard().await;
                 Err(obstacle)
@@ -308,8 +317,7 @@ impl Adopting<'_> {
     async fn expect_room(&self, dumps: &[Candidate]) -> Result<()> {
         let bytes: u64 = dumps.iter().map(|dump| dump.original.bytes()).sum();
         let name = &self.backup.stores[0];
-        if let StoreKind::Local(path) = &self.plan.stores[name].kind
-            && let Ok(usage) = assess::usage(path.clone()).await
+        if let Some(Ok(usage)) = stores::usage(&self.plan.stores[name]).await
             && usage.available < bytes
         {
             return Err(Error::new(

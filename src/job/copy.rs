@@ -1,5 +1,5 @@
-//! One backup out of dumps of another tool: copied as they are, watched for their ends, opened,
-//! described.
+//! One backup out of dumps of another tool: copied as they are, or encrypted, watched for their ends,
+//! opened, described.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,26 +11,28 @@ use tokio::sync::mpsc;
 use tokio_util::io::StreamReader;
 
 use crate::catalog::id::dump_stem;
-use crate::catalog::manifest::{RESTORE_PAGE, UNKNOWN};
-use crate::catalog::{Id, Label, Manifest, Role};
+use crate::catalog::manifest::{Encryption, RESTORE_PAGE, UNKNOWN};
+use crate::catalog::{FileEntry, Id, Label, Manifest, Role};
 use crate::config::Plan;
 use crate::config::file::Format;
 use crate::config::plan::{Backup, Place};
 use crate::error::{Error, Kind, Result};
 use crate::host::{clock, printable, secret};
+use crate::job::fill::Sealing;
 use crate::job::progress::Progress;
 use crate::job::verify::Opened;
 use crate::job::{dump, verify};
 use crate::pack::codec::Codec;
 use crate::pack::end::EndWatch;
 use crate::pack::packer::{Meter, Packed, hex};
+use crate::pack::seal::Seal;
 use crate::pack::unpacker::unpack;
 use crate::postgres::programs::parse_version;
 use crate::postgres::server::Reached;
 use crate::restore::page;
 use crate::store::original::Original;
 use crate::store::{FileWriter, Reader, Upload};
-use crate::verify::archive::{self, Source};
+use crate::verify::archive;
 
 /// How much is read at a time, in bytes.
 const READ_BYTES: usize = 512 * 1024;
@@ -65,6 +67,7 @@ impl From<Error> for Obstacle {
 pub struct Copying<'a> {
     pub plan: &'a Plan,
     pub backup: &'a Backup,
+    pub sealing: &'a Sealing,
     pub progress: &'a Progress,
 }
 
@@ -79,7 +82,8 @@ impl Copying<'_> {
         for (at, dump) in dumps.iter().enumerate() {
             let of = |error| Obstacle { of: Some(at), error };
             let name = format!("{}{}", dump_stem(&dump.database, id.label.slot(), self.backup.timezone), dump.ending);
-            let (packed, versions) = self.copy(upload, &name, dump).await.map_err(of)?;
+            let name = self.sealing.name(&name);
+            let (packed, original, versions) = self.copy(upload, &name, dump).await.map_err(of)?;
             let versions = match dump.format {
                 Format::Plain => versions,
                 Format::Custom | Format::Directory => self.open(upload, &name, &manifest, dump, &mut opened).await.map_err(of)?,
@@ -89,7 +93,9 @@ impl Copying<'_> {
                 manifest.server_version = versions.server.unwrap_or_else(|| UNKNOWN.to_owned());
                 manifest.client_version = versions.client.unwrap_or_else(|| UNKNOWN.to_owned());
             }
-            manifest.files.push(dump::entry(name, packed, Some(dump.database.clone()), Role::Dump));
+            let adopted_sha256 = (!self.sealing.is_open()).then_some(original);
+            let entry = dump::entry(name, packed, Some(dump.database.clone()), Role::Dump);
+            manifest.files.push(FileEntry { adopted_sha256, ..entry });
         }
         let text = self.page(&manifest)?;
         let packed = dump::put(upload, RESTORE_PAGE, Bytes::from(text)).await?;
@@ -98,12 +104,12 @@ impl Copying<'_> {
         Ok((manifest, opened))
     }
 
-    /// Copies a dump as it is, and watches what is in it go by. The file is durable when this
-    /// returns, and its end was seen.
-    async fn copy(&self, upload: &mut dyn Upload, name: &str, dump: &Candidate) -> Result<(Packed, Versions)> {
+    /// Copies a dump as it is, encrypted where the backup asks for it, and watches what is in it go by.
+    /// The file is durable when this returns, and its end was seen. Returns the hash of the original, too.
+    async fn copy(&self, upload: &mut dyn Upload, name: &str, dump: &Candidate) -> Result<(Packed, String, Versions)> {
         let meter = self.progress.restart(format!("adopting {}", printable(&dump.original.name())), 0);
         let (codec, watch) = match dump.format {
-            Format::Plain => (Codec::of_name(name), EndWatch::plain(false)),
+            Format::Plain => (Codec::of_name(dump.ending), EndWatch::plain(false)),
             Format::Custom | Format::Directory => (Codec::None, EndWatch::custom()),
         };
         let mut writer = upload.create(name).await?;
@@ -112,12 +118,12 @@ impl Copying<'_> {
         let (out, raw) = mpsc::channel(4);
         let unpacking = tokio::spawn(unpack(StreamReader::new(Box::pin(blocks)), codec, out));
         let watching = tokio::spawn(watch_all(raw, watch, Arc::clone(&meter)));
-        let copied = copy_all(dump.original.reader()?, &mut *writer, packed, &meter).await;
+        let copied = copy_all(dump.original.reader()?, self.sealing.seal()?, &mut *writer, packed, &meter).await;
         let broken = |error: tokio::task::JoinError| Error::new(Kind::System, format!("the reader failed: {error}"));
         let unpacked = unpacking.await.map_err(broken)?;
         let (watch, head, raw_bytes) = watching.await.map_err(broken)?;
         // A copy that was broken off leaves the unpacker with a cut.
-        let (bytes, sha256) = copied?;
+        let Copied { bytes, sha256, original_sha256 } = copied?;
         unpacked?;
         if watch.connects() {
             return Err(Error::new(Kind::Dump, "it goes to a database by itself (\\connect): made with --create, or of a whole cluster")
@@ -125,7 +131,7 @@ impl Copying<'_> {
         }
         watch.finish().map_err(|why| Error::new(Kind::Dump, format!("it is not a whole dump: {why}")))?;
         writer.finish().await?;
-        Ok((Packed { raw_bytes, bytes, sha256 }, Versions::of_head(&head)))
+        Ok((Packed { raw_bytes, bytes, sha256 }, original_sha256, Versions::of_head(&head)))
     }
 
     /// Has an archive opened by `pg_restore`, all of it.
@@ -145,7 +151,7 @@ impl Copying<'_> {
                 return Ok(Versions::default());
             }
         };
-        match archive::read(&*host, Source::Stream(upload.read(name).await?), false).await {
+        match archive::read(&*host, self.sealing.read_back(upload, name).await?, false).await {
             Ok(Ok(seen)) => opened.tables.extend(seen.tables.map(|tables| (dump.database.clone(), tables))),
             Ok(Err(wrong)) => return Err(Error::new(Kind::Dump, format!("it is not a whole archive: {wrong}"))),
             Err(error) => {
@@ -153,7 +159,7 @@ impl Copying<'_> {
                 return Ok(Versions::default());
             }
         }
-        let header = archive::header(&*host, Source::Stream(upload.read(name).await?)).await?;
+        let header = archive::header(&*host, self.sealing.read_back(upload, name).await?).await?;
         match header.database {
             Some(database) if database != dump.database => {
                 Err(Error::new(Kind::Usage, format!("the archive itself says that it is of database {:?}", printable(&database)))
@@ -189,7 +195,7 @@ impl Copying<'_> {
             files: Vec::new(),
             globals: None,
             evidence: None,
-            encryption: None,
+            encryption: Encryption::age(&self.backup.encrypt_to),
             signature: None,
             generator: crate::GENERATOR.to_owned(),
             adopted_from: dumps.iter().map(|dump| dump.original.name()).collect(),
@@ -217,15 +223,24 @@ impl Copying<'_> {
     }
 }
 
-/// Copies all of a file, hands the same bytes on, and returns their number and hash.
+/// What was copied: as stored, and as it was.
+struct Copied {
+    bytes: u64,
+    sha256: String,
+    original_sha256: String,
+}
+
+/// Copies all of a file through the seal, and hands its own bytes on.
 async fn copy_all(
     mut reader: Reader,
+    mut seal: Seal,
     writer: &mut dyn FileWriter,
     packed: mpsc::Sender<std::io::Result<Bytes>>,
     meter: &Meter,
-) -> Result<(u64, String)> {
-    let (mut hash, mut bytes) = (Sha256::new(), 0u64);
-    loop {
+) -> Result<Copied> {
+    let (mut original, mut stored, mut bytes) = (Sha256::new(), Sha256::new(), 0u64);
+    let mut is_wanted = true;
+    while is_wanted {
         let mut block = BytesMut::with_capacity(READ_BYTES);
         while block.len() < READ_BYTES {
             match reader.read_buf(&mut block).await {
@@ -235,18 +250,23 @@ async fn copy_all(
             }
         }
         if block.is_empty() {
-            return Ok((bytes, hex(&hash.finalize())));
+            break;
         }
         let block = block.freeze();
-        hash.update(&block);
-        bytes += block.len() as u64;
+        original.update(&block);
+        let sealed = seal.pass(block.clone())?;
+        stored.update(&sealed);
+        bytes += sealed.len() as u64;
         meter.packed.store(bytes, Ordering::Relaxed);
-        writer.write(block.clone()).await?;
-        if packed.send(Ok(block)).await.is_err() {
-            // The unpacker has ended, and says why.
-            return Ok((bytes, String::new()));
-        }
+        writer.write(sealed).await?;
+        // An unpacker that has ended says why.
+        is_wanted = packed.send(Ok(block)).await.is_ok();
     }
+    let last = seal.finish()?;
+    stored.update(&last);
+    bytes += last.len() as u64;
+    writer.write(last).await?;
+    Ok(Copied { bytes, sha256: hex(&stored.finalize()), original_sha256: hex(&original.finalize()) })
 }
 
 async fn watch_all(mut raw: mpsc::Receiver<Bytes>, mut watch: EndWatch, meter: Arc<Meter>) -> (EndWatch, Vec<u8>, u64) {

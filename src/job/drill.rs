@@ -12,9 +12,11 @@ use crate::host::clock;
 use crate::job::drill_copy::{self, drill_copy};
 use crate::job::progress::Progress;
 use crate::job::run::{Order, find, refuse_not_yet};
-use crate::job::{stores, verify};
+use crate::job::{keys, stores, verify};
+use crate::keys::Identities;
 use crate::state::{CopyLock, DRILL, History, Lock, Outcome, State};
 use crate::store::{Store, catalog_of};
+use crate::verify::stored::Stored;
 
 /// What a drill found.
 #[derive(Debug, Clone)]
@@ -62,22 +64,32 @@ impl DrillReport {
 /// what this version cannot do, or `state_dir` or the store cannot be used.
 pub async fn run(plan: &Plan, backup: &str, order: Order, progress: &Progress, cancel: &CancellationToken) -> Result<DrillReport> {
     let backup = find(plan, backup)?;
-    drill(plan, backup, &backup.stores[0], None, order, progress, cancel).await
+    drill(plan, backup, backup.drill_store(), None, None, order, progress, cancel).await
 }
 
-/// One drill by hand, of the copy of a certain backup in a store.
+/// One drill by hand, of the copy of a certain backup in a store. `given`: who opens what is
+/// encrypted, in the place of whom the file names.
 ///
 /// # Errors
 /// As of [`run`].
-pub async fn one(plan: &Plan, id: &Id, store: &Name, progress: &Progress, cancel: &CancellationToken) -> Result<DrillReport> {
-    drill(plan, find(plan, &id.backup)?, store, Some(id), Order::ByHand, progress, cancel).await
+pub async fn one(
+    plan: &Plan,
+    id: &Id,
+    store: &Name,
+    given: Option<Identities>,
+    progress: &Progress,
+    cancel: &CancellationToken,
+) -> Result<DrillReport> {
+    drill(plan, find(plan, &id.backup)?, store, Some(id), given, Order::ByHand, progress, cancel).await
 }
 
+#[expect(clippy::too_many_arguments, reason = "what is drilled, by whom, and who looks on")]
 async fn drill(
     plan: &Plan,
     backup: &Backup,
     store_name: &Name,
     wanted: Option<&Id>,
+    given: Option<Identities>,
     order: Order,
     progress: &Progress,
     cancel: &CancellationToken,
@@ -99,10 +111,13 @@ async fn drill(
     let started = std::time::Instant::now();
     let id = entry.id.to_string();
     let row = history.begin_drill(backup.name.as_str(), &id, clock::now(), order.slot())?;
-    let found = match drill_copy(plan, backup, &*store, &entry, before, progress, cancel).await {
-        Ok(found) => record(&*store, store_name, found).await,
-        Err(error) => Err(error),
+    let found = async {
+        let keys = keys::of(plan, &entry.manifest, given)?;
+        let stored = Stored { store: &*store, id: &entry.id, manifest: &entry.manifest, keys: &keys };
+        let found = drill_copy(plan, backup, stored, &entry, before, progress, cancel).await?;
+        record(&*store, store_name, found).await
     };
+    let found = found.await;
     let mut report = reported(&entry.id, found);
     report.seconds = verify::round(started.elapsed().as_secs_f64());
     history.end(row, clock::now(), report.outcome, report.why().as_deref(), Some(&id), true)?;

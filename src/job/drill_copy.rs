@@ -23,8 +23,8 @@ use crate::postgres::programs::parse_version;
 use crate::postgres::throwaway::{self, Throwaway, Wanted};
 use crate::restore::source::{self, Checked};
 use crate::state::State;
-use crate::store::Store;
 use crate::verify::compare::{Comparison, Terms, compare};
+use crate::verify::stored::Stored;
 
 /// Restores a copy for a trial and says what it found; the caller writes the proof. The caller holds
 /// the lock of drills and the copy. `before` is the rung that the copy has.
@@ -34,14 +34,18 @@ use crate::verify::compare::{Comparison, Terms, compare};
 pub async fn drill_copy(
     plan: &Plan,
     backup: &Backup,
-    store: &dyn Store,
+    stored: Stored<'_>,
     entry: &Entry,
     before: Rung,
     progress: &Progress,
     cancel: &CancellationToken,
 ) -> Result<Drilled> {
     let started = Instant::now();
-    let manifest = &entry.manifest;
+    let Stored { store, manifest, keys, .. } = stored;
+    if manifest.encryption.is_some() && keys.is_empty() {
+        return Err(Error::unverifiable("the backup is encrypted, and no identity was given")
+            .hint("give the private key of one of its recipients: identity of the backup in the file, or verify --drill --identity FILE"));
+    }
     if manifest.contents == Contents::Data {
         return Err(Error::unverifiable("the backup holds rows only, and a drill needs the definitions as well")
             .hint("drill a backup with contents = \"all\"; this one is proven as far as reading it back goes"));
@@ -53,7 +57,7 @@ pub async fn drill_copy(
         progress.begin("starting a throwaway server");
         let tag = Tag::random();
         // The server begins while the files are read.
-        let checking = until_told(cancel, check_all(store, entry));
+        let checking = until_told(cancel, check_all(stored));
         let (throwaway, checked) = tokio::join!(start(plan, backup, entry, state.owner(), &tag), checking);
         let throwaway = throwaway?;
         let place = Place::of(&throwaway, &manifest.databases);
@@ -174,10 +178,10 @@ async fn until_told<T>(cancel: &CancellationToken, coming: impl Future<Output = 
 }
 
 /// The dumps of all databases, in their order.
-async fn check_all<'a>(store: &'a dyn Store, entry: &'a Entry) -> Result<Vec<Checked<'a>>> {
+async fn check_all(stored: Stored<'_>) -> Result<Vec<Checked<'_>>> {
     let mut all = Vec::new();
-    for database in &entry.manifest.databases {
-        let checked = source::check(store, &entry.id, &entry.manifest, database).await;
+    for database in &stored.manifest.databases {
+        let checked = source::check(stored, database).await;
         // The manifest beside it was read: a file that is gone is a fault of the copy, as when it is read back.
         all.push(checked.map_err(|error| {
             let is_gone = error.kind == Kind::Store && error.message.ends_with("no such file or directory");
@@ -237,6 +241,7 @@ async fn try_all(
             is_last: Some(target) == place.targets.last(),
             target,
             archives: &archives,
+            spool_dir: &plan.spool_dir,
             patience: backup.stall_timeout,
             checks: &backup.checks,
             progress,

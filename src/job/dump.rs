@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
 
 use crate::catalog::{FileEntry, Role};
@@ -15,7 +15,8 @@ use crate::error::{Error, Kind, Result, plain_io};
 use crate::host::{Call, Exit, Process, words_of_the_engine};
 use crate::pack::codec::Codec;
 use crate::pack::end::{EndWatch, Seen};
-use crate::pack::packer::{Meter, Packed, hex, pack, stalled};
+use crate::pack::packer::{Meter, Packed, Pass, hex, pack, stalled};
+use crate::pack::seal::Seal;
 use crate::postgres::Server;
 use crate::postgres::server::explain;
 use crate::store::{FileWriter, Upload};
@@ -24,6 +25,7 @@ use crate::store::{FileWriter, Upload};
 pub struct Way {
     pub watch: EndWatch,
     pub codec: Codec,
+    pub seal: Seal,
     pub stall_timeout: Duration,
     pub meter: Arc<Meter>,
 }
@@ -37,27 +39,42 @@ pub async fn stream(server: &Server, call: Call, way: Way, writer: Box<dyn FileW
     let program = call.program;
     let mut process = server.host().start(call).await?;
     let stdout = std::mem::replace(&mut process.stdout, Box::new(tokio::io::empty()));
-    let (stdout, head) = match first_bytes(stdout, &way.meter, way.stall_timeout).await {
+    let stall_timeout = way.stall_timeout;
+    let (stdout, head) = match first_bytes(stdout, &way.meter, stall_timeout).await {
         Ok(first) => first,
         Err(error) => return Err(stopped(&mut process, error).await),
     };
-    let (out, blocks) = mpsc::channel(4);
-    let writing = tokio::spawn(write_all(blocks, writer));
-    let passed = pack(stdout, way.watch, way.codec, way.stall_timeout, way.meter, out).await;
-    let written = writing.await.map_err(|error| Error::new(Kind::Store, format!("a write was broken off: {error}")))?;
-    let writer = match written {
-        Ok(writer) => writer,
-        // The store's own words; that the pass lost its receiver only follows from it.
+    let (pass, writer) = match through(stdout, way, writer).await {
+        Ok(through) => through,
         Err(error) => return Err(stopped(&mut process, error).await),
     };
-    let pass = match passed {
-        Ok(pass) => pass,
-        Err(error) => return Err(stopped(&mut process, error).await),
-    };
-    end(program, &mut process, &head, way.stall_timeout).await?;
+    end(program, &mut process, &head, stall_timeout).await?;
     let whole = pass.finish(program)?;
     writer.finish().await?;
     Ok(whole)
+}
+
+/// The pass itself, from a stream into a file that is not durable yet.
+async fn through(input: impl AsyncRead + Unpin, way: Way, writer: Box<dyn FileWriter>) -> Result<(Pass, Box<dyn FileWriter>)> {
+    let (out, blocks) = mpsc::channel(4);
+    let writing = tokio::spawn(write_all(blocks, writer));
+    let passed = pack(input, way.watch, way.codec, way.seal, way.stall_timeout, way.meter, out).await;
+    let written = writing.await.map_err(|error| Error::new(Kind::Store, format!("a write was broken off: {error}")))?;
+    // The store's own words first; that the pass lost its receiver only follows from them.
+    let writer = written?;
+    Ok((passed?, writer))
+}
+
+/// Stores a file that a program wrote. It is durable when this returns.
+///
+/// # Errors
+/// It cannot be read, or the store takes no more.
+pub async fn file(path: &Path, way: Way, writer: Box<dyn FileWriter>) -> Result<Packed> {
+    let opened = tokio::fs::File::open(path).await;
+    let input = opened.map_err(|error| Error::system(format_args!("cannot read {}", path.display()), &error))?;
+    let (pass, writer) = through(input, way, writer).await?;
+    writer.finish().await?;
+    Ok(pass.packed)
 }
 
 /// Stores a small file of our own making.
@@ -72,7 +89,7 @@ pub async fn put(upload: &mut dyn Upload, name: &str, bytes: Bytes) -> Result<Pa
     Ok(packed)
 }
 
-type Stdout = Box<dyn tokio::io::AsyncRead + Send + Unpin>;
+type Stdout = Box<dyn AsyncRead + Send + Unpin>;
 
 /// The Engine says on stdout when a program is missing: its first words are kept for the error.
 async fn first_bytes(mut stdout: Stdout, meter: &Meter, stall_timeout: Duration) -> Result<(Stdout, Bytes)> {
@@ -177,6 +194,19 @@ pub async fn into_folder(server: &Server, call: Call, folder: &Path, stall_timeo
     })
 }
 
+/// The names in a folder that a program wrote, in order.
+///
+/// # Errors
+/// It cannot be read.
+pub fn names(folder: &Path) -> Result<Vec<String>> {
+    let listed = std::fs::read_dir(folder).and_then(|entries| {
+        entries.map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned())).collect::<std::io::Result<Vec<_>>>()
+    });
+    let mut names = listed.map_err(|error| Error::system(format_args!("cannot read {}", folder.display()), &error))?;
+    names.sort();
+    Ok(names)
+}
+
 fn folder_bytes(folder: &Path) -> u64 {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.metadata().ok()).map(|meta| meta.len()).sum()
@@ -221,5 +251,5 @@ pub async fn hash_folder(folder: &Path) -> Result<Vec<(String, Packed)>> {
 
 /// What the manifest says of a file that was written.
 pub fn entry(name: String, packed: Packed, database: Option<String>, role: Role) -> FileEntry {
-    FileEntry { name, bytes: packed.bytes, raw_bytes: packed.raw_bytes, sha256: packed.sha256, database, role }
+    FileEntry { name, bytes: packed.bytes, raw_bytes: packed.raw_bytes, sha256: packed.sha256, adopted_sha256: None, database, role }
 }

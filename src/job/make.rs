@@ -1,38 +1,27 @@
 //! A backup in the making: from the server into an upload that is ready to be committed.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use globset::Glob;
 
-use crate::catalog::id::dump_stem;
-use crate::catalog::manifest::{Globals, RESTORE_PAGE};
-use crate::catalog::{DatabaseEvidence, Entry, Evidence, FileEntry, Id, Label, Manifest, Role, Rung};
+use crate::catalog::{Entry, Id, Label, Manifest, Rung};
 use crate::config::Plan;
-use crate::config::file::{EvidenceMode, Format};
-use crate::config::plan::{Backup, StoreKind, Which};
+use crate::config::plan::{Backup, Which};
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
-use crate::host::{Call, Tag, clock, secret};
-use crate::job::assess;
-use crate::job::dump::{self, Way};
-use crate::job::evidence::{self, Dumped};
+use crate::host::{Tag, clock, secret};
+use crate::job::fill::{Filling, Sealing};
 use crate::job::progress::Progress;
+use crate::job::stores;
 use crate::job::verify::Opened;
-use crate::pack::census::TableRows;
-use crate::pack::codec::Codec;
-use crate::pack::end::EndWatch;
-use crate::pack::packer::{Meter, Packed};
-use crate::postgres::dump::{arguments, globals_arguments};
-use crate::postgres::programs::parse_version;
+use crate::keys::Identities;
+use crate::postgres::lease::Lease;
 use crate::postgres::quote::identifier;
 use crate::postgres::server::{Database, Server};
-use crate::restore::page;
 use crate::store::{Store, Upload};
-use crate::verify::archive::{self, Source};
 
 /// What was dumped.
 pub struct Made {
@@ -43,20 +32,30 @@ pub struct Made {
     /// Tables of the user in each database, where all of them were asked for.
     pub tables_there: BTreeMap<String, u64>,
     pub opened: Opened,
+    /// What opens it again, as long as the run lasts.
+    pub keys: Identities,
 }
 
 /// A backup whose files are durable, under no name yet.
 pub struct Ready {
     upload: Box<dyn Upload>,
     made: Made,
+    lease: Option<(Lease, Server)>,
 }
 
 impl Ready {
     /// Lets it appear under its name.
     ///
     /// # Errors
-    /// The store cannot be written; the backup is not there.
-    pub async fn commit(self) -> Result<Made> {
+    /// Another installation has taken the slot over, or the store cannot be written; the backup is not
+    /// there.
+    pub async fn commit(mut self) -> Result<Made> {
+        if let Some((lease, server)) = &mut self.lease
+            && let Err(error) = lease.assure(server).await
+        {
+            self.upload.discard().await;
+            return Err(error);
+        }
         let manifest = Bytes::from(self.made.manifest.to_json()?);
         self.upload.commit(manifest).await?;
         Ok(self.made)
@@ -78,11 +77,12 @@ pub struct Making<'a> {
 }
 
 impl Making<'_> {
-    /// The way of the data, down to the commit, which is the caller's: it must not be broken off.
+    /// The way of the data, down to the commit, which is the caller's: it must not be broken off. `None`:
+    /// another installation has made the backup of this slot.
     ///
     /// # Errors
     /// Anything on the way; nothing is left in the store.
-    pub async fn make(&self) -> Result<Ready> {
+    pub async fn make(&self) -> Result<Option<Ready>> {
         let started_at = clock::now();
         let last = self.expect().await?;
         self.progress.begin("connecting");
@@ -90,14 +90,27 @@ impl Making<'_> {
         let server = self.server.get_or_init(|| server);
         server.check_client()?;
         let databases = choose(&self.backup.which, &server.facts.databases, &self.backup.name)?;
-        let label = self.free_label(started_at).await?;
+        let lease = self.lease(server).await;
+        let Some(label) = self.free_label(started_at).await? else { return Ok(None) };
         (self.note_slot)(label.slot())?;
         let id = Id { backup: self.backup.name.to_string(), label };
+        if lease.is_ok() && self.slot.is_some() {
+            self.store.clear(&id).await?;
+        }
+        let sealing = Sealing::of(self.backup);
+        let filling = Filling { making: self, server, id: &id, sealing: &sealing, last: last.as_ref() };
         let mut upload = self.store.begin(&id).await?;
-        match self.fill(&mut *upload, server, &databases, &id, started_at).await {
+        match filling.fill(&mut *upload, &databases, started_at).await {
             Ok(mut made) => {
-                made.problems.extend(last.and_then(|last| shrunk(&last, &made.manifest)));
-                Ok(Ready { upload, made })
+                made.problems.extend(last.as_ref().and_then(|last| shrunk(last, &made.manifest)));
+                let lease = match lease {
+                    Ok(lease) => lease.map(|lease| (lease, server.clone())),
+                    Err(error) => {
+                        made.warnings.push(format!("no lease of the slot: {}; two installations might both run it", error.message));
+                        None
+                    }
+                };
+                Ok(Some(Ready { upload, made: Made { keys: sealing.keys, ..made }, lease }))
             }
             Err(error) => {
                 upload.discard().await;
@@ -121,15 +134,14 @@ impl Making<'_> {
         let is_good = |entry: &&Entry| entry.rung_in(store.as_str()).is_some_and(Rung::is_good);
         let Some(last) = catalog.entries.iter().find(is_good) else { return Ok(None) };
         self.progress.expect(last.manifest.raw_bytes());
-        if let StoreKind::Local(path) = &self.plan.stores[store].kind
-            && let Ok(usage) = assess::usage(path.clone()).await
+        if let Some(Ok(usage)) = stores::usage(&self.plan.stores[store]).await
             && usage.available < last.manifest.bytes()
         {
             return Err(Error::new(
                 Kind::Store,
                 format!(
                     "the backup would not fit into {}: the last one has {} bytes, and {} are available",
-                    path.display(),
+                    self.plan.stores[store].place(),
                     last.manifest.bytes(),
                     usage.available
                 ),
@@ -139,224 +151,35 @@ impl Making<'_> {
         Ok(Some(last.manifest.clone()))
     }
 
-    /// The label of the slot, or by hand the second of the start or the next that is free.
-    async fn free_label(&self, now: DateTime<Utc>) -> Result<Label> {
-        let taken = self.store.taken(self.backup.name.as_str()).await?;
+    /// The lease of the backup: of installations that share its store, one at a time runs a slot. By
+    /// hand there is no slot that another could run.
+    async fn lease(&self, server: &Server) -> Result<Option<Lease>> {
+        if self.slot.is_none() {
+            return Ok(None);
+        }
+        let (backup, store) = (&self.backup.name, &self.plan.stores[&self.backup.stores[0]]);
+        let heard = || {
+            tracing::info!(%backup, "another installation holds the lease of this backup; waiting for it");
+            self.progress.begin("waiting for another installation");
+        };
+        Lease::take(server, &format!("{} {backup}", store.place()), self.plan.takeover_after, heard).await.map(Some)
+    }
+
+    /// The label of the slot, or by hand the second of the start or the next that is free. `None`: the
+    /// slot has its backup.
+    async fn free_label(&self, now: DateTime<Utc>) -> Result<Option<Label>> {
+        let backup = self.backup.name.as_str();
         if let Some(slot) = self.slot {
             let label = Label::of(slot);
-            if taken.contains(&label) {
-                let there = format!("{}/{label} is there already: a slot is never run again under its label", self.backup.name);
-                return Err(Error::new(Kind::Usage, there).hint("nothing to do; the next slot comes"));
-            }
-            return Ok(label);
+            // What another left unfinished is in nobody's way who holds the lease.
+            return Ok((!self.store.labels(backup).await?.contains(&label)).then_some(label));
         }
+        let taken = self.store.taken(backup).await?;
         let mut label = Label::of(now);
         while taken.contains(&label) {
             label = label.next();
         }
-        Ok(label)
-    }
-
-    async fn fill(
-        &self,
-        upload: &mut dyn Upload,
-        server: &Server,
-        databases: &[Database],
-        id: &Id,
-        started_at: DateTime<Utc>,
-    ) -> Result<Made> {
-        let (mut files, mut tables_there, mut opened) = (Vec::new(), BTreeMap::new(), Opened::default());
-        let (mut found, mut problems) = (BTreeMap::new(), Vec::new());
-        let mut taken_at = clock::now();
-        for database in databases {
-            let name = &database.name;
-            let about = |error: Error| error.context(format_args!("database {name:?}"));
-            if !self.backup.dump.is_narrow() {
-                tables_there.insert(name.clone(), count_tables(server, name).await.map_err(about)?);
-            }
-            let meter = self.progress.begin(format!("dumping {}", crate::host::printable(name)));
-            let (upload, passing) = (&mut *upload, Arc::clone(&meter));
-            let dump = move |snapshot| self.dump(upload, server, database, id, passing, snapshot);
-            let gathered = evidence::beside(self.backup, server, database, &meter, dump).await.map_err(about)?;
-            files.extend(gathered.dumped.files);
-            opened.tables.extend(gathered.dumped.opened.tables);
-            opened.notes.extend(gathered.dumped.opened.notes);
-            problems.extend(gathered.problems.into_iter().map(|problem| format!("database {name:?}: {problem}")));
-            if let (true, Some(first)) = (found.is_empty(), gathered.evidence.taken_at) {
-                taken_at = first;
-            }
-            found.insert(name.clone(), gathered.evidence);
-        }
-        let globals = if self.backup.globals {
-            files.push(self.globals(upload, server).await.map_err(|error| error.context("globals"))?);
-            Some(Globals { no_role_passwords: !server.facts.reads_passwords })
-        } else {
-            None
-        };
-        let mut manifest = self.manifest(server, found, id, started_at, taken_at);
-        manifest.databases = databases.iter().map(|database| database.name.clone()).collect();
-        manifest.files = files;
-        manifest.globals = globals;
-        let page = self.page(upload, server, databases, &manifest).await?;
-        manifest.files.push(page);
-        manifest.finished_at = clock::now();
-        let mut warnings = Vec::new();
-        if page::newer_client(&manifest) {
-            warnings.push(format!(
-                "pg_dump {} is newer than the server {}: the dump restores into PostgreSQL 17 and later; RESTORE.md says how else",
-                manifest.client_version, manifest.server_version
-            ));
-        }
-        Ok(Made { manifest, warnings, problems, tables_there, opened })
-    }
-
-    fn codec(&self) -> Codec {
-        Codec::from(self.backup.dump.compression)
-    }
-
-    async fn dump(
-        &self,
-        upload: &mut dyn Upload,
-        server: &Server,
-        database: &Database,
-        id: &Id,
-        meter: Arc<Meter>,
-        snapshot: Option<String>,
-    ) -> Result<DumpOf> {
-        let spec = &self.backup.dump;
-        let digests = self.backup.evidence == EvidenceMode::Content;
-        let client_major = parse_version(&server.client_version).map_or(0, |(major, _)| major);
-        let stem = dump_stem(&database.name, id.label.slot(), self.backup.timezone);
-        let entry = |name: String, packed: Packed| dump::entry(name, packed, Some(database.name.clone()), Role::Dump);
-        let call = |folder: Option<&Path>| -> Result<Call> {
-            let mut call = server.call("pg_dump", arguments(spec, &database.name, client_major, folder, snapshot.as_deref())?);
-            // A role may have another set, which not every row has a form in.
-            call.env.push(("PGCLIENTENCODING".to_owned(), database.encoding.clone()));
-            Ok(call)
-        };
-        let mut of = DumpOf::default();
-        if spec.format == Format::Directory {
-            let folder = upload.create_folder(&stem).await?;
-            dump::into_folder(server, call(Some(&folder))?, &folder, self.backup.stall_timeout, &meter).await?;
-            upload.seal_folder(&folder).await?;
-            let files = dump::hash_folder(&folder).await?;
-            of.open(server, Source::Folder(folder), &database.name, digests).await?;
-            of.files = files.into_iter().map(|(name, packed)| entry(format!("{stem}/{name}"), packed)).collect();
-            return Ok(of);
-        }
-        let plain = spec.format == Format::Plain;
-        let (codec, name) =
-            if plain { (self.codec(), format!("{stem}.sql{}", self.codec().suffix())) } else { (Codec::None, format!("{stem}.dump")) };
-        let writer = upload.create(&name).await?;
-        let watch = if plain { EndWatch::plain(digests) } else { EndWatch::custom() };
-        let way = Way { watch, codec, stall_timeout: self.backup.stall_timeout, meter };
-        let (packed, seen) = dump::stream(server, call(None)?, way, writer).await?;
-        of.rows = seen.rows;
-        if !plain {
-            self.progress.begin("opening the archive");
-            of.open(server, Source::Stream(upload.read(&name).await?), &database.name, digests).await?;
-        }
-        of.files = vec![entry(name, packed)];
-        Ok(of)
-    }
-
-    async fn globals(&self, upload: &mut dyn Upload, server: &Server) -> Result<FileEntry> {
-        let name = format!("globals.sql{}", self.codec().suffix());
-        let writer = upload.create(&name).await?;
-        let call = server.call("pg_dumpall", globals_arguments(server.maintenance_database(), server.facts.reads_passwords));
-        let way = Way {
-            watch: EndWatch::plain(false),
-            codec: self.codec(),
-            stall_timeout: self.backup.stall_timeout,
-            meter: self.progress.begin("dumping globals"),
-        };
-        let (packed, _) = dump::stream(server, call, way, writer).await?;
-        Ok(dump::entry(name, packed, None, Role::Globals))
-    }
-
-    fn manifest(
-        &self,
-        server: &Server,
-        found: BTreeMap<String, DatabaseEvidence>,
-        id: &Id,
-        started_at: DateTime<Utc>,
-        taken_at: DateTime<Utc>,
-    ) -> Manifest {
-        let spec = &self.backup.dump;
-        Manifest {
-            format_version: Manifest::format_version(),
-            id: id.to_string(),
-            backup: id.backup.clone(),
-            label: id.label.to_string(),
-            slot: id.label.slot(),
-            taken_at,
-            started_at,
-            finished_at: taken_at,
-            kind: "dump".to_owned(),
-            narrow: spec.is_narrow(),
-            server: self.backup.server.to_string(),
-            server_version: server.facts.version.clone(),
-            client_version: server.client_version.clone(),
-            format: spec.format,
-            contents: spec.contents,
-            tables: spec.tables.clone(),
-            exclude_tables: spec.exclude_tables.clone(),
-            schemas: spec.schemas.clone(),
-            databases: Vec::new(),
-            files: Vec::new(),
-            globals: None,
-            evidence: Some(Evidence { databases: found }),
-            encryption: None,
-            signature: None,
-            generator: crate::GENERATOR.to_owned(),
-            adopted_from: Vec::new(),
-        }
-    }
-
-    async fn page(&self, upload: &mut dyn Upload, server: &Server, databases: &[Database], manifest: &Manifest) -> Result<FileEntry> {
-        let text = page::page(&page::Facts {
-            manifest,
-            databases,
-            reached: &server.reached,
-            user: &server.facts.user,
-            is_superuser: Some(server.facts.is_superuser),
-            maintenance_database: server.maintenance_database(),
-        });
-        let packed = dump::put(upload, RESTORE_PAGE, Bytes::from(text)).await?;
-        Ok(dump::entry(RESTORE_PAGE.to_owned(), packed, None, Role::Notes))
-    }
-}
-
-/// The dump of one database.
-#[derive(Default)]
-struct DumpOf {
-    files: Vec<FileEntry>,
-    opened: Opened,
-    rows: Option<Vec<TableRows>>,
-}
-
-impl Dumped for DumpOf {
-    fn rows(&self) -> Option<&[TableRows]> {
-        self.rows.as_deref()
-    }
-}
-
-impl DumpOf {
-    /// Turns an archive back into SQL before it gets its name: no end of it can be seen in any other
-    /// way, and a cut one is none.
-    ///
-    /// # Errors
-    /// It is not whole.
-    async fn open(&mut self, server: &Server, source: Source, database: &str, digests: bool) -> Result<()> {
-        match archive::read(&**server.host(), source, digests).await {
-            Ok(Ok(seen)) => {
-                self.opened.tables.extend(seen.tables.map(|tables| (database.to_owned(), tables)));
-                self.rows = seen.rows;
-            }
-            Ok(Err(wrong)) => return Err(Error::new(Kind::Dump, format!("the archive that pg_dump wrote is not whole: {wrong}"))),
-            Err(error) => self.opened.notes.push(format!("the archive was not opened: {}", error.message)),
-        }
-        Ok(())
+        Ok(Some(label))
     }
 }
 
@@ -401,16 +224,4 @@ pub fn choose(which: &Which, there: &[Database], backup: &Name) -> Result<Vec<Da
             Ok(chosen)
         }
     }
-}
-
-/// Tables of the user, which a whole dump holds.
-async fn count_tables(server: &Server, database: &str) -> Result<u64> {
-    server
-        .query(
-            database,
-            "select to_json(count(*)) from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-            where c.relkind in ('r', 'p') and n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
-            and not exists (select from pg_catalog.pg_depend d where d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = c.oid and d.deptype = 'e')",
-        )
-        .await
 }

@@ -1,6 +1,7 @@
 //! One database of a backup, restored for a trial and looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,8 @@ pub struct Trial<'a> {
     pub target: &'a str,
     /// Where archives are read.
     pub archives: &'a Arc<dyn Host>,
+    /// Where one is laid out that is a folder.
+    pub spool_dir: &'a Path,
     pub patience: Duration,
     pub checks: &'a BTreeMap<Name, String>,
     pub progress: &'a Progress,
@@ -86,7 +89,7 @@ impl Trial<'_> {
         let name = printable(self.database);
         let meter = self.progress.restart(format!("restoring {name}"), self.entry.manifest.raw_bytes());
         let started = Instant::now();
-        let sql = self.dump.open(Arc::clone(self.archives)).await?;
+        let sql = self.dump.open(Arc::clone(self.archives), self.spool_dir).await?;
         let server = self.server;
         let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(JOBS_MAX);
         let what = Load {
@@ -172,7 +175,7 @@ impl Trial<'_> {
 
     /// Those that a dump of another tool names.
     async fn roles_of_the_dump(&self) -> Result<BTreeSet<String>> {
-        let mut sql = self.dump.open(Arc::clone(self.archives)).await?;
+        let mut sql = self.dump.open(Arc::clone(self.archives), self.spool_dir).await?;
         let (mut lexer, mut roles) = (Lexer::default(), Roles::default());
         while let Some(block) = sql.blocks.recv().await {
             lexer.feed(&block, &mut roles);

@@ -21,8 +21,9 @@ use crate::job::progress::Progress;
 use crate::pack::packer::hex;
 use crate::postgres::programs::{self, parse_version};
 use crate::store::{Added, Store};
-use crate::verify::archive::{self, Source};
+use crate::verify::archive;
 use crate::verify::read_back::read_back;
+use crate::verify::stored::Stored;
 
 /// What a verification found.
 pub struct Proven {
@@ -40,43 +41,46 @@ pub struct Opened {
     pub notes: Vec<String>,
 }
 
+/// Says that a proof is one of hashes only. It is no fault of anybody, and nothing that needs a look.
+pub const NOT_LOOKED_INTO: &str =
+    "encrypted, and no identity was given: its bytes are those of the manifest; what is inside was not looked at";
+
 /// Reads a backup back, turns its archives into SQL with `pg_restore`, and writes the proof. The
 /// rung that it had by a drill stays: its bytes are the same. `opened`: the archives were looked into
 /// already.
 ///
 /// # Errors
 /// The store does not answer, so that nothing can be said; or the proof cannot be written.
-pub async fn verify(
-    plan: &Plan,
-    store: &dyn Store,
-    id: &Id,
-    manifest: &Manifest,
-    before: Option<Rung>,
-    opened: Option<Opened>,
-    progress: &Progress,
-) -> Result<Proven> {
+pub async fn verify(plan: &Plan, stored: Stored<'_>, before: Option<Rung>, opened: Option<Opened>, progress: &Progress) -> Result<Proven> {
     let started = std::time::Instant::now();
+    let Stored { store, id, manifest, keys } = stored;
     let meter = progress.restart("reading back", manifest.raw_bytes());
     let (manifest_sha256, changed) = hash_manifest(store, id).await?;
-    let mut findings = read_back(store, id, manifest, &meter).await?;
+    let mut findings = read_back(&stored, &meter).await?;
     findings.errors.extend(changed);
-    let opened = match opened {
-        Some(opened) => opened,
+    let opened = match (opened, &findings.locked) {
+        (Some(opened), _) => opened,
+        (None, Some(_)) if keys.is_empty() => Opened::default(),
+        // A key that does not fit is somebody's mistake.
+        (None, Some(locked)) => Opened { notes: vec![locked.message.clone()], ..Opened::default() },
         // Only an archive whose hash is right is given to a parser.
-        None if findings.errors.is_empty() && manifest.format != Format::Plain => {
+        (None, None) if findings.errors.is_empty() && manifest.format != Format::Plain => {
             progress.begin("opening the archive");
-            open_archives(plan, store, id, manifest, &mut findings.errors).await
+            open_archives(plan, &stored, &mut findings.errors).await
         }
-        None => Opened::default(),
+        (None, None) => Opened::default(),
     };
     findings.tables.extend(opened.tables);
-    let notes = opened.notes;
+    let mut notes = opened.notes;
     let rung = match (findings.errors.is_empty(), notes.is_empty()) {
         (false, _) => Rung::Bad,
         (true, true) => before.unwrap_or(Rung::Readable).max(Rung::Readable),
         // An archive has no end that could be seen but by opening it: nothing new is proven.
         (true, false) => before.unwrap_or(Rung::Written),
     };
+    if findings.locked.is_some() && keys.is_empty() {
+        notes.push(NOT_LOOKED_INTO.to_owned());
+    }
     let proof = Proof {
         at: clock::now(),
         rung,
@@ -174,10 +178,10 @@ pub async fn archive_host(plan: &Plan, manifest: &Manifest) -> Result<Arc<dyn Ho
 }
 
 /// Reads every archive to its end by `pg_restore`; what is wrong with one goes to the errors.
-async fn open_archives(plan: &Plan, store: &dyn Store, id: &Id, manifest: &Manifest, errors: &mut Vec<String>) -> Opened {
+async fn open_archives(plan: &Plan, stored: &Stored<'_>, errors: &mut Vec<String>) -> Opened {
     let mut opened = Opened::default();
     let failed = |error: Error| format!("the archive was not opened: {}", error.message);
-    let host = match archive_host(plan, manifest).await {
+    let host = match archive_host(plan, stored.manifest).await {
         Ok(host) => host,
         Err(error) => {
             opened.notes.push(failed(error));
@@ -185,14 +189,14 @@ async fn open_archives(plan: &Plan, store: &dyn Store, id: &Id, manifest: &Manif
         }
     };
     let mut names: Vec<&str> = Vec::new();
-    for file in manifest.files.iter().filter(|file| file.role == Role::Dump) {
+    for file in stored.manifest.files.iter().filter(|file| file.role == Role::Dump) {
         // The files of a directory archive are one archive.
         let name = file.name.split('/').next().unwrap_or_default();
         if names.contains(&name) {
             continue;
         }
         names.push(name);
-        let verdict = match source(store, id, manifest.format, name).await {
+        let verdict = match stored.archive(name, &plan.spool_dir).await {
             Ok(source) => archive::read(&*host, source, false).await,
             Err(error) => Err(error),
         };
@@ -203,12 +207,4 @@ async fn open_archives(plan: &Plan, store: &dyn Store, id: &Id, manifest: &Manif
         }
     }
     opened
-}
-
-async fn source(store: &dyn Store, id: &Id, format: Format, name: &str) -> Result<Source> {
-    if format != Format::Directory {
-        return Ok(Source::Stream(store.read(id, name).await?));
-    }
-    let folder = store.folder(id).ok_or_else(|| Error::new(Kind::NotYet, "a directory archive that is no folder of this machine"))?;
-    Ok(Source::Folder(folder.join(name)))
 }

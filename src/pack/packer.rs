@@ -1,4 +1,4 @@
-//! The one pass of a dump: read, watch for the end, pack on several cores, hash, hand on.
+//! The one pass of a dump: read, watch for the end, pack on several cores, encrypt, hash, hand on.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::codec::Codec;
 use super::end::{EndWatch, Seen};
+use super::seal::Seal;
 use crate::error::{Error, Kind, Result};
 
 /// How far a pass is, in bytes; read by whoever shows progress.
@@ -37,8 +38,9 @@ impl Meter {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packed {
     pub raw_bytes: u64,
+    /// As stored.
     pub bytes: u64,
-    /// Of the packed bytes, in hex.
+    /// Of the bytes as stored, in hex.
     pub sha256: String,
 }
 
@@ -72,6 +74,7 @@ pub async fn pack(
     mut input: impl AsyncRead + Unpin,
     mut watch: EndWatch,
     codec: Codec,
+    seal: Seal,
     stall_timeout: Duration,
     meter: Arc<Meter>,
     out: mpsc::Sender<Bytes>,
@@ -79,7 +82,7 @@ pub async fn pack(
     let (blocks, packed) = mpsc::channel(codec.workers());
     // What waits in the channel may be packed already; working memory is only for so many.
     let places = Arc::new(Semaphore::new(codec.workers()));
-    let collector = tokio::spawn(collect(packed, out, Arc::clone(&meter)));
+    let collector = tokio::spawn(collect(packed, seal, out, Arc::clone(&meter)));
     let mut raw_bytes = 0u64;
     loop {
         let block = match tokio::time::timeout(stall_timeout, read_block(&mut input, codec.block_bytes())).await {
@@ -128,23 +131,29 @@ async fn read_block(input: &mut (impl AsyncRead + Unpin), block_bytes: usize) ->
     Ok(block.freeze())
 }
 
-/// Takes the packed blocks in their order, hashes them and hands them on.
+/// Takes the packed blocks in their order, encrypts and hashes them and hands them on.
 async fn collect(
     mut packed: mpsc::Receiver<JoinHandle<Result<Bytes>>>,
+    mut seal: Seal,
     out: mpsc::Sender<Bytes>,
     meter: Arc<Meter>,
 ) -> Result<(u64, String)> {
     let mut hash = Sha256::new();
     let mut bytes = 0;
-    while let Some(work) = packed.recv().await {
-        let block = work.await.map_err(|error| Error::new(Kind::System, format!("the packer failed: {error}")))??;
+    let mut hand_on = async |block: Bytes| {
+        if block.is_empty() {
+            return Ok(());
+        }
         hash.update(&block);
         bytes += block.len() as u64;
         meter.packed.store(bytes, Ordering::Relaxed);
-        if out.send(block).await.is_err() {
-            return Err(Error::new(Kind::Store, "the store took no more"));
-        }
+        out.send(block).await.map_err(|_| Error::new(Kind::Store, "the store took no more"))
+    };
+    while let Some(work) = packed.recv().await {
+        let block = work.await.map_err(|error| Error::new(Kind::System, format!("the packer failed: {error}")))??;
+        hand_on(seal.pass(block)?).await?;
     }
+    hand_on(seal.finish()?).await?;
     Ok((bytes, hex(&hash.finalize())))
 }
 

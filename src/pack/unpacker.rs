@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_util::io::SyncIoBridge;
 
 use super::codec::{self, Codec};
+use super::seal::undecryptable;
 use crate::error::{Error, Kind, Result, plain_io};
 
 /// How much a plain reader reads at a time, in bytes.
@@ -41,7 +42,10 @@ fn failed(error: &dyn std::fmt::Display) -> Error {
 }
 
 fn unreadable(error: &std::io::Error) -> Error {
-    Error::new(Kind::Store, format!("cannot read: {}", plain_io(error)))
+    match undecryptable(error) {
+        Some(why) => Error::new(Kind::Damaged, why),
+        None => Error::new(Kind::Store, format!("cannot read: {}", plain_io(error))),
+    }
 }
 
 fn cut() -> Error {
@@ -162,6 +166,7 @@ mod tests {
 
     use super::super::end::EndWatch;
     use super::super::packer::{Meter, Packed, pack};
+    use super::super::seal::Seal;
     use super::*;
 
     fn packed(raw: &[u8], codec: Codec) -> (Vec<u8>, Packed) {
@@ -175,7 +180,9 @@ mod tests {
                 }
                 all
             });
-            let pass = pack(raw, EndWatch::plain(false), codec, Duration::from_secs(60), Arc::new(Meter::default()), out).await.unwrap();
+            let pass = pack(raw, EndWatch::plain(false), codec, Seal::Open, Duration::from_secs(60), Arc::new(Meter::default()), out)
+                .await
+                .unwrap();
             (all.await.unwrap(), pass.packed)
         })
     }
@@ -254,7 +261,8 @@ mod tests {
         let meter = Arc::new(Meter::default());
         let (out, mut from) = mpsc::channel(1);
         let input = tokio::io::repeat(b'x').take(1 << 30);
-        let work = tokio::spawn(pack(input, EndWatch::plain(false), Codec::None, Duration::from_secs(60), Arc::clone(&meter), out));
+        let work =
+            tokio::spawn(pack(input, EndWatch::plain(false), Codec::None, Seal::Open, Duration::from_secs(60), Arc::clone(&meter), out));
         let mut taken = 0u64;
         for _ in 0..8 {
             taken += from.recv().await.unwrap().len() as u64;
@@ -269,7 +277,8 @@ mod tests {
     async fn a_dump_that_says_nothing_is_given_up() {
         let (_silent, input) = tokio::io::duplex(16);
         let (out, _from) = mpsc::channel(1);
-        let result = pack(input, EndWatch::plain(false), Codec::None, Duration::from_secs(3_600), Arc::new(Meter::default()), out).await;
+        let result =
+            pack(input, EndWatch::plain(false), Codec::None, Seal::Open, Duration::from_secs(3_600), Arc::new(Meter::default()), out).await;
         assert_eq!(result.err().map(|error| error.kind), Some(Kind::Timeout));
     }
 

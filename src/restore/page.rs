@@ -9,6 +9,7 @@ use crate::catalog::{FileEntry, Manifest, Role};
 use crate::config::file::{Contents, Format};
 use crate::host::printable;
 use crate::pack::codec::Codec;
+use crate::pack::seal::inner_name;
 use crate::postgres::programs::parse_version;
 use crate::postgres::quote::{conninfo, identifier_on_one_line, literal_on_one_line, shell};
 use crate::postgres::server::{Database, Reached};
@@ -36,6 +37,7 @@ pub fn page(facts: &Facts<'_>) -> String {
     missing(&mut text, facts);
     check_files(&mut text, facts);
     reach(&mut text, facts);
+    key(&mut text, facts);
     let mut step = 3;
     if globals(&mut text, facts) {
         step += 1;
@@ -205,6 +207,21 @@ fn reach(text: &mut String, facts: &Facts<'_>) {
     text.push_str("```\n\n");
 }
 
+/// Where the private key is, for what is encrypted.
+fn key(text: &mut String, facts: &Facts<'_>) {
+    let recipients = facts.manifest.recipients();
+    if recipients.is_empty() {
+        return;
+    }
+    text.push_str(
+        "The files are encrypted with [age](https://age-encryption.org) (in Debian: `apt install age`). The private key of one of these opens them:\n\n",
+    );
+    for recipient in recipients {
+        let _ = writeln!(text, "- `{}`", inline(recipient));
+    }
+    text.push_str("\nSay where it is: a file of age-keygen, or the private key of OpenSSH.\n\n```sh\nkey=$HOME/key.txt\n```\n\n");
+}
+
 /// The role that restores.
 fn restorer<'a>(facts: &Facts<'a>) -> &'a str {
     if facts.is_superuser == Some(false) { "postgres" } else { facts.user }
@@ -231,6 +248,14 @@ fn globals(text: &mut String, facts: &Facts<'_>) -> bool {
 /// The stock tool that prints a file unpacked.
 fn unpack(file: &FileEntry) -> String {
     let name = shell(&file.name);
+    if let Some(inner) = inner_name(&file.name) {
+        let unpacked = match Codec::of_name(inner) {
+            Codec::Gzip(_) => " | gunzip -c",
+            Codec::Zstd(_) => " | zstd -dc",
+            Codec::None => "",
+        };
+        return format!("age -d -i \"$key\" {name}{unpacked}");
+    }
     match Codec::of_name(&file.name) {
         Codec::Gzip(_) => format!("gunzip -c {name}"),
         Codec::Zstd(_) => format!("zstd -dc {name}"),
@@ -376,24 +401,41 @@ fn load(facts: &Facts<'_>, files: &[&FileEntry], into: &str) -> Vec<String> {
     let in_container = matches!(facts.reached, Reached::Container(_));
     // Another user behind pg() cannot open the file; what it is given it can read.
     let by_stdin = in_container || matches!(facts.reached, Reached::Address(address) if address.starts_with('/'));
+    let is_encrypted = inner_name(&first.name).is_some();
     match facts.manifest.format {
         // Without pipefail a damaged file would look like a shorter dump.
         Format::Plain => vec![format!("( set -o pipefail; {} | pg psql -X -w -q{stop} -d {into} )", unpack(first))],
+        Format::Custom if is_encrypted => {
+            vec![format!("( set -o pipefail; age -d -i \"$key\" {name} | pg pg_restore --no-password{exit} -d {into} ){mend}")]
+        }
         Format::Custom if by_stdin => vec![format!("pg pg_restore --no-password{exit} -d {into} < {name}{mend}")],
         Format::Custom => vec![format!("pg pg_restore --no-password{exit} --jobs=2 -d {into} {name}{mend}")],
         Format::Directory => {
             let folder = first.name.split('/').next().unwrap_or_default();
-            let quoted = shell(folder);
+            let mut lines = Vec::new();
+            let quoted = if is_encrypted {
+                // Private: what is in it was encrypted.
+                lines.push("plain=$(mktemp -d)".to_owned());
+                lines.push(format!(
+                    "for file in {}/*.age; do age -d -i \"$key\" -o \"$plain/$(basename \"$file\" .age)\" \"$file\"; done",
+                    shell(folder)
+                ));
+                "\"$plain\"".to_owned()
+            } else {
+                shell(folder)
+            };
             if in_container {
                 let inside = shell(&format!("/tmp/{folder}"));
-                vec![
-                    format!("docker cp {quoted} \"$container\":{inside}"),
-                    format!("pg pg_restore --no-password{exit} --jobs=2 -d {into} {inside}{mend}"),
-                    format!("pg rm -r {inside}"),
-                ]
+                lines.push(format!("docker cp {quoted} \"$container\":{inside}"));
+                lines.push(format!("pg pg_restore --no-password{exit} --jobs=2 -d {into} {inside}{mend}"));
+                lines.push(format!("pg rm -r {inside}"));
             } else {
-                vec![format!("pg pg_restore --no-password{exit} --jobs=2 -d {into} {quoted}{mend}")]
+                lines.push(format!("pg pg_restore --no-password{exit} --jobs=2 -d {into} {quoted}{mend}"));
             }
+            if is_encrypted {
+                lines.push(format!("rm -r {quoted}"));
+            }
+            lines
         }
     }
 }

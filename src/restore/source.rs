@@ -1,6 +1,7 @@
 //! A dump of a backup as SQL, whatever its format. No parser sees a byte of a file whose hash is not
 //! the one of the manifest.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,19 +10,16 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::catalog::{FileEntry, Id, Manifest, Role};
+use crate::catalog::FileEntry;
 use crate::config::file::Format;
 use crate::error::{Error, Kind, Result};
 use crate::host::{Host, Process};
-use crate::pack::codec::Codec;
 use crate::pack::end::EndWatch;
-use crate::pack::unpacker::unpack;
 use crate::postgres::server::explain;
-use crate::store::Store;
 use crate::verify::archive;
-use crate::verify::read_back::{HashingReader, compare};
+use crate::verify::stored::{Stored, Unpacked};
 
-/// How much is read of a file or a program at a time, in bytes.
+/// How much is read of a program at a time, in bytes.
 const READ_BYTES: usize = 512 * 1024;
 
 /// How many blocks wait for whoever takes them.
@@ -42,9 +40,7 @@ impl Drop for Sql {
 
 /// The dump of one database whose files are those of the manifest, byte by byte.
 pub struct Checked<'a> {
-    store: &'a dyn Store,
-    id: &'a Id,
-    manifest: &'a Manifest,
+    stored: Stored<'a>,
     first: &'a FileEntry,
     /// How long reading them took.
     pub took: Duration,
@@ -54,76 +50,45 @@ pub struct Checked<'a> {
 ///
 /// # Errors
 /// The backup holds none of that database, a file is missing or not what was stored (`Damaged`).
-pub async fn check<'a>(store: &'a dyn Store, id: &'a Id, manifest: &'a Manifest, database: &str) -> Result<Checked<'a>> {
+pub async fn check<'a>(stored: Stored<'a>, database: &str) -> Result<Checked<'a>> {
     let started = Instant::now();
-    let files: Vec<&FileEntry> =
-        manifest.files.iter().filter(|file| file.role == Role::Dump && file.database.as_deref() == Some(database)).collect();
+    let files = stored.dump_of(database);
     let Some(first) = files.first().copied() else {
-        return Err(Error::new(Kind::NotFound, format!("backup {id} holds no dump of database {database:?}"))
-            .hint(format!("it holds: {}", manifest.databases.join(", "))));
+        return Err(Error::new(Kind::NotFound, format!("backup {} holds no dump of database {database:?}", stored.id))
+            .hint(format!("it holds: {}", stored.manifest.databases.join(", "))));
     };
     for file in &files {
-        check_file(store, id, file).await?;
+        stored.check(file).await?.1.map_err(|why| stored.damaged(file, &why))?;
     }
-    Ok(Checked { store, id, manifest, first, took: started.elapsed() })
+    Ok(Checked { stored, first, took: started.elapsed() })
 }
 
 impl Checked<'_> {
     /// Opens it. `host` has a `pg_restore` that reads its archives.
     ///
     /// # Errors
-    /// A file is gone.
-    pub async fn open(&self, host: Arc<dyn Host>) -> Result<Sql> {
-        let Checked { store, id, manifest, first, .. } = *self;
-        let what = format!("{id}: {}", first.name);
+    /// A file is gone, none of the identities opens it (`Secret`), or the spool has no room for it.
+    pub async fn open(&self, host: Arc<dyn Host>, spool_dir: &Path) -> Result<Sql> {
+        let Checked { stored, first, .. } = self;
+        let what = format!("{}: {}", stored.id, first.name);
         let (out, blocks) = mpsc::channel(BLOCKS);
-        let reading = match manifest.format {
-            Format::Plain => {
-                let reader = store.read(id, &first.name).await?;
-                let (codec, raw_bytes) = (Codec::of_name(&first.name), first.raw_bytes);
-                tokio::spawn(async move { plain(reader, codec, raw_bytes, out).await.map_err(|error| error.context(what)) })
-            }
-            Format::Custom => {
-                let reader = store.read(id, &first.name).await?;
-                tokio::spawn(async move { restored(host, archive::Source::Stream(reader), out).await.map_err(|error| error.context(what)) })
-            }
-            Format::Directory => {
-                let folder = first.name.split('/').next().unwrap_or_default();
-                let path = store.folder(id).ok_or_else(|| {
-                    Error::new(Kind::Store, format!("the dump of {id} is a folder, and its store is none of this machine"))
-                        .hint("copy the backup into a store that is a folder here")
-                })?;
-                let source = archive::Source::Folder(path.join(folder));
-                tokio::spawn(async move { restored(host, source, out).await.map_err(|error| error.context(what)) })
-            }
+        let reading = if stored.manifest.format == Format::Plain {
+            let (unpacked, raw_bytes) = (stored.unpacked(first).await?, first.raw_bytes);
+            tokio::spawn(async move { plain(unpacked, raw_bytes, out).await.map_err(|error| error.context(what)) })
+        } else {
+            let source = stored.archive(first.name.split('/').next().unwrap_or_default(), spool_dir).await?;
+            tokio::spawn(async move { restored(host, source, out).await.map_err(|error| error.context(what)) })
         };
         Ok(Sql { blocks, reading })
     }
 }
 
-async fn check_file(store: &dyn Store, id: &Id, file: &FileEntry) -> Result<()> {
-    let (mut reader, hashed) = HashingReader::new(store.read(id, &file.name).await?);
-    let mut buffer = BytesMut::with_capacity(READ_BYTES);
-    loop {
-        buffer.clear();
-        let read = reader.read_buf(&mut buffer).await;
-        if read.map_err(|error| Error::new(Kind::Store, format!("{id}: {}: cannot read: {error}", file.name)))? == 0 {
-            break;
-        }
-    }
-    compare(file, &hashed).map_err(|why| {
-        Error::new(Kind::Damaged, format!("{id}: {}: {why}", file.name)).hint("restore from another store or from an older backup")
-    })
-}
-
-async fn plain(reader: crate::store::Reader, codec: Codec, raw_bytes: u64, out: mpsc::Sender<Bytes>) -> Result<()> {
-    let (unpacked, mut blocks) = mpsc::channel(BLOCKS);
-    let unpacking = tokio::spawn(unpack(reader, codec, unpacked));
+async fn plain(mut unpacked: Unpacked, raw_bytes: u64, out: mpsc::Sender<Bytes>) -> Result<()> {
     let mut passing = Passing::new(out);
-    while let Some(block) = blocks.recv().await {
+    while let Some(block) = unpacked.blocks.recv().await {
         passing.pass(block).await?;
     }
-    unpacking.await.map_err(|error| Error::new(Kind::System, format!("the unpacker failed: {error}")))??;
+    unpacked.end().await?;
     if passing.bytes != raw_bytes {
         return Err(Error::new(Kind::Damaged, format!("it unpacks to {} bytes; {raw_bytes} were packed", passing.bytes)));
     }
@@ -131,12 +96,8 @@ async fn plain(reader: crate::store::Reader, codec: Codec, raw_bytes: u64, out: 
 }
 
 async fn restored(host: Arc<dyn Host>, source: archive::Source, out: mpsc::Sender<Bytes>) -> Result<()> {
-    let (mut process, feeding) = archive::start(host.as_ref(), "--file=-", source).await?;
-    let read = output(&mut process, out).await;
-    if let Some(feeding) = feeding {
-        feeding.abort();
-    }
-    read
+    let (mut process, _feeding) = archive::start(host.as_ref(), "--file=-", source).await?;
+    output(&mut process, out).await
 }
 
 async fn output(process: &mut Process, out: mpsc::Sender<Bytes>) -> Result<()> {

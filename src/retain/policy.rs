@@ -51,6 +51,8 @@ pub enum Reason {
     AwaitedBy(String),
     /// A drill reads it just now. Only who deletes can tell; [`plan`] never does.
     UnderDrill,
+    /// Its store does not let us delete it. Only who deletes can tell; [`plan`] never does.
+    Undeletable,
     Expired,
 }
 
@@ -74,6 +76,7 @@ impl Reason {
             | Reason::Unproven
             | Reason::AwaitedBy(_)
             | Reason::UnderDrill
+            | Reason::Undeletable
             | Reason::Expired => None,
         }
     }
@@ -112,6 +115,7 @@ impl fmt::Display for Reason {
             Reason::Unproven => f.write_str("unproven"),
             Reason::AwaitedBy(store) => write!(f, "awaited by {store}"),
             Reason::UnderDrill => f.write_str("under drill"),
+            Reason::Undeletable => f.write_str("cannot be deleted"),
             Reason::Expired => f.write_str("expired"),
         }
     }

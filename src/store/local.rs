@@ -440,8 +440,10 @@ struct LocalUpload {
 #[async_trait]
 impl Upload for LocalUpload {
     async fn create(&mut self, name: &str) -> Result<Box<dyn FileWriter>> {
-        let path = self.partial.join(name);
+        let (path, partial) = (self.partial.join(name), self.partial.clone());
         blocking(move || {
+            // A file of a directory archive that comes from another store.
+            path.parent().map_or(Ok(()), |dir| make_dirs(&partial, dir))?;
             let file = create_file(&path)?;
             Ok(Box::new(LocalFile::new(file, path)) as Box<dyn FileWriter>)
         })
@@ -484,6 +486,12 @@ impl Upload for LocalUpload {
             let mut file = create_file(&path)?;
             file.write_all(&manifest).and_then(|()| file.sync_all()).map_err(|error| failed("write", &path, &error))?;
             drop(file);
+            for name in names(&self.partial)? {
+                let path = self.partial.join(name);
+                if path.is_dir() {
+                    sync_dir(&path)?;
+                }
+            }
             sync_dir(&self.partial)?;
             rename_new(&self.partial, &self.target).map_err(|error| failed("name", &self.target, &error.into()))?;
             if let Err(error) = sync_dir(&self.parent) {

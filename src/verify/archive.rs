@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::error::{Error, Kind, Result};
+use crate::host::spool::Spooled;
 use crate::host::{Call, Host, Process, Tag};
 use crate::pack::end::{EndWatch, Seen};
 use crate::postgres::server::explain;
@@ -16,6 +17,8 @@ use crate::store::Reader;
 pub enum Source {
     /// A folder that the program opens by itself.
     Folder(PathBuf),
+    /// One in the spool, which goes when the program has ended.
+    Spooled(Spooled),
     /// A file that is fed to it.
     Stream(Reader),
 }
@@ -31,12 +34,8 @@ const HEAD_BYTES: usize = 4 * 1024;
 /// # Errors
 /// There is no `pg_restore`, or it could not be run: nothing is known of the archive.
 pub async fn read(host: &dyn Host, source: Source, digests: bool) -> Result<Result<Seen, String>> {
-    let (mut process, feeding) = start(host, "--file=-", source).await?;
-    let seen = judge(&mut process, digests).await;
-    if let Some(feeding) = feeding {
-        feeding.abort();
-    }
-    seen
+    let (mut process, _feeding) = start(host, "--file=-", source).await?;
+    judge(&mut process, digests).await
 }
 
 /// What an archive says of itself.
@@ -52,14 +51,11 @@ pub struct Header {
 /// # Errors
 /// There is no `pg_restore`, or it makes nothing of it.
 pub async fn header(host: &dyn Host, source: Source) -> Result<Header> {
-    let (mut process, feeding) = start(host, "--list", source).await?;
+    let (mut process, _feeding) = start(host, "--list", source).await?;
     let (mut head, mut block) = (Vec::new(), vec![0; READ_BYTES]);
     while let Ok(read @ 1..) = process.stdout.read(&mut block).await {
         let room = HEAD_BYTES.saturating_sub(head.len());
         head.extend_from_slice(&block[..read.min(room)]);
-    }
-    if let Some(feeding) = feeding {
-        feeding.abort();
     }
     let exit = process.running.wait().await?;
     if !exit.is_success() {
@@ -74,7 +70,19 @@ pub async fn header(host: &dyn Host, source: Source) -> Result<Header> {
     })
 }
 
-pub(crate) type Feeding = Option<tokio::task::JoinHandle<()>>;
+/// What a `pg_restore` reads from, as long as it runs.
+pub(crate) enum Feeding {
+    Folder { _spooled: Option<Spooled> },
+    Stream(tokio::task::JoinHandle<()>),
+}
+
+impl Drop for Feeding {
+    fn drop(&mut self) {
+        if let Feeding::Stream(task) = self {
+            task.abort();
+        }
+    }
+}
 
 /// Starts a `pg_restore` on an archive, and what feeds it.
 ///
@@ -82,21 +90,27 @@ pub(crate) type Feeding = Option<tokio::task::JoinHandle<()>>;
 /// There is no `pg_restore`.
 pub(crate) async fn start(host: &dyn Host, way: &str, source: Source) -> Result<(Process, Feeding)> {
     let mut args = vec![way.to_owned()];
-    if let Source::Folder(folder) = &source {
-        args.push(folder.display().to_string());
-    }
-    let stdin = matches!(source, Source::Stream(_));
-    let call = Call { program: "pg_restore", args, env: Vec::new(), password: None, tag: Tag::random(), stdin };
-    let mut process = host.start(call).await?;
-    let feeding = match (source, process.stdin.take()) {
-        (Source::Stream(mut reader), Some(mut stdin)) => Some(tokio::spawn(async move {
-            // A pg_restore that found a fault reads no further; its exit tells.
-            let _ = tokio::io::copy_buf(&mut tokio::io::BufReader::with_capacity(READ_BYTES, &mut reader), &mut stdin).await;
-            let _ = stdin.shutdown().await;
-        })),
-        _ => None,
+    let folder = match &source {
+        Source::Folder(folder) => Some(folder.as_path()),
+        Source::Spooled(spooled) => Some(spooled.path()),
+        Source::Stream(_) => None,
     };
-    Ok((process, feeding))
+    args.extend(folder.map(|folder| folder.display().to_string()));
+    let call = Call { program: "pg_restore", args, env: Vec::new(), password: None, tag: Tag::random(), stdin: folder.is_none() };
+    let mut process = host.start(call).await?;
+    let mut reader = match source {
+        Source::Folder(_) => return Ok((process, Feeding::Folder { _spooled: None })),
+        Source::Spooled(spooled) => return Ok((process, Feeding::Folder { _spooled: Some(spooled) })),
+        Source::Stream(reader) => reader,
+    };
+    let stdin = process.stdin.take();
+    let feeding = tokio::spawn(async move {
+        let Some(mut stdin) = stdin else { return };
+        // A pg_restore that found a fault reads no further; its exit tells.
+        let _ = tokio::io::copy_buf(&mut tokio::io::BufReader::with_capacity(READ_BYTES, &mut reader), &mut stdin).await;
+        let _ = stdin.shutdown().await;
+    });
+    Ok((process, Feeding::Stream(feeding)))
 }
 
 async fn judge(process: &mut Process, digests: bool) -> Result<Result<Seen, String>> {

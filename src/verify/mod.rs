@@ -4,3 +4,4 @@ pub mod archive;
 pub mod compare;
 pub mod read_back;
 pub mod rows;
+pub mod stored;

@@ -3,21 +3,19 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::sync::mpsc;
 
-use crate::catalog::{FileEntry, Id, Manifest, Role};
+use super::stored::Stored;
+use crate::catalog::{FileEntry, Role};
 use crate::config::file::Format;
-use crate::error::{Kind, Result};
-use crate::pack::codec::Codec;
+use crate::error::{Error, Kind, Result};
 use crate::pack::end::{EndWatch, Seen};
 use crate::pack::packer::{Meter, hex};
-use crate::pack::unpacker::unpack;
-use crate::store::Store;
 
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,20 +26,35 @@ pub struct Findings {
     pub errors: Vec<String>,
     /// Tables that the dump of a database makes, where its format shows them.
     pub tables: BTreeMap<String, u64>,
+    /// Why nobody could look into what is encrypted: its bytes were held against their hashes only.
+    pub locked: Option<Error>,
 }
 
-/// Reads back every file of a backup. The meter counts bytes as stored in `packed` and unpacked
-/// ones in `raw`.
+/// Reads back every file of a backup, and what is in them as far as the keys go. The meter counts
+/// bytes as stored in `packed` and unpacked ones in `raw`.
 ///
 /// # Errors
 /// The store does not answer, so that nothing can be said of the backup.
-pub async fn read_back(store: &dyn Store, id: &Id, manifest: &Manifest, meter: &Meter) -> Result<Findings> {
+pub async fn read_back(stored: &Stored<'_>, meter: &Meter) -> Result<Findings> {
     let mut findings = Findings::default();
-    if !manifest.files.iter().any(|file| file.role == Role::Dump) {
+    if !stored.manifest.files.iter().any(|file| file.role == Role::Dump) {
         findings.errors.push("the manifest names no dump".to_owned());
     }
-    for file in &manifest.files {
-        let (bytes, verdict) = read_file(store, id, manifest.format, file, meter).await?;
+    for file in &stored.manifest.files {
+        let (bytes, verdict) = match read_file(stored, file, meter).await {
+            Ok(read) => read,
+            Err(error) if is_missing(&error) => (0, Err("it is missing".to_owned())),
+            Err(error) if error.kind == Kind::Secret => {
+                findings.locked.get_or_insert(error);
+                let (bytes, checked) = stored.check(file).await?;
+                (bytes, checked.map(|()| None))
+            }
+            Err(error) if error.kind == Kind::Damaged => {
+                findings.errors.push(error.message);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         findings.bytes += bytes;
         match verdict {
             Ok(seen) => {
@@ -54,61 +67,50 @@ pub async fn read_back(store: &dyn Store, id: &Id, manifest: &Manifest, meter: &
     Ok(findings)
 }
 
+fn is_missing(error: &Error) -> bool {
+    error.message.ends_with("no such file or directory")
+}
+
 /// Reads one file; returns how many bytes it has, and what was seen in it or is wrong with it.
-async fn read_file(
-    store: &dyn Store,
-    id: &Id,
-    format: Format,
-    file: &FileEntry,
-    meter: &Meter,
-) -> Result<(u64, Result<Option<Seen>, String>)> {
-    let reader = match store.read(id, &file.name).await {
-        Ok(reader) => reader,
-        Err(error) if error.message.ends_with("no such file or directory") => return Ok((0, Err("it is missing".to_owned()))),
-        Err(error) => return Err(error),
-    };
-    let (reader, hashed) = HashingReader::new(reader);
-    let archive = file.role == Role::Dump && format != Format::Plain;
-    let codec = if archive || file.role == Role::Notes { Codec::None } else { Codec::of_name(&file.name) };
-    let (out, mut blocks) = mpsc::channel(4);
-    let unpacked = tokio::spawn(unpack(reader, codec, out));
-    let mut watch = match (file.role, format) {
+async fn read_file(stored: &Stored<'_>, file: &FileEntry, meter: &Meter) -> Result<(u64, Result<Option<Seen>, String>)> {
+    let mut unpacked = stored.unpacked(file).await?;
+    let mut watch = match (file.role, stored.manifest.format) {
         (Role::Globals, _) | (Role::Dump, Format::Plain) => Some(EndWatch::plain(false)),
         (Role::Dump, Format::Custom) => Some(EndWatch::custom()),
         (Role::Dump, Format::Directory) | (Role::Notes, _) => None,
     };
     let mut raw_bytes = 0u64;
     let before = (meter.raw_bytes(), meter.packed_bytes());
-    while let Some(block) = blocks.recv().await {
+    while let Some(block) = unpacked.blocks.recv().await {
         raw_bytes += block.len() as u64;
         if let Some(watch) = &mut watch {
             watch.feed(&block);
         }
-        let bytes = hashed.bytes();
-        meter.raw.store(before.0 + raw_bytes, std::sync::atomic::Ordering::Relaxed);
-        meter.packed.store(before.1 + bytes, std::sync::atomic::Ordering::Relaxed);
+        let bytes = unpacked.hashed.bytes();
+        meter.raw.store(before.0 + raw_bytes, Ordering::Relaxed);
+        meter.packed.store(before.1 + bytes, Ordering::Relaxed);
     }
-    let sound = match unpacked.await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) if error.kind == Kind::Damaged => Err(error.message),
-        Ok(Err(error)) => {
+    let sound = match unpacked.end().await {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind == Kind::Damaged => Err(error.message),
+        Err(error) => {
+            let (store, id) = (stored.store, stored.id);
             let path = store.folder(id).map_or_else(|| id.to_string(), |folder| folder.display().to_string());
             return Err(error
                 .context(format_args!("{path}/{}", file.name))
                 .hint("look into the kernel's log: the disk or the way to it may be failing; then verify again"));
         }
-        Err(error) => Err(format!("the reader failed: {error}")),
     };
-    let bytes = hashed.bytes();
+    let hashed = &unpacked.hashed;
     let verdict = (|| {
         sound?;
-        compare(file, &hashed)?;
+        compare(file, hashed)?;
         if raw_bytes != file.raw_bytes {
             return Err(format!("it unpacks to {raw_bytes} bytes; {} were packed", file.raw_bytes));
         }
         watch.map(EndWatch::finish).transpose()
     })();
-    Ok((bytes, verdict))
+    Ok((hashed.bytes(), verdict))
 }
 
 /// Whether what was read to its end is what was stored.

@@ -1,51 +1,37 @@
 //! Roles and tablespaces of a backup: read, looked at, and made where they are missing.
 
-use sha2::{Digest, Sha256};
-use tokio::io::AsyncReadExt;
-use tokio::sync::mpsc;
-
 use super::target::tell;
-use crate::catalog::{Id, Manifest, Role};
+use crate::catalog::Role;
 use crate::error::{Error, Kind, Result};
-use crate::pack::codec::Codec;
-use crate::pack::packer::hex;
-use crate::pack::unpacker::unpack;
 use crate::postgres::Server;
 use crate::restore::globals::Globals;
 use crate::restore::target::Target;
-use crate::store::Store;
+use crate::verify::read_back::compare;
+use crate::verify::stored::Stored;
 
 /// Globals of a hundred thousand roles are smaller, in bytes.
 const BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Reads the globals of a backup; its hash is checked before anybody looks into them.
+/// Reads the globals of a backup; their hash is checked before anybody looks into them.
 ///
 /// # Errors
-/// They are not there, not what was stored, or hold what does not belong there.
-pub async fn read(store: &dyn Store, id: &Id, manifest: &Manifest) -> Result<Option<Globals>> {
-    let Some(file) = manifest.files.iter().find(|file| file.role == Role::Globals) else { return Ok(None) };
+/// They are not there, not what was stored, hold what does not belong there, or no identity opens them.
+pub async fn read(stored: &Stored<'_>) -> Result<Option<Globals>> {
+    let Some(file) = stored.manifest.files.iter().find(|file| file.role == Role::Globals) else { return Ok(None) };
     let damaged = |why: &str| {
-        Error::new(Kind::Damaged, format!("{}: {why}", file.name)).hint(format!("pgvigil verify {id} says what is wrong with the backup"))
+        let hint = format!("pgvigil verify {} says what is wrong with the backup", stored.id);
+        Error::new(Kind::Damaged, format!("{}: {why}", file.name)).hint(hint)
     };
-    let mut packed = Vec::new();
-    let mut reader = store.read(id, &file.name).await?.take(BYTES_MAX as u64 + 1);
-    reader.read_to_end(&mut packed).await.map_err(|error| Error::system(format_args!("cannot read {}", file.name), &error))?;
-    if packed.len() > BYTES_MAX {
-        return Err(damaged("it is too large for globals"));
-    }
-    if hex(&Sha256::digest(&packed)) != file.sha256 {
-        return Err(damaged("its hash is not the one of the manifest"));
-    }
-    let (out, mut blocks) = mpsc::channel(4);
-    let unpacking = tokio::spawn(unpack(std::io::Cursor::new(packed), Codec::of_name(&file.name), out));
+    let mut unpacked = stored.unpacked(file).await?;
     let mut text = Vec::new();
-    while let Some(block) = blocks.recv().await {
+    while let Some(block) = unpacked.blocks.recv().await {
         text.extend_from_slice(&block);
-        if text.len() > BYTES_MAX {
+        if text.len() > BYTES_MAX || unpacked.hashed.bytes() > BYTES_MAX as u64 {
             return Err(damaged("it is too large for globals"));
         }
     }
-    unpacking.await.map_err(|error| damaged(&error.to_string()))??;
+    unpacked.end().await.map_err(|error| if error.kind == Kind::Damaged { damaged(&error.message) } else { error })?;
+    compare(file, &unpacked.hashed).map_err(|why| damaged(&why))?;
     Globals::parse(&text).map(Some)
 }
 

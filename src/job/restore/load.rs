@@ -150,7 +150,10 @@ impl One<'_> {
     async fn read_back_and_drop(&self) -> Result<()> {
         let looked = self.looked;
         let meter = self.progress.begin("reading back before the old database is dropped");
-        let findings = read_back(&*looked.store, &looked.id, &looked.manifest, &meter).await?;
+        let findings = read_back(&looked.stored(), &meter).await?;
+        if let Some(locked) = findings.locked {
+            return Err(locked);
+        }
         if !findings.errors.is_empty() {
             return Err(Error::new(Kind::Damaged, format!("{} is bad: {}", looked.id, findings.errors.join("; ")))
                 .hint("the old database was not touched; take another backup: pgvigil list shows them"));
@@ -190,7 +193,7 @@ impl One<'_> {
         let host = verify::archive_host(self.plan, &looked.manifest).await;
         // A plain dump needs no pg_restore.
         let host = host.unwrap_or_else(|_| Arc::clone(looked.server.host()));
-        let sql = source::check(&*looked.store, &looked.id, &looked.manifest, &self.database.source).await?.open(host).await?;
+        let sql = source::check(looked.stored(), &self.database.source).await?.open(host, &self.plan.spool_dir).await?;
         let is_fresh = self.database.temporary.is_some();
         let asked = effective(self.asked, &looked.manifest);
         let replica = asked.contents() == Contents::Data && looked.server.facts.is_superuser;

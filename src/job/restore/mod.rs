@@ -10,12 +10,13 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::{Catalog, Compared, Entry, Id, Manifest, Mismatch, Rung, Wanted};
+use crate::catalog::{Catalog, Compared, Entry, Id, Manifest, Mismatch, Role, Rung, Wanted};
 use crate::config::Plan;
 use crate::error::{Error, Kind, Result};
 use crate::host::{Tag, clock};
 use crate::job::progress::Progress;
-use crate::job::{stores, verify};
+use crate::job::{keys, stores, verify};
+use crate::keys::Identities;
 use crate::postgres::Server;
 use crate::postgres::quote::identifier_on_one_line;
 use crate::restore::asked::Asked;
@@ -25,6 +26,7 @@ use crate::restore::plan::{self, DatabasePlan, Given, Measured, RestorePlan};
 use crate::restore::target::Target;
 use crate::state::{Lock, Outcome, State};
 use crate::store::{Store, catalog_of};
+use crate::verify::stored::Stored;
 
 /// A restore that was looked into, without a write.
 pub struct Looked {
@@ -35,6 +37,13 @@ pub struct Looked {
     server: Server,
     target: Target,
     globals: Option<Globals>,
+    keys: Identities,
+}
+
+impl Looked {
+    fn stored(&self) -> Stored<'_> {
+        Stored { store: &*self.store, id: &self.id, manifest: &self.manifest, keys: &self.keys }
+    }
 }
 
 /// How a restore ended.
@@ -54,18 +63,28 @@ pub struct Report {
     pub seconds: f64,
 }
 
-/// Looks what would be done. Nothing is written, here or on the server.
+/// Looks what would be done. Nothing is written, here or on the server. `given`: who opens what is
+/// encrypted, in the place of whom the file names.
 ///
 /// # Errors
-/// There is no such backup, store, server or database in it, or one of them does not answer.
-pub async fn look(plan: &Plan, wanted: &Wanted, asked: &Asked) -> Result<Looked> {
+/// There is no such backup, store, server or database in it, one of them does not answer, or no
+/// identity opens what is encrypted.
+pub async fn look(plan: &Plan, wanted: &Wanted, asked: &Asked, given: Option<Identities>) -> Result<Looked> {
     let (entry, store_name, drill) = find(plan, wanted, asked.store.as_deref()).await?;
     let manifest = entry.manifest.clone();
     refuse_not_yet(&manifest)?;
     let databases = plan::databases(asked, &manifest)?;
     let server_name = server_name(plan, &manifest, asked.to_server.as_deref())?;
     let store = stores::open(&plan.stores[store_name.as_str()], "")?;
-    let globals = if asked.globals { globals::read(&*store, &entry.id, &manifest).await? } else { None };
+    let keys = keys::of(plan, &manifest, given)?;
+    let stored = Stored { store: &*store, id: &entry.id, manifest: &manifest, keys: &keys };
+    if manifest.encryption.is_some()
+        && let Some(first) = manifest.files.iter().find(|file| file.role == Role::Dump)
+    {
+        // A key that is lost is told before anything is begun.
+        stored.open(first).await?;
+    }
+    let globals = if asked.globals { globals::read(&stored).await? } else { None };
     let server = Server::connect(&plan.servers[server_name.as_str()], Tag::random()).await?;
     let targets: Vec<&str> = databases.iter().map(|(_, target)| target.as_str()).collect();
     let effective = plan::effective(asked, &manifest);
@@ -82,7 +101,7 @@ pub async fn look(plan: &Plan, wanted: &Wanted, asked: &Asked) -> Result<Looked>
         globals: globals.as_ref(),
         now: clock::now(),
     })?;
-    Ok(Looked { plan, id: entry.id.clone(), manifest, store, server, target, globals })
+    Ok(Looked { plan, id: entry.id.clone(), manifest, store, server, target, globals, keys })
 }
 
 /// The backup, the store to take it from, and the newest measured restore of its kin.
@@ -100,6 +119,9 @@ async fn find(plan: &Plan, wanted: &Wanted, store: Option<&str>) -> Result<(Entr
             catalog
         }
     };
+    for (_, error) in &catalog.silent {
+        tracing::warn!(%error, "a copy there is not seen");
+    }
     let entry = catalog.find(wanted)?.clone();
     let best = entry.copies.keys().max_by_key(|name| (entry.rung_in(name), std::cmp::Reverse((*name).clone())));
     let store = best.cloned().ok_or_else(|| Error::new(Kind::NotFound, format!("{} is in no store", entry.id)))?;
@@ -113,14 +135,10 @@ async fn find(plan: &Plan, wanted: &Wanted, store: Option<&str>) -> Result<(Entr
 }
 
 fn refuse_not_yet(manifest: &Manifest) -> Result<()> {
-    let what = if manifest.encryption.is_some() {
-        "is encrypted"
-    } else if manifest.kind != "dump" {
-        "is a physical one"
-    } else {
+    if manifest.kind == "dump" {
         return Ok(());
-    };
-    Err(Error::new(Kind::NotYet, format!("the backup {what}: not yet: this version restores plain, custom and directory dumps"))
+    }
+    Err(Error::new(Kind::NotYet, "the backup is a physical one: not yet: this version restores plain, custom and directory dumps")
         .hint("RESTORE.md in its folder says how to restore it with stock tools"))
 }
 

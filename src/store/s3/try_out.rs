@@ -20,6 +20,16 @@ pub struct Tried {
     pub refuses: bool,
 }
 
+impl std::fmt::Display for Tried {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.deletes { "objects can be deleted" } else { "nothing can be deleted: that is left to its lifecycle rules" })?;
+        if !self.refuses {
+            f.write_str("; it writes over what is there, so no other installation may share it")?;
+        }
+        Ok(())
+    }
+}
+
 impl S3Store {
     /// Puts, reads, lists and deletes a small object.
     ///

@@ -1,0 +1,7 @@
+//! Who may read a backup, and who has written it: the keys of both, parsed. Pure.
+
+pub mod identity;
+pub mod recipient;
+
+pub use identity::{Identities, opens};
+pub use recipient::Recipient;
