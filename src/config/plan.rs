@@ -2,7 +2,7 @@
 //! carried out; nothing downstream asks again whether it makes sense.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono_tz::Tz;
@@ -184,6 +184,8 @@ pub struct S3Place {
     pub access_key_id: Option<Given>,
     pub secret_access_key: Option<Given>,
     pub session_token: Option<Given>,
+    /// For what cannot be streamed.
+    pub spool: PathBuf,
 }
 
 /// A folder of another host, and how it is reached.
@@ -345,8 +347,13 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
         .iter()
         .filter_map(|(name, server)| Some((name.clone(), plan_server(name, server, examined)?)))
         .collect::<BTreeMap<_, _>>();
-    let stores =
-        file.stores.iter().filter_map(|(name, store)| Some((name.clone(), plan_store(name, store, examined)?))).collect::<BTreeMap<_, _>>();
+    let state_dir = file.state_dir.clone().unwrap_or_else(|| PathBuf::from(STATE_DIR));
+    let spool_dir = file.spool_dir.clone().unwrap_or_else(|| state_dir.join("spool"));
+    let stores = file
+        .stores
+        .iter()
+        .filter_map(|(name, store)| Some((name.clone(), plan_store(name, store, &spool_dir, examined)?)))
+        .collect::<BTreeMap<_, _>>();
     let backups = file
         .backups
         .iter()
@@ -357,9 +364,8 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
     let email = file.email.as_ref().and_then(|email| email::plan_email(email, channels.policy.remind_every, examined));
     let listen = listen::plan_listen(file, examined);
     let log = file.log.clone().unwrap_or_default();
-    let state_dir = file.state_dir.clone().unwrap_or_else(|| PathBuf::from(STATE_DIR));
     Plan {
-        spool_dir: file.spool_dir.clone().unwrap_or_else(|| state_dir.join("spool")),
+        spool_dir,
         state_dir,
         max_concurrent_runs: file.max_concurrent_runs.unwrap_or(1),
         takeover_after: file.takeover_after.map_or(TAKEOVER_AFTER, |span| span.0),
@@ -451,7 +457,7 @@ fn plan_server(name: &Name, server: &file::Server, examined: &mut Examined<'_>) 
     })
 }
 
-fn plan_store(name: &Name, store: &file::Store, examined: &mut Examined<'_>) -> Option<Store> {
+fn plan_store(name: &Name, store: &file::Store, spool: &Path, examined: &mut Examined<'_>) -> Option<Store> {
     let kinds = [store.path.is_some(), store.s3.is_some(), store.ssh.is_some()];
     if kinds.iter().filter(|is| **is).count() != 1 {
         examined.lack(
@@ -483,12 +489,16 @@ fn plan_store(name: &Name, store: &file::Store, examined: &mut Examined<'_>) -> 
             );
             return None;
         }
-        (None, Some(at), _) => StoreKind::S3(S3Place {
-            at: at.clone(),
-            access_key_id: store.access_key_id.clone(),
-            secret_access_key: store.secret_access_key.clone(),
-            session_token: store.session_token.clone(),
-        }),
+        (None, Some(at), _) => {
+            super::s3::check(name, store, at, examined);
+            StoreKind::S3(S3Place {
+                at: at.clone(),
+                access_key_id: store.access_key_id.clone(),
+                secret_access_key: store.secret_access_key.clone(),
+                session_token: store.session_token.clone(),
+                spool: spool.to_owned(),
+            })
+        }
         (None, None, at) => StoreKind::Ssh(SshPlace { at: at.clone()? }),
     };
     Some(Store {

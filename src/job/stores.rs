@@ -9,18 +9,20 @@ use crate::error::{Error, Kind, Result};
 use crate::host::disk::Usage;
 use crate::job::assess;
 use crate::store::local::LocalStore;
+use crate::store::s3::S3Store;
 use crate::store::{Store, aside, catalog_of};
 
 /// Opens a store. `owner` names the `state_dir` that unfinished work belongs to.
 ///
 /// # Errors
-/// A secret of it is missing.
+/// This version does not know the kind, or a secret of it is missing.
 pub fn open(store: &plan::Store, owner: &str) -> Result<Arc<dyn Store>> {
     match &store.kind {
         StoreKind::Local(path) => Ok(Arc::new(LocalStore::new(path.clone(), owner.to_owned()))),
-        StoreKind::S3(_) | StoreKind::Ssh(_) => {
-            Err(Error::new(Kind::NotYet, format!("store {}: not yet: this version keeps backups in folders only", store.name))
-                .hint("name a store with path"))
+        StoreKind::S3(place) => Ok(Arc::new(S3Store::new(store.name.as_str(), place, owner.to_owned())?)),
+        StoreKind::Ssh(_) => {
+            Err(Error::new(Kind::NotYet, format!("store {}: not yet: this version keeps backups in folders and in S3 only", store.name))
+                .hint("name a store with path or s3"))
         }
     }
 }
@@ -37,7 +39,11 @@ pub async fn try_out(store: &plan::Store) -> Result<String> {
             let available = tried.unwrap_or_else(|error| Err(Error::new(Kind::Store, error.to_string())))?;
             Ok(format!("{}: writable, {} available", path.display(), crate::status::words::size(available)))
         }
-        StoreKind::S3(_) | StoreKind::Ssh(_) => open(store, "").map(|_| String::new()),
+        StoreKind::S3(place) => {
+            let tried = S3Store::new(store.name.as_str(), place, "check".to_owned())?.try_out().await?;
+            Ok(format!("{}: writable, {tried}", store.place()))
+        }
+        StoreKind::Ssh(_) => open(store, "").map(|_| String::new()),
     }
 }
 

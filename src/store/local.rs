@@ -69,7 +69,7 @@ impl LocalStore {
 }
 
 /// Runs what may wait for the disk where it holds up nobody.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(Error::new(Kind::Store, format!("a write was broken off: {error}"))),
@@ -119,7 +119,7 @@ pub(super) fn rename_new(from: &Path, to: &Path) -> nix::Result<()> {
 }
 
 /// The names in a folder; none where there is no folder.
-fn names(dir: &Path) -> Result<Vec<String>> {
+pub(super) fn names(dir: &Path) -> Result<Vec<String>> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -237,7 +237,7 @@ impl Objects for LocalStore {
 }
 
 /// Makes the folders between the root of a store and a folder in it, each durable.
-fn make_dirs(root: &Path, dir: &Path) -> Result<()> {
+pub(super) fn make_dirs(root: &Path, dir: &Path) -> Result<()> {
     if dir.is_dir() {
         return Ok(());
     }

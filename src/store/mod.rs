@@ -7,6 +7,7 @@ pub mod local;
 #[cfg(test)]
 mod memory;
 pub mod original;
+pub mod s3;
 
 use std::path::{Path, PathBuf};
 
