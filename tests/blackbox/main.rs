@@ -43,6 +43,7 @@ mod mail;
 mod manifests;
 mod migrate;
 mod next;
+mod offsite;
 mod owner;
 mod page;
 mod pings;
