@@ -153,7 +153,8 @@ fn backups(seen: &Gathered, worded: &[(&Record, Word)]) -> comfy_table::Table {
             if backup.running { Cell::new("running").fg(Color::Blue) } else { tinted(last, run_is_bad.then_some(Color::Red)) },
         ]);
     }
-    table
+    // The bar says what stands beside it, and `list` has the IDs; the state and what comes next stay.
+    output::fitted(table, &[6, 3, 8, 10, 7, 4])
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a share is shown")]
@@ -204,7 +205,7 @@ fn stores(seen: &Gathered, plan: &Plan, now: DateTime<Utc>) -> comfy_table::Tabl
             Cell::new(full.unwrap_or_default()),
         ]);
     }
-    table
+    output::fitted(table, &[4, 1, 2])
 }
 
 fn notes(status: &Status) -> String {
