@@ -115,7 +115,7 @@ fn table(catalog: &Catalog, reasons: &Reasons) -> String {
         ]);
     }
     // The ID names backup and slot.
-    format!("{}\n", output::fitted(table, &[4, 6, 5, 1]).trim_fmt())
+    format!("{}\n", output::fitted(table, &[4, 6, 5, 1, 3, 7]).trim_fmt())
 }
 
 /// The tiers that a backup fills in any of its stores.
