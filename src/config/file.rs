@@ -24,6 +24,9 @@ pub struct File {
     pub spool_dir: Option<PathBuf>,
     /// Over all backups; a run that finds no place waits. Default 1.
     pub max_concurrent_runs: Option<u32>,
+    /// Where several installations share a store: one that holds a slot and gives no sign of life for so
+    /// long loses it to another. Default "45s".
+    pub takeover_after: Option<Span>,
     /// SIGTERM: how long a running dump may go on before it is cancelled. Default "60s".
     pub shutdown_grace: Option<Span>,
     /// Address of the status page, /livez, /healthz and /metrics; absent: no listener.
@@ -176,9 +179,45 @@ pub struct Store {
 #[serde(deny_unknown_fields)]
 pub struct S3 {
     pub bucket: String,
+    /// Folder within the bucket; default: none.
     pub prefix: Option<String>,
+    /// Default: that of AWS in the region.
     pub endpoint: Option<String>,
+    /// Default "us-east-1", which servers other than AWS take as well.
     pub region: Option<String>,
+    /// Where the bucket stands in an address. Default: path with an endpoint, host without.
+    pub addressing: Option<Addressing>,
+    /// Server-side encryption: "AES256" or "aws:kms".
+    pub sse: Option<String>,
+    pub sse_kms_key_id: Option<String>,
+    /// Nobody can delete or replace what is written, for so long.
+    pub object_lock: Option<ObjectLock>,
+    /// PEM of a private certificate authority.
+    pub ca_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Addressing {
+    /// https://endpoint/bucket/key
+    Path,
+    /// https://bucket.endpoint/key
+    Host,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ObjectLock {
+    pub mode: LockMode,
+    /// From the moment of writing.
+    pub retain: Span,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LockMode {
+    Governance,
+    Compliance,
 }
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -336,6 +375,8 @@ pub struct Drill {
     pub on: Option<String>,
     /// The restore time that the drill is held to.
     pub budget: Option<Span>,
+    /// The store whose copy is restored; default: the primary.
+    pub store: Option<Name>,
 }
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]

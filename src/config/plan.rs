@@ -29,6 +29,8 @@ pub struct Plan {
     pub spool_dir: PathBuf,
     /// Over all backups.
     pub max_concurrent_runs: u32,
+    /// How long one that holds the lease of a backup may give no sign of life.
+    pub takeover_after: Duration,
     /// How long a running dump may go on after SIGTERM.
     pub shutdown_grace: Duration,
     /// `None`: no listener.
@@ -147,9 +149,46 @@ pub struct Store {
 
 #[derive(Debug, Clone)]
 pub enum StoreKind {
+    /// A folder of this machine.
     Local(PathBuf),
-    /// Not in this version: S3 or SSH.
-    Remote,
+    S3(S3Place),
+    Ssh(SshPlace),
+}
+
+impl Store {
+    /// Where it is, for people.
+    pub fn place(&self) -> String {
+        match &self.kind {
+            StoreKind::Local(path) => path.display().to_string(),
+            StoreKind::S3(place) => format!("s3://{}/{}", place.at.bucket, place.at.prefix.as_deref().unwrap_or_default()),
+            StoreKind::Ssh(place) => format!("{}:{}", place.at.host, place.at.path.display()),
+        }
+    }
+}
+
+impl StoreKind {
+    /// The folder of this machine that it is. `None`: it is elsewhere.
+    pub fn folder(&self) -> Option<&PathBuf> {
+        match self {
+            StoreKind::Local(path) => Some(path),
+            StoreKind::S3(_) | StoreKind::Ssh(_) => None,
+        }
+    }
+}
+
+/// A bucket, and how it is reached.
+#[derive(Debug, Clone)]
+pub struct S3Place {
+    pub at: file::S3,
+    pub access_key_id: Option<Given>,
+    pub secret_access_key: Option<Given>,
+    pub session_token: Option<Given>,
+}
+
+/// A folder of another host, and how it is reached.
+#[derive(Debug, Clone)]
+pub struct SshPlace {
+    pub at: file::Ssh,
 }
 
 #[derive(Debug, Clone)]
@@ -189,6 +228,11 @@ impl Backup {
     /// Where its drills restore to, by hand too.
     pub fn drill_on(&self) -> &DrillOn {
         self.drill.as_ref().map_or(&self.drill_default, |drill| &drill.on)
+    }
+
+    /// The store whose copy its scheduled drills restore.
+    pub fn drill_store(&self) -> &Name {
+        self.drill.as_ref().and_then(|drill| drill.store.as_ref()).unwrap_or(&self.stores[0])
     }
 
     /// `None`: drills are only by hand.
@@ -277,6 +321,9 @@ pub const STALL_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// Default of `shutdown_grace`.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(60);
 
+/// Default of `takeover_after`.
+const TAKEOVER_AFTER: Duration = Duration::from_secs(45);
+
 /// Default of `alert_above_percent`.
 const ALERT_ABOVE_PERCENT: u8 = 80;
 
@@ -310,6 +357,7 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
         spool_dir: file.spool_dir.clone().unwrap_or_else(|| state_dir.join("spool")),
         state_dir,
         max_concurrent_runs: file.max_concurrent_runs.unwrap_or(1),
+        takeover_after: file.takeover_after.map_or(TAKEOVER_AFTER, |span| span.0),
         shutdown_grace: file.shutdown_grace.map_or(SHUTDOWN_GRACE, |span| span.0),
         listen,
         has_channel: super::survey::has_channel(file),
@@ -420,9 +468,9 @@ fn plan_store(name: &Name, store: &file::Store, examined: &mut Examined<'_>) -> 
     if let Some(keep) = &store.keep {
         rules::check_keep(keep, None, &["stores", name.as_str(), "keep"], examined);
     }
-    let kind = match &store.path {
-        Some(path) if path.is_absolute() => StoreKind::Local(path.clone()),
-        Some(path) => {
+    let kind = match (&store.path, &store.s3, &store.ssh) {
+        (Some(path), ..) if path.is_absolute() => StoreKind::Local(path.clone()),
+        (Some(path), ..) => {
             examined.fault(
                 &["stores", name.as_str(), "path"],
                 format!("path {:?} is not absolute", path.display().to_string()),
@@ -430,7 +478,13 @@ fn plan_store(name: &Name, store: &file::Store, examined: &mut Examined<'_>) -> 
             );
             return None;
         }
-        None => StoreKind::Remote,
+        (None, Some(at), _) => StoreKind::S3(S3Place {
+            at: at.clone(),
+            access_key_id: store.access_key_id.clone(),
+            secret_access_key: store.secret_access_key.clone(),
+            session_token: store.session_token.clone(),
+        }),
+        (None, None, at) => StoreKind::Ssh(SshPlace { at: at.clone()? }),
     };
     Some(Store {
         name: name.clone(),

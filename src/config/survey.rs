@@ -60,7 +60,6 @@ pub fn not_yet(file: &File, examined: &Examined<'_>) -> Vec<NotYet> {
         note(&key("identity"), backup.identity.is_some(), None);
         note(&key("kind"), backup.kind == Some(BackupKind::Physical), stops.clone());
         note(&key("encrypt_to"), backup.encrypt_to.is_some(), stops.clone());
-        note(&key("stores"), backup.stores.as_ref().is_some_and(|stores| stores.len() > 1), stops.clone());
         let named = backup.stores.iter().flatten().chain(file.stores.keys().filter(|_| backup.stores.is_none()));
         for (name, store) in named.filter_map(|name| file.stores.get_key_value(name)) {
             note(&["stores", name.as_str(), "s3"], store.s3.is_some(), stops.clone());

@@ -1,6 +1,7 @@
 //! The life of the daemon: it wakes once a second, begins what is due, looks at how things stand,
 //! and tells. What is due and what is wrong is decided elsewhere, by pure functions.
 
+mod copies;
 mod discovery;
 mod drills;
 mod ending;
@@ -82,6 +83,7 @@ pub async fn run(mut file: Watch, plan: Plan, load: Load<'_>) -> Result<()> {
             }
             Some(done) = daemon.work.join_next_with_id() => daemon.ended(done),
             Some(done) = daemon.drills.task.join_next() => daemon.drill_ended(done),
+            Some(done) = daemon.copies.tasks.join_next_with_id() => daemon.copied(done),
             Some(done) = daemon.looking.join_next() => daemon.looked(done),
             Some(done) = daemon.telling.tasks.join_next_with_id() => daemon.told(done),
             Some(seen) = daemon.discovery.heard.recv() => daemon.discovered(seen, load),
@@ -130,6 +132,7 @@ struct Daemon {
     work: JoinSet<Done>,
     busy: BTreeMap<Name, (Work, task::Id)>,
     drills: Drills,
+    copies: copies::Copies,
     listener: Listener,
     /// What was due in time and has found no place yet: it is late, but was not missed.
     waiting: BTreeSet<Name>,
@@ -165,6 +168,7 @@ impl Daemon {
             state,
             plan,
             drills: Drills::default(),
+            copies: copies::Copies::default(),
             cancel: CancellationToken::new(),
             work: JoinSet::new(),
             busy: BTreeMap::new(),
@@ -263,6 +267,7 @@ impl Daemon {
             self.tell_status(now);
         }
         self.last_step = now;
+        self.begin_due_copies(now);
         if self.looking.is_empty() && Instant::now() >= self.look_at {
             self.look();
         }

@@ -13,20 +13,21 @@ use crate::catalog::manifest::{Globals, RESTORE_PAGE};
 use crate::catalog::{DatabaseEvidence, Entry, Evidence, FileEntry, Id, Label, Manifest, Role, Rung};
 use crate::config::Plan;
 use crate::config::file::{EvidenceMode, Format};
-use crate::config::plan::{Backup, StoreKind, Which};
+use crate::config::plan::{Backup, Which};
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::{Call, Tag, clock, secret};
-use crate::job::assess;
 use crate::job::dump::{self, Way};
 use crate::job::evidence::{self, Dumped};
 use crate::job::progress::Progress;
+use crate::job::stores;
 use crate::job::verify::Opened;
 use crate::pack::census::TableRows;
 use crate::pack::codec::Codec;
 use crate::pack::end::EndWatch;
 use crate::pack::packer::{Meter, Packed};
 use crate::postgres::dump::{arguments, globals_arguments};
+use crate::postgres::lease::Lease;
 use crate::postgres::programs::parse_version;
 use crate::postgres::quote::identifier;
 use crate::postgres::server::{Database, Server};
@@ -49,14 +50,22 @@ pub struct Made {
 pub struct Ready {
     upload: Box<dyn Upload>,
     made: Made,
+    lease: Option<(Lease, Server)>,
 }
 
 impl Ready {
     /// Lets it appear under its name.
     ///
     /// # Errors
-    /// The store cannot be written; the backup is not there.
-    pub async fn commit(self) -> Result<Made> {
+    /// Another installation has taken the slot over, or the store cannot be written; the backup is not
+    /// there.
+    pub async fn commit(mut self) -> Result<Made> {
+        if let Some((lease, server)) = &mut self.lease
+            && let Err(error) = lease.assure(server).await
+        {
+            self.upload.discard().await;
+            return Err(error);
+        }
         let manifest = Bytes::from(self.made.manifest.to_json()?);
         self.upload.commit(manifest).await?;
         Ok(self.made)
@@ -78,11 +87,12 @@ pub struct Making<'a> {
 }
 
 impl Making<'_> {
-    /// The way of the data, down to the commit, which is the caller's: it must not be broken off.
+    /// The way of the data, down to the commit, which is the caller's: it must not be broken off. `None`:
+    /// another installation has made the backup of this slot.
     ///
     /// # Errors
     /// Anything on the way; nothing is left in the store.
-    pub async fn make(&self) -> Result<Ready> {
+    pub async fn make(&self) -> Result<Option<Ready>> {
         let started_at = clock::now();
         let last = self.expect().await?;
         self.progress.begin("connecting");
@@ -90,14 +100,25 @@ impl Making<'_> {
         let server = self.server.get_or_init(|| server);
         server.check_client()?;
         let databases = choose(&self.backup.which, &server.facts.databases, &self.backup.name)?;
-        let label = self.free_label(started_at).await?;
+        let lease = self.lease(server).await;
+        let Some(label) = self.free_label(started_at).await? else { return Ok(None) };
         (self.note_slot)(label.slot())?;
         let id = Id { backup: self.backup.name.to_string(), label };
+        if lease.is_ok() && self.slot.is_some() {
+            self.store.clear(&id).await?;
+        }
         let mut upload = self.store.begin(&id).await?;
         match self.fill(&mut *upload, server, &databases, &id, started_at).await {
             Ok(mut made) => {
                 made.problems.extend(last.and_then(|last| shrunk(&last, &made.manifest)));
-                Ok(Ready { upload, made })
+                let lease = match lease {
+                    Ok(lease) => lease.map(|lease| (lease, server.clone())),
+                    Err(error) => {
+                        made.warnings.push(format!("no lease of the slot: {}; two installations might both run it", error.message));
+                        None
+                    }
+                };
+                Ok(Some(Ready { upload, made, lease }))
             }
             Err(error) => {
                 upload.discard().await;
@@ -121,15 +142,14 @@ impl Making<'_> {
         let is_good = |entry: &&Entry| entry.rung_in(store.as_str()).is_some_and(Rung::is_good);
         let Some(last) = catalog.entries.iter().find(is_good) else { return Ok(None) };
         self.progress.expect(last.manifest.raw_bytes());
-        if let StoreKind::Local(path) = &self.plan.stores[store].kind
-            && let Ok(usage) = assess::usage(path.clone()).await
+        if let Some(Ok(usage)) = stores::usage(&self.plan.stores[store]).await
             && usage.available < last.manifest.bytes()
         {
             return Err(Error::new(
                 Kind::Store,
                 format!(
                     "the backup would not fit into {}: the last one has {} bytes, and {} are available",
-                    path.display(),
+                    self.plan.stores[store].place(),
                     last.manifest.bytes(),
                     usage.available
                 ),
@@ -139,22 +159,35 @@ impl Making<'_> {
         Ok(Some(last.manifest.clone()))
     }
 
-    /// The label of the slot, or by hand the second of the start or the next that is free.
-    async fn free_label(&self, now: DateTime<Utc>) -> Result<Label> {
-        let taken = self.store.taken(self.backup.name.as_str()).await?;
+    /// The lease of the backup: of installations that share its store, one at a time runs a slot. By
+    /// hand there is no slot that another could run.
+    async fn lease(&self, server: &Server) -> Result<Option<Lease>> {
+        if self.slot.is_none() {
+            return Ok(None);
+        }
+        let (backup, store) = (&self.backup.name, &self.plan.stores[&self.backup.stores[0]]);
+        let heard = || {
+            tracing::info!(%backup, "another installation holds the lease of this backup; waiting for it");
+            self.progress.begin("waiting for another installation");
+        };
+        Lease::take(server, &format!("{} {backup}", store.place()), self.plan.takeover_after, heard).await.map(Some)
+    }
+
+    /// The label of the slot, or by hand the second of the start or the next that is free. `None`: the
+    /// slot has its backup.
+    async fn free_label(&self, now: DateTime<Utc>) -> Result<Option<Label>> {
+        let backup = self.backup.name.as_str();
         if let Some(slot) = self.slot {
             let label = Label::of(slot);
-            if taken.contains(&label) {
-                let there = format!("{}/{label} is there already: a slot is never run again under its label", self.backup.name);
-                return Err(Error::new(Kind::Usage, there).hint("nothing to do; the next slot comes"));
-            }
-            return Ok(label);
+            // What another left unfinished is in nobody's way who holds the lease.
+            return Ok((!self.store.labels(backup).await?.contains(&label)).then_some(label));
         }
+        let taken = self.store.taken(backup).await?;
         let mut label = Label::of(now);
         while taken.contains(&label) {
             label = label.next();
         }
-        Ok(label)
+        Ok(Some(label))
     }
 
     async fn fill(

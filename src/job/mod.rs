@@ -15,6 +15,7 @@ pub mod progress;
 pub mod prune;
 pub mod restore;
 pub mod run;
+pub mod spread;
 pub mod stores;
 pub mod sweep;
 pub mod trial;

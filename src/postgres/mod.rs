@@ -1,6 +1,7 @@
 //! server -> bytes: PostgreSQL through its own programs.
 
 pub mod dump;
+pub mod lease;
 pub mod programs;
 pub mod questions;
 pub mod quote;

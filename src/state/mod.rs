@@ -3,6 +3,7 @@
 //! of it loses no backup.
 
 pub mod alerts;
+pub mod copies;
 pub mod discovered;
 mod drills;
 pub mod history;

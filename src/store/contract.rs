@@ -5,7 +5,7 @@ use tokio::io::AsyncReadExt;
 
 use super::local::LocalStore;
 use super::memory::MemoryStore;
-use super::{Added, Store};
+use super::{Added, Listed, Objects, Store};
 use crate::catalog::{Id, Label};
 
 fn id(label: &str) -> Id {
@@ -58,15 +58,35 @@ async fn contract(store: &dyn Store) {
     assert_eq!(store.sweep("b").await.unwrap(), 0);
 }
 
+async fn contract_of_objects(store: &dyn Objects) {
+    assert!(store.list("b/wal").await.unwrap().is_empty());
+    for key in ["b/wal/1/02", "b/wal/1/01", "b/wal/00000002.history"] {
+        assert_eq!(store.put(key, Bytes::from(key)).await.unwrap(), Added::Done);
+    }
+    // An object stays what it is.
+    assert_eq!(store.put("b/wal/1/01", Bytes::from_static(b"other")).await.unwrap(), Added::AlreadyThere);
+    assert_eq!(store.get("b/wal/1/01").await.unwrap(), Some(Bytes::from_static(b"b/wal/1/01")));
+    assert_eq!(store.get("b/wal/1/03").await.unwrap(), None);
+    let listed = |name: &str, bytes| Listed { name: name.to_owned(), bytes };
+    assert_eq!(store.list("b/wal").await.unwrap(), [listed("00000002.history", Some(22)), listed("1", None)]);
+    assert_eq!(store.list("b/wal/1").await.unwrap(), [listed("01", Some(10)), listed("02", Some(10))]);
+    store.delete("b/wal/1/01").await.unwrap();
+    store.delete("b/wal/1/01").await.unwrap();
+    assert_eq!(store.list("b/wal/1").await.unwrap(), [listed("02", Some(10))]);
+    assert_eq!(store.get("b/wal/1/01").await.unwrap(), None);
+}
+
 #[tokio::test]
 async fn a_folder_keeps_the_contract() {
     let dir = tempfile::tempdir().unwrap();
     contract(&LocalStore::new(dir.path().join("new").join("store"), "0123".to_owned())).await;
+    contract_of_objects(&LocalStore::new(dir.path().join("another").join("store"), "0123".to_owned())).await;
 }
 
 #[tokio::test]
 async fn the_fake_keeps_the_contract() {
     contract(&MemoryStore::default()).await;
+    contract_of_objects(&MemoryStore::default()).await;
 }
 
 /// Whichever call fails, the backup is whole or not there.

@@ -16,7 +16,7 @@ use nix::libc;
 use tokio::sync::mpsc;
 use tokio_util::io::StreamReader;
 
-use super::{Added, FileWriter, Reader, Store, Upload};
+use super::{Added, FileWriter, Listed, Objects, Reader, Store, Upload};
 use crate::catalog::entry::Documents;
 use crate::catalog::{Id, Label};
 use crate::error::{Error, Kind, Result, plain_io};
@@ -55,14 +55,15 @@ impl LocalStore {
         format!("{PARTIAL}{what}-{}", self.owner)
     }
 
+    /// The name of a single file under way in a folder.
+    fn partial_file(&self, dir: &Path, name: &str) -> PathBuf {
+        dir.join(self.partial(&format!("{name}.{:08x}", std::process::id())))
+    }
+
     /// The folder of a backup, made durable where it is new.
     fn make_backup_dir(&self, backup: &str) -> Result<PathBuf> {
         let dir = self.backup_dir(backup);
-        if !dir.is_dir() {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
-            made.map_err(|error| failed("make", &dir, &error))?;
-            sync_dir(&self.root)?;
-        }
+        make_dirs(&self.root, &dir)?;
         Ok(dir)
     }
 }
@@ -154,6 +155,102 @@ fn documents_in(dir: &Path) -> Result<Documents> {
     Ok(documents)
 }
 
+/// Writes a file aside and puts it in its place, which must be free.
+fn place(partial: &Path, target: &Path, bytes: &[u8]) -> Result<Added> {
+    let result = (|| {
+        let mut file = create_file(partial)?;
+        // Held while the file is under way: a sweep beside it leaves it alone.
+        let _ = file.try_lock();
+        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|error| failed("write", partial, &error))?;
+        match rename_new(partial, target) {
+            Ok(()) => {}
+            Err(nix::Error::EEXIST) => return Ok(Added::AlreadyThere),
+            Err(error) => return Err(failed("create", target, &error.into())),
+        }
+        target.parent().map_or(Ok(()), sync_dir)?;
+        Ok(Added::Done)
+    })();
+    if !matches!(result, Ok(Added::Done)) {
+        let _ = std::fs::remove_file(partial);
+    }
+    result
+}
+
+#[async_trait]
+impl Objects for LocalStore {
+    async fn put(&self, key: &str, bytes: Bytes) -> Result<Added> {
+        let target = self.root.join(key);
+        let (store, root) = (self.clone(), self.root.clone());
+        blocking(move || {
+            let Some((dir, name)) = target.parent().zip(target.file_name()) else {
+                return Err(Error::new(Kind::Store, "an object without a name"));
+            };
+            make_dirs(&root, dir)?;
+            place(&store.partial_file(dir, &name.to_string_lossy()), &target, &bytes)
+        })
+        .await
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Bytes>> {
+        let path = self.root.join(key);
+        blocking(move || {
+            match open(&path).and_then(|mut file| {
+                let mut bytes = Vec::new();
+                io::Read::read_to_end(&mut file, &mut bytes).map(|_| bytes)
+            }) {
+                Ok(bytes) => Ok(Some(Bytes::from(bytes))),
+                // A store whose disk is not mounted answers nothing.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && path.parent().is_some_and(Path::is_dir) => Ok(None),
+                Err(error) => Err(failed("read", &path, &error)),
+            }
+        })
+        .await
+    }
+
+    async fn list(&self, folder: &str) -> Result<Vec<Listed>> {
+        let dir = self.root.join(folder);
+        blocking(move || {
+            let mut listed = Vec::new();
+            for name in names(&dir)?.into_iter().filter(|name| !name.starts_with('.')) {
+                let path = dir.join(&name);
+                match std::fs::symlink_metadata(&path) {
+                    Ok(meta) if meta.is_dir() => listed.push(Listed { name, bytes: None }),
+                    Ok(meta) if meta.is_file() => listed.push(Listed { name, bytes: Some(meta.len()) }),
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(failed("look at", &path, &error)),
+                }
+            }
+            Ok(listed)
+        })
+        .await
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        let path = self.root.join(key);
+        blocking(move || match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path, &error)),
+            _ => Ok(()),
+        })
+        .await
+    }
+}
+
+/// Makes the folders between the root of a store and a folder in it, each durable.
+fn make_dirs(root: &Path, dir: &Path) -> Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent().filter(|_| dir != root) {
+        make_dirs(root, parent)?;
+        match DirBuilder::new().mode(0o700).create(dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed("make", dir, &error)),
+            _ => return sync_dir(parent),
+        }
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| failed("make", dir, &error))
+}
+
 #[async_trait]
 impl Store for LocalStore {
     async fn begin(&self, id: &Id) -> Result<Box<dyn Upload>> {
@@ -212,30 +309,9 @@ impl Store for LocalStore {
     }
 
     async fn add_document(&self, id: &Id, name: &str, bytes: Bytes) -> Result<Added> {
-        let dir = self.dir(id);
-        let target = dir.join(name);
-        let random = format!("{name}.{:08x}", std::process::id());
-        let partial = self.backup_dir(&id.backup).join(self.partial(&random));
-        blocking(move || {
-            let result = (|| {
-                let mut file = create_file(&partial)?;
-                // Held while the document is under way: a sweep beside it leaves it alone.
-                let _ = file.try_lock();
-                file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(|error| failed("write", &partial, &error))?;
-                match rename_new(&partial, &target) {
-                    Ok(()) => {}
-                    Err(nix::Error::EEXIST) => return Ok(Added::AlreadyThere),
-                    Err(error) => return Err(failed("create", &target, &error.into())),
-                }
-                sync_dir(&dir)?;
-                Ok(Added::Done)
-            })();
-            if !matches!(result, Ok(Added::Done)) {
-                let _ = std::fs::remove_file(&partial);
-            }
-            result
-        })
-        .await
+        let target = self.dir(id).join(name);
+        let partial = self.partial_file(&self.backup_dir(&id.backup), name);
+        blocking(move || place(&partial, &target, &bytes)).await
     }
 
     async fn sweep(&self, backup: &str) -> Result<usize> {
@@ -262,6 +338,19 @@ impl Store for LocalStore {
                 swept += 1;
             }
             Ok(swept)
+        })
+        .await
+    }
+
+    async fn clear(&self, id: &Id) -> Result<()> {
+        let dir = self.backup_dir(&id.backup);
+        let of_label = format!("{PARTIAL}{}-", id.label);
+        blocking(move || {
+            for name in names(&dir)?.iter().filter(|name| name.starts_with(&of_label)) {
+                let path = dir.join(name);
+                std::fs::remove_dir_all(&path).map_err(|error| failed("remove", &path, &error))?;
+            }
+            Ok(())
         })
         .await
     }
@@ -351,8 +440,10 @@ struct LocalUpload {
 #[async_trait]
 impl Upload for LocalUpload {
     async fn create(&mut self, name: &str) -> Result<Box<dyn FileWriter>> {
-        let path = self.partial.join(name);
+        let (path, partial) = (self.partial.join(name), self.partial.clone());
         blocking(move || {
+            // A file of a directory archive that comes from another store.
+            path.parent().map_or(Ok(()), |dir| make_dirs(&partial, dir))?;
             let file = create_file(&path)?;
             Ok(Box::new(LocalFile::new(file, path)) as Box<dyn FileWriter>)
         })
@@ -395,6 +486,12 @@ impl Upload for LocalUpload {
             let mut file = create_file(&path)?;
             file.write_all(&manifest).and_then(|()| file.sync_all()).map_err(|error| failed("write", &path, &error))?;
             drop(file);
+            for name in names(&self.partial)? {
+                let path = self.partial.join(name);
+                if path.is_dir() {
+                    sync_dir(&path)?;
+                }
+            }
             sync_dir(&self.partial)?;
             rename_new(&self.partial, &self.target).map_err(|error| failed("name", &self.target, &error.into()))?;
             if let Err(error) = sync_dir(&self.parent) {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Added, FileWriter, Reader, Store, Upload};
+use super::{Added, FileWriter, Listed, Objects, Reader, Store, Upload};
 use crate::catalog::entry::Documents;
 use crate::catalog::{Id, Label};
 use crate::error::{Error, Kind, Result};
@@ -17,6 +17,7 @@ type Files = BTreeMap<String, Bytes>;
 #[derive(Default)]
 struct Inside {
     folders: BTreeMap<Id, Files>,
+    objects: Files,
     calls: usize,
     /// The call, counted from 1, that fails.
     fail_at: Option<usize>,
@@ -38,6 +39,42 @@ impl MemoryStore {
         if inside.fail_at == Some(inside.calls) {
             return Err(Error::new(Kind::Store, "told to fail"));
         }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Objects for MemoryStore {
+    async fn put(&self, key: &str, bytes: Bytes) -> Result<Added> {
+        self.call()?;
+        let mut inside = self.0.lock().unwrap();
+        if inside.objects.contains_key(key) {
+            return Ok(Added::AlreadyThere);
+        }
+        inside.objects.insert(key.to_owned(), bytes);
+        Ok(Added::Done)
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Bytes>> {
+        Ok(self.0.lock().unwrap().objects.get(key).cloned())
+    }
+
+    async fn list(&self, folder: &str) -> Result<Vec<Listed>> {
+        let inside = self.0.lock().unwrap();
+        let below = inside.objects.iter().filter_map(|(key, bytes)| Some((key.strip_prefix(folder)?.strip_prefix('/')?, bytes)));
+        let mut listed: Vec<Listed> = below
+            .map(|(rest, bytes)| match rest.split_once('/') {
+                Some((folder, _)) => Listed { name: folder.to_owned(), bytes: None },
+                None => Listed { name: rest.to_owned(), bytes: Some(bytes.len() as u64) },
+            })
+            .collect();
+        listed.dedup();
+        Ok(listed)
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        self.call()?;
+        self.0.lock().unwrap().objects.remove(key);
         Ok(())
     }
 }
@@ -89,6 +126,10 @@ impl Store for MemoryStore {
 
     async fn sweep(&self, _: &str) -> Result<usize> {
         Ok(0)
+    }
+
+    async fn clear(&self, _: &Id) -> Result<()> {
+        self.call()
     }
 
     async fn remove(&self, id: &Id) -> Result<()> {

@@ -19,9 +19,48 @@ use crate::catalog::entry::Documents;
 use crate::catalog::{Catalog, Id, Label};
 use crate::error::Result;
 
+/// Single objects beside the backups, such as segments of WAL. A key is a relative path whose parts
+/// are plain names, such as `cluster/wal/00000001/000000010000000000000003.zst`.
+#[async_trait]
+pub trait Objects: Send + Sync {
+    /// Writes an object, whole and durable when this returns; never replaces one.
+    ///
+    /// # Errors
+    /// The store cannot be written; the object is not there.
+    async fn put(&self, key: &str, bytes: Bytes) -> Result<Added>;
+
+    /// An object. `None`: the store answered that there is none, which is another thing than no
+    /// answer.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    async fn get(&self, key: &str) -> Result<Option<Bytes>>;
+
+    /// The objects and folders right below a folder, in the order of their names; none where there
+    /// is no folder. Unfinished ones do not show.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    async fn list(&self, folder: &str) -> Result<Vec<Listed>>;
+
+    /// Removes an object; one that is not there is no error.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    async fn delete(&self, key: &str) -> Result<()>;
+}
+
+/// What stands in a folder of [`Objects`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    pub name: String,
+    /// `None`: a folder.
+    pub bytes: Option<u64>,
+}
+
 /// A place for backups. One folder a backup, whose name appears only when all of it is durable.
 #[async_trait]
-pub trait Store: Send + Sync {
+pub trait Store: Objects {
     /// Begins a backup. Nothing of it shows under its name before [`Upload::commit`].
     ///
     /// # Errors
@@ -84,6 +123,13 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// The store cannot be written.
     async fn sweep(&self, backup: &str) -> Result<usize>;
+
+    /// Removes what unfinished runs of anybody left under a label: another installation that shares
+    /// the store may have died over its slot. Who calls holds the lease of the slot.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    async fn clear(&self, id: &Id) -> Result<()>;
 
     /// Removes a backup: first it is none any more, then its files go. No run of it may be under way.
     ///
@@ -166,7 +212,7 @@ pub trait FileWriter: Send {
 const READS_IN_ONE: usize = 64;
 const READS_MAX: usize = 4;
 
-/// Reads what a store holds into a catalog: of one backup, or of all.
+/// Reads what a store holds into a catalog: of one backup, or of all. All of it, or nothing.
 ///
 /// # Errors
 /// The store cannot be read.
@@ -175,16 +221,18 @@ pub async fn catalog_of(store: &dyn Store, name: &str, backup: Option<&str>, cat
         Some(backup) => vec![backup.to_owned()],
         None => store.backups().await?,
     };
+    let mut found = Vec::new();
     for backup in backups {
         let ids: Vec<Id> = store.labels(&backup).await?.into_iter().map(|label| Id { backup: backup.clone(), label }).collect();
         let goes: Vec<Vec<Id>> = ids.chunks(READS_IN_ONE).map(<[Id]>::to_vec).collect();
         let reads = goes.into_iter().map(|ids| store.documents_of(ids));
         let mut read = futures_util::stream::iter(reads).buffered(READS_MAX);
         while let Some(some) = read.next().await.transpose()? {
-            for (id, documents) in some {
-                catalog.add(name, &id, &documents);
-            }
+            found.extend(some);
         }
+    }
+    for (id, documents) in &found {
+        catalog.add(name, id, documents);
     }
     catalog.sort();
     Ok(())

@@ -100,6 +100,9 @@ async fn find(plan: &Plan, wanted: &Wanted, store: Option<&str>) -> Result<(Entr
             catalog
         }
     };
+    for (_, error) in &catalog.silent {
+        tracing::warn!(%error, "a copy there is not seen");
+    }
     let entry = catalog.find(wanted)?.clone();
     let best = entry.copies.keys().max_by_key(|name| (entry.rung_in(name), std::cmp::Reverse((*name).clone())));
     let store = best.cloned().ok_or_else(|| Error::new(Kind::NotFound, format!("{} is in no store", entry.id)))?;
