@@ -118,7 +118,8 @@ fn table(catalog: &Catalog, reasons: &Reasons) -> String {
             Cell::new(marks.join(", ")),
         ]);
     }
-    format!("{}\n", table.trim_fmt())
+    // The ID names backup and slot.
+    format!("{}\n", output::fitted(table, &[4, 6, 5, 1, 3, 7]).trim_fmt())
 }
 
 /// The tiers that a backup fills in any of its stores.
