@@ -14,7 +14,6 @@ use crate::config::file::Format;
 use crate::error::{Error, Kind, Result};
 use crate::host::{Host, Process};
 use crate::pack::codec::Codec;
-use crate::pack::end::EndWatch;
 use crate::pack::unpacker::unpack;
 use crate::postgres::server::explain;
 use crate::store::Store;
@@ -27,8 +26,11 @@ const READ_BYTES: usize = 512 * 1024;
 /// How many blocks wait for whoever takes them.
 const BLOCKS: usize = 4;
 
-/// SQL that comes block by block; the task says at the end whether all of it came.
+/// SQL that comes block by block; the task says at the end whether all of it came. Whether it is a
+/// whole dump is for whoever takes it.
 pub struct Sql {
+    /// The backup and the file, for errors.
+    pub what: String,
     pub blocks: mpsc::Receiver<Bytes>,
     pub reading: JoinHandle<Result<()>>,
 }
@@ -77,15 +79,18 @@ impl Checked<'_> {
         let Checked { store, id, manifest, first, .. } = *self;
         let what = format!("{id}: {}", first.name);
         let (out, blocks) = mpsc::channel(BLOCKS);
+        let about = what.clone();
         let reading = match manifest.format {
             Format::Plain => {
                 let reader = store.read(id, &first.name).await?;
                 let (codec, raw_bytes) = (Codec::of_name(&first.name), first.raw_bytes);
-                tokio::spawn(async move { plain(reader, codec, raw_bytes, out).await.map_err(|error| error.context(what)) })
+                tokio::spawn(async move { plain(reader, codec, raw_bytes, out).await.map_err(|error| error.context(about)) })
             }
             Format::Custom => {
                 let reader = store.read(id, &first.name).await?;
-                tokio::spawn(async move { restored(host, archive::Source::Stream(reader), out).await.map_err(|error| error.context(what)) })
+                tokio::spawn(
+                    async move { restored(host, archive::Source::Stream(reader), out).await.map_err(|error| error.context(about)) },
+                )
             }
             Format::Directory => {
                 let folder = first.name.split('/').next().unwrap_or_default();
@@ -94,10 +99,10 @@ impl Checked<'_> {
                         .hint("copy the backup into a store that is a folder here")
                 })?;
                 let source = archive::Source::Folder(path.join(folder));
-                tokio::spawn(async move { restored(host, source, out).await.map_err(|error| error.context(what)) })
+                tokio::spawn(async move { restored(host, source, out).await.map_err(|error| error.context(about)) })
             }
         };
-        Ok(Sql { blocks, reading })
+        Ok(Sql { what, blocks, reading })
     }
 }
 
@@ -119,15 +124,16 @@ async fn check_file(store: &dyn Store, id: &Id, file: &FileEntry) -> Result<()> 
 async fn plain(reader: crate::store::Reader, codec: Codec, raw_bytes: u64, out: mpsc::Sender<Bytes>) -> Result<()> {
     let (unpacked, mut blocks) = mpsc::channel(BLOCKS);
     let unpacking = tokio::spawn(unpack(reader, codec, unpacked));
-    let mut passing = Passing::new(out);
+    let mut bytes = 0;
     while let Some(block) = blocks.recv().await {
-        passing.pass(block).await?;
+        bytes += block.len() as u64;
+        pass(&out, block).await?;
     }
     unpacking.await.map_err(|error| Error::new(Kind::System, format!("the unpacker failed: {error}")))??;
-    if passing.bytes != raw_bytes {
-        return Err(Error::new(Kind::Damaged, format!("it unpacks to {} bytes; {raw_bytes} were packed", passing.bytes)));
+    if bytes != raw_bytes {
+        return Err(Error::new(Kind::Damaged, format!("it unpacks to {bytes} bytes; {raw_bytes} were packed")));
     }
-    passing.finish()
+    Ok(())
 }
 
 async fn restored(host: Arc<dyn Host>, source: archive::Source, out: mpsc::Sender<Bytes>) -> Result<()> {
@@ -140,7 +146,6 @@ async fn restored(host: Arc<dyn Host>, source: archive::Source, out: mpsc::Sende
 }
 
 async fn output(process: &mut Process, out: mpsc::Sender<Bytes>) -> Result<()> {
-    let mut passing = Passing::new(out);
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(READ_BYTES);
@@ -148,7 +153,7 @@ async fn output(process: &mut Process, out: mpsc::Sender<Bytes>) -> Result<()> {
         if read.map_err(|error| Error::new(Kind::System, format!("lost the output of pg_restore: {error}")))? == 0 {
             break;
         }
-        if let Err(gone) = passing.pass(buffer.split().freeze()).await {
+        if let Err(gone) = pass(&out, buffer.split().freeze()).await {
             let _ = process.running.stop().await;
             return Err(gone);
         }
@@ -157,28 +162,9 @@ async fn output(process: &mut Process, out: mpsc::Sender<Bytes>) -> Result<()> {
     if !exit.is_success() {
         return Err(explain("pg_restore", exit, &process.stderr.text()));
     }
-    passing.finish()
+    Ok(())
 }
 
-/// Watches for the end of what passes.
-struct Passing {
-    watch: EndWatch,
-    bytes: u64,
-    out: mpsc::Sender<Bytes>,
-}
-
-impl Passing {
-    fn new(out: mpsc::Sender<Bytes>) -> Self {
-        Passing { watch: EndWatch::plain(false), bytes: 0, out }
-    }
-
-    async fn pass(&mut self, block: Bytes) -> Result<()> {
-        self.bytes += block.len() as u64;
-        self.watch.feed(&block);
-        self.out.send(block).await.map_err(|_| Error::new(Kind::Cancelled, "nobody wants more of the dump"))
-    }
-
-    fn finish(self) -> Result<()> {
-        self.watch.finish().map(drop).map_err(|why| Error::new(Kind::Damaged, format!("it is not a whole dump: {why}")))
-    }
+async fn pass(out: &mpsc::Sender<Bytes>, block: Bytes) -> Result<()> {
+    out.send(block).await.map_err(|_| Error::new(Kind::Cancelled, "nobody wants more of the dump"))
 }
