@@ -52,7 +52,7 @@ impl Copying {
     ///
     /// # Errors
     /// The server cannot be reached.
-    pub async fn rows<'a>(&mut self, mut rows: Bytes, lanes: &mut [&mut Lane<'a>], settings: &Settings) -> Result<()> {
+    pub async fn rows(&mut self, mut rows: Bytes, lanes: &mut [&mut Lane<'_>], settings: &Settings) -> Result<()> {
         self.lines.feed(&rows);
         self.bytes += rows.len() as u64;
         let whole = memchr::memrchr(b'\n', &rows).map(|end| end + 1);
