@@ -19,6 +19,7 @@ mod support;
 
 mod adopt;
 mod alerts;
+mod bad_night;
 mod browser;
 mod commands;
 mod config;
