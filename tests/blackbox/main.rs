@@ -52,6 +52,7 @@ mod restore;
 mod restore_hard;
 mod restore_page;
 mod retention;
+mod s3;
 mod servers;
 mod stall;
 mod systemd;

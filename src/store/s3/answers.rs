@@ -65,7 +65,7 @@ pub struct Uploads {
     pub next_key_marker: Option<String>,
     pub next_upload_id_marker: Option<String>,
     #[serde(default, rename = "Upload")]
-    pub uploads: Vec<Begun>,
+    pub begun: Vec<Begun>,
 }
 
 /// A multipart upload that is neither completed nor aborted.
@@ -236,7 +236,7 @@ impl Refusal {
                 format!("the server does not know the key: look at access_key_id and endpoint of [{section}]")
             }
             "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" => {
-                format!("session_token of [{section}] is no longer good: write a new one; each command reads it when it starts")
+                format!("session_token of [{section}] is no longer good: write a new one, which is read with the next run")
             }
             "NoSuchBucket" => format!("there is no such bucket: make it, or look at bucket and endpoint of [{section}]"),
             "InvalidBucketName" => format!("look at bucket of [{section}]: a name, without s3:// and without a folder"),

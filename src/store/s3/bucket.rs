@@ -64,11 +64,13 @@ pub struct Ask {
     query: Vec<(&'static str, String)>,
     headers: Vec<(&'static str, String)>,
     payload: Payload,
+    /// The answer may take so many times the patience.
+    slowly: u32,
 }
 
 impl Ask {
     pub fn new(method: Method, key: &str) -> Self {
-        Ask { method, key: key.to_owned(), query: Vec::new(), headers: Vec::new(), payload: Payload::of(Vec::new()) }
+        Ask { method, key: key.to_owned(), query: Vec::new(), headers: Vec::new(), payload: Payload::of(Vec::new()), slowly: 1 }
     }
 
     pub fn get(key: &str) -> Self {
@@ -90,6 +92,13 @@ impl Ask {
     #[must_use]
     pub fn headers(mut self, headers: impl IntoIterator<Item = (&'static str, String)>) -> Self {
         self.headers.extend(headers);
+        self
+    }
+
+    /// The server has much to do before it answers.
+    #[must_use]
+    pub fn slowly(mut self) -> Self {
+        self.slowly = 10;
         self
     }
 
@@ -236,7 +245,7 @@ impl Bucket {
         let response = loop {
             tokio::select! {
                 answered = &mut sending => break answered.map_err(|error| no_answer(&error))?,
-                () = tokio::time::sleep(self.patience.stall) => {
+                () = tokio::time::sleep(self.patience.stall * ask.slowly) => {
                     let now = sent.load(Ordering::Relaxed);
                     if now == seen {
                         return Err(self.stalled());

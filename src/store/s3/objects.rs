@@ -90,10 +90,10 @@ impl Shelf {
     /// Writes an object, whatever is there.
     ///
     /// # Errors
-    /// The store cannot be written.
+    /// The keys may not write over an object (`Undeletable`), or the store cannot be written.
     pub async fn put_over(&self, key: &str, payload: Payload, writer: &str) -> Result<()> {
         let put = self.bucket.ask(&self.put(key, payload, false, writer)).await;
-        put.map(drop).map_err(|failure| self.bucket.error("write", key, &failure))
+        put.map(drop).map_err(|failure| self.undeletable("write over", key, &failure))
     }
 
     fn put(&self, key: &str, payload: Payload, kept: bool, writer: &str) -> Ask {
@@ -140,11 +140,14 @@ impl Shelf {
         match self.bucket.ask(&Ask::new(Method::DELETE, key)).await {
             Ok(_) => Ok(()),
             Err(failure) if failure.is_absent() => Ok(()),
-            Err(failure) => {
-                let error = self.bucket.error("delete", key, &failure);
-                Err(if failure.is_denied() { Error { kind: Kind::Undeletable, ..error } } else { error })
-            }
+            Err(failure) => Err(self.undeletable("delete", key, &failure)),
         }
+    }
+
+    /// A failure to take something away: that the keys may not, or a lock holds it, is one of its own.
+    fn undeletable(&self, doing: &str, key: &str, failure: &answers::Failure) -> Error {
+        let error = self.bucket.error(doing, key, failure);
+        if failure.is_denied() { Error { kind: Kind::Undeletable, ..error } } else { error }
     }
 
     /// Goes through what begins with a prefix, in the order of its names, until `visit` has enough.
@@ -214,10 +217,7 @@ impl Shelf {
         match self.bucket.ask(&Ask::new(Method::DELETE, key).query("uploadId", upload_id)).await {
             Ok(_) => Ok(()),
             Err(failure) if failure.is_absent() => Ok(()),
-            Err(failure) => {
-                let error = self.bucket.error("abort the upload of", key, &failure);
-                Err(if failure.is_denied() { Error { kind: Kind::Undeletable, ..error } } else { error })
-            }
+            Err(failure) => Err(self.undeletable("abort the upload of", key, &failure)),
         }
     }
 
@@ -238,7 +238,7 @@ impl Shelf {
                 Err(failure) if failure.is_denied() => return Ok(()),
                 Err(failure) => return Err(self.bucket.error("list the uploads of", prefix, &failure)),
             };
-            for begun in &page.uploads {
+            for begun in &page.begun {
                 if begun.key.starts_with(prefix) {
                     self.abort(&begun.key, &begun.upload_id).await?;
                 }

@@ -64,7 +64,8 @@ mod tests {
             assert_eq!(parts.bytes(number), mib * MIB, "{number}");
         }
         // What fits before each part must wait in a file.
-        let in_memory: u64 = (1..).map(|number| parts.bytes(number)).take_while(|bytes| *bytes <= parts.in_memory_bytes_max).sum();
+        let in_memory: u64 =
+            (1..=NUMBERS_MAX).map(|number| parts.bytes(number)).take_while(|bytes| *bytes <= parts.in_memory_bytes_max).sum();
         assert_eq!(in_memory / GIB, 117);
     }
 

@@ -57,7 +57,7 @@ impl Payload {
     /// file; that is a part, which no lock is told of.
     pub fn md5(&self) -> Option<String> {
         let Source::Memory(chunks) = &self.source else { return None };
-        let hash = chunks.iter().fold(md5::Md5::new(), |hash, chunk| hash.chain_update(chunk));
+        let hash = chunks.iter().fold(md5::Md5::new(), Digest::chain_update);
         Some(STANDARD.encode(hash.finalize()))
     }
 

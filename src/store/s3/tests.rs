@@ -66,7 +66,7 @@ pub fn open(place: &S3Place, owner: &str) -> S3Store {
 /// Bytes that differ from place to place.
 pub fn text(bytes: usize) -> Bytes {
     let mut text = Vec::with_capacity(bytes + 8);
-    for n in 0..bytes as u64 / 8 + 1 {
+    for n in 0..=bytes as u64 / 8 {
         text.extend_from_slice(&n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
     }
     text.truncate(bytes);
@@ -92,7 +92,7 @@ pub async fn left(store: &S3Store) -> (Vec<String>, usize) {
     let ask = bucket::Ask::get("").query("uploads", "").query("prefix", root);
     let uploads: answers::Uploads = answers::read(&shelf.bucket.text(&ask).await.unwrap()).unwrap();
     let keys = shelf.keys(root).await.unwrap();
-    (keys.iter().map(|key| key.strip_prefix(root).unwrap().to_owned()).collect(), uploads.uploads.len())
+    (keys.iter().map(|key| key.strip_prefix(root).unwrap().to_owned()).collect(), uploads.begun.len())
 }
 
 #[tokio::test]

@@ -100,7 +100,10 @@ impl Work {
     async fn commit(&self, manifest: Bytes) -> Result<()> {
         let place = &self.place;
         let label = || place.shown(&self.id);
-        self.abort_all().await?;
+        // Of a writer that was left open; what it wrote is none of the backup.
+        if let Err(error) = self.abort_all().await {
+            tracing::debug!(%error, "an upload that was left open stays");
+        }
         if !self.is_ours().await? {
             return Err(taken(&label()));
         }

@@ -152,6 +152,7 @@ impl S3File {
         let ask = Ask::new(Method::POST, &self.key)
             .query("uploadId", &parted.upload_id)
             .header("if-none-match", "*")
+            .slowly()
             .payload(Payload::from(Bytes::from(listed(&parted.done))));
         let Err(failure) = self.place.shelf.bucket.text(&ask).await else {
             return Ok(());
