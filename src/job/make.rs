@@ -7,17 +7,17 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use globset::Glob;
 
-use crate::catalog::{Entry, Id, Label, Manifest, Rung};
+use crate::catalog::{Catalog, Entry, Id, Label, Manifest, Rung};
 use crate::config::Plan;
 use crate::config::plan::{Backup, StoreKind, Which};
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::{Tag, clock, secret};
-use crate::job::assess;
 use crate::job::fill::{Filling, Sealing};
 use crate::job::progress::Progress;
 use crate::job::verify::Opened;
-use crate::keys::Identities;
+use crate::job::{assess, keys, stores};
+use crate::keys::{Identities, Signer};
 use crate::postgres::quote::identifier;
 use crate::postgres::server::{Database, Server};
 use crate::store::{Store, Upload};
@@ -39,6 +39,7 @@ pub struct Made {
 pub struct Ready {
     upload: Box<dyn Upload>,
     made: Made,
+    signer: Option<Signer>,
 }
 
 impl Ready {
@@ -47,7 +48,7 @@ impl Ready {
     /// # Errors
     /// The store cannot be written; the backup is not there.
     pub async fn commit(self) -> Result<Made> {
-        let manifest = Bytes::from(self.made.manifest.to_json()?);
+        let manifest = Bytes::from(self.made.manifest.to_bytes(self.signer.as_ref())?);
         self.upload.commit(manifest).await?;
         Ok(self.made)
     }
@@ -74,6 +75,7 @@ impl Making<'_> {
     /// Anything on the way; nothing is left in the store.
     pub async fn make(&self) -> Result<Ready> {
         let started_at = clock::now();
+        let signer = keys::signer(self.plan)?;
         let last = self.expect().await?;
         self.progress.begin("connecting");
         let server = Server::connect(&self.plan.servers[&self.backup.server], self.tag.clone()).await?;
@@ -89,7 +91,7 @@ impl Making<'_> {
         match filling.fill(&mut *upload, &databases, started_at).await {
             Ok(mut made) => {
                 made.problems.extend(last.as_ref().and_then(|last| shrunk(last, &made.manifest)));
-                Ok(Ready { upload, made: Made { keys: sealing.keys, ..made } })
+                Ok(Ready { upload, made: Made { keys: sealing.keys, ..made }, signer })
             }
             Err(error) => {
                 upload.discard().await;
@@ -104,7 +106,7 @@ impl Making<'_> {
     /// # Errors
     /// It would not fit on the disk.
     async fn expect(&self) -> Result<Option<Manifest>> {
-        let mut catalog = crate::catalog::Catalog::default();
+        let mut catalog = Catalog::trusting(keys::trust(self.plan));
         let name = self.backup.name.as_str();
         let store = &self.backup.stores[0];
         if crate::store::catalog_of(self.store, store.as_str(), Some(name), &mut catalog).await.is_err() {
@@ -135,7 +137,14 @@ impl Making<'_> {
     async fn free_label(&self, now: DateTime<Utc>) -> Result<Label> {
         let taken = self.store.taken(self.backup.name.as_str()).await?;
         if let Some(slot) = self.slot {
-            let label = Label::of(slot);
+            let mut label = Label::of(slot);
+            let id = |label| Id { backup: self.backup.name.to_string(), label };
+            if taken.contains(&label) && !stores::is_ours(self.plan, self.store, &id(label)).await? {
+                tracing::warn!(id = %id(label), "somebody else put it there: this run takes another label");
+                while taken.contains(&label) {
+                    label = label.next();
+                }
+            }
             if taken.contains(&label) {
                 let there = format!("{}/{label} is there already: a slot is never run again under its label", self.backup.name);
                 return Err(Error::new(Kind::Usage, there).hint("nothing to do; the next slot comes"));

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Entry, Id};
 use crate::config::Plan;
 use crate::config::plan::{self, StoreKind};
 use crate::error::{Error, Kind, Result};
+use crate::job::keys;
 use crate::store::local::LocalStore;
 use crate::store::{Store, catalog_of};
 
@@ -23,12 +24,27 @@ pub fn open(store: &plan::Store, owner: &str) -> Result<Arc<dyn Store>> {
     }
 }
 
+/// Whether what has a label in a store is a backup of ours. Where signatures are asked for, a folder
+/// that somebody else put there is none.
+///
+/// # Errors
+/// The store cannot be read.
+pub async fn is_ours(plan: &Plan, store: &dyn Store, id: &Id) -> Result<bool> {
+    let trust = keys::trust(plan);
+    if !trust.is_on() {
+        return Ok(true);
+    }
+    let mut catalog = Catalog::trusting(trust);
+    catalog.add("", id, &store.documents(id).await?);
+    Ok(catalog.entries.first().is_some_and(Entry::counts))
+}
+
 /// The catalog over all stores that this version can read, of one backup or of all.
 ///
 /// # Errors
 /// A store cannot be read.
 pub async fn catalog(plan: &Plan, owner: &str, backup: Option<&str>) -> Result<Catalog> {
-    let mut catalog = Catalog::default();
+    let mut catalog = Catalog::trusting(keys::trust(plan));
     for store in plan.stores.values() {
         if matches!(store.kind, StoreKind::Local(_)) {
             let opened = open(store, owner)?;

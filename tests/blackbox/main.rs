@@ -48,6 +48,7 @@ mod restore_hard;
 mod restore_page;
 mod retention;
 mod servers;
+mod signing;
 mod stall;
 mod systemd;
 mod verify;
