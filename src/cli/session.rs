@@ -280,6 +280,7 @@ fn settle(plan: &mut Plan) -> Vec<Error> {
     for server in plan.servers.values_mut() {
         server.password.iter_mut().chain(server.user.iter_mut()).for_each(settle);
     }
+    plan.signing_key.iter_mut().for_each(settle);
     for backup in plan.backups.values_mut() {
         backup.identity.iter_mut().for_each(settle);
         if let Which::One(given) = &mut backup.which {

@@ -429,7 +429,7 @@ fn a_backup_of_any_format_becomes_sql() {
         runtime().block_on(async {
             let store = pgvigil::job::stores::open(plan.stores.values().next().unwrap(), "test").unwrap();
             let manifest = std::fs::read(world.folder(&id.to_string()).join("manifest.json")).unwrap();
-            let manifest = Manifest::parse(&manifest, &id).unwrap();
+            let manifest: Manifest = serde_json::from_slice(&manifest).unwrap();
             let host = Arc::clone(connected(Server::Pg15).await.host());
             let keys = Identities::default();
             let stored = Stored { store: &*store, id: &id, manifest: &manifest, keys: &keys };

@@ -54,6 +54,7 @@ mod restore_page;
 mod retention;
 mod s3;
 mod servers;
+mod signing;
 mod stall;
 mod systemd;
 mod verify;

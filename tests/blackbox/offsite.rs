@@ -191,7 +191,8 @@ fn the_bucket_alone_is_enough() {
     let world = world(&database, &bucket("away", &endpoint, &prefix, "admin"), "");
     let id = world.backup("x");
     let dir = tempfile::tempdir().unwrap();
-    let from = format!(":s3,provider=Other,endpoint='{endpoint}',access_key_id=admin,secret_access_key=secret-of-admin:pgvigil/{prefix}/{id}");
+    let from =
+        format!(":s3,provider=Other,endpoint='{endpoint}',access_key_id=admin,secret_access_key=secret-of-admin:pgvigil/{prefix}/{id}");
     // rclone takes no certificates of the environment.
     stock("env", &["-u", "AWS_CA_BUNDLE", "rclone", "--config", "/dev/null", "copy", &from, dir.path().to_str().unwrap()], dir.path());
     let page = std::fs::read_to_string(dir.path().join("RESTORE.md")).unwrap();
@@ -224,7 +225,12 @@ fn the_daemon_fills_a_bucket_and_another_host() {
         bucket("bucket", &endpoint, &unique("daemon"), "admin"),
         sshd.section("host")
     );
-    configure(&world, &database, &stores, "stores = [\"local\", \"bucket\", \"host\"]\nschedule = \"*/5 * * * * *\"\nkeep = { last = 9 }\nevidence = \"off\"");
+    configure(
+        &world,
+        &database,
+        &stores,
+        "stores = [\"local\", \"bucket\", \"host\"]\nschedule = \"*/5 * * * * *\"\nkeep = { last = 9 }\nevidence = \"off\"",
+    );
     let daemon = Daemon::start(&world);
     daemon.wait_for_line("store=bucket copied=");
     daemon.wait_for_line("store=host copied=");
