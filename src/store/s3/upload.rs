@@ -112,10 +112,14 @@ impl Work {
         if place.shelf.put_new(&key, Payload::from(manifest), true, &self.writer).await? == Added::AlreadyThere {
             return Err(taken(&label()));
         }
-        // Somebody may have cleared the label between the look and the manifest.
-        if !self.is_ours().await? && !self.is_whole().await? {
-            place.shelf.delete(&key).await?;
-            return Err(taken(&label()));
+        // Somebody may have begun to clear the label between the look and the manifest, or be done.
+        match place.shelf.writer_of(&place.marker(&self.id)).await? {
+            Some(found) if found == self.writer => {}
+            None if self.is_whole().await? => {}
+            _ => {
+                place.shelf.delete(&key).await?;
+                return Err(taken(&label()));
+            }
         }
         // A label with a manifest is complete, whatever markers lie beside it.
         if let Err(error) = place.shelf.delete(&place.marker(&self.id)).await {
@@ -143,11 +147,10 @@ impl Work {
             let dir = self.place.dir(&self.id);
             self.place.shelf.abort_below(&dir).await?;
             let names: Vec<String> = self.names.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
-            // The manifest first: an answer that was lost may have put it there.
-            if names.iter().any(|name| name == MANIFEST)
-                && self.place.shelf.writer_of(&self.place.file(&self.id, MANIFEST)).await?.as_ref() == Some(&self.writer)
-            {
-                self.place.shelf.delete(&self.place.file(&self.id, MANIFEST)).await?;
+            // The manifest first, which an answer that was lost may have put there.
+            let manifest = self.place.file(&self.id, MANIFEST);
+            if self.place.shelf.writer_of(&manifest).await?.as_ref() == Some(&self.writer) {
+                self.place.shelf.delete(&manifest).await?;
             }
             for name in names.iter().filter(|name| *name != MANIFEST) {
                 self.place.shelf.delete(&self.place.file(&self.id, name)).await?;
