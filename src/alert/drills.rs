@@ -163,7 +163,13 @@ mod tests {
         for (taken_at, proofs) in backups {
             let id = Id { backup: "x".into(), label: crate::catalog::Label::of(at(taken_at)) };
             let manifest = manifest(&id, at(taken_at));
-            catalog.entries.push(Entry { id, manifest, copies: BTreeMap::from([("local".to_owned(), proofs.to_vec())]), pinned: false });
+            catalog.entries.push(Entry {
+                id,
+                manifest,
+                copies: BTreeMap::from([("local".to_owned(), proofs.to_vec())]),
+                signed: BTreeMap::new(),
+                pinned: false,
+            });
         }
         catalog
     }

@@ -67,7 +67,7 @@ impl BackupFacts<'_> {
 
     pub(super) fn past(&self, now: DateTime<Utc>) -> impl Iterator<Item = &Entry> {
         let name = self.backup.name.as_str();
-        self.catalog.entries.iter().filter(move |entry| entry.id.backup == name && entry.manifest.taken_at <= now)
+        self.catalog.entries.iter().filter(move |entry| entry.id.backup == name && entry.manifest.taken_at <= now && entry.counts())
     }
 
     pub(super) fn problem(&self, kind: &str, since: DateTime<Utc>, summary: String, now: DateTime<Utc>) -> Problem {
@@ -96,8 +96,15 @@ impl BackupFacts<'_> {
 /// What is wrong with a backup.
 pub fn of_backup(facts: &BackupFacts<'_>, now: DateTime<Utc>) -> Vec<Problem> {
     let unproven = unproven(facts, now).or_else(|| drills::unproven(facts, now));
-    let found =
-        [failed(facts, now), stale(facts, now), unproven, future(facts, now), drills::drill(facts, now), drills::budget(facts, now)];
+    let found = [
+        failed(facts, now),
+        stale(facts, now),
+        unproven,
+        unsigned(facts, now),
+        future(facts, now),
+        drills::drill(facts, now),
+        drills::budget(facts, now),
+    ];
     found.into_iter().flatten().collect()
 }
 
@@ -236,6 +243,21 @@ fn unproven(facts: &BackupFacts<'_>, now: DateTime<Utc>) -> Option<Problem> {
     Some(problem)
 }
 
+/// Somebody nobody knows writes to a store. What is from before signing is no news.
+fn unsigned(facts: &BackupFacts<'_>, now: DateTime<Utc>) -> Option<Problem> {
+    let (name, catalog) = (facts.backup.name.as_str(), facts.catalog);
+    let foreign = |entry: &&Entry| entry.id.backup == name && !entry.counts() && !catalog.is_from_before_signing(entry);
+    let found: Vec<&Entry> = catalog.entries.iter().filter(foreign).collect();
+    let newest = found.first()?;
+    let count = if found.len() == 1 { "a backup".to_owned() } else { format!("{} backups", found.len()) };
+    let since = found.iter().map(|entry| entry.id.label.slot()).min().unwrap_or(now).min(now);
+    let summary = format!("{count} of {name} that nobody known has signed: {} is {}", newest.id, newest.signed());
+    let mut problem = facts.problem("unsigned", since, summary, now);
+    problem.facts.push(("Meanwhile", "they count for nothing: no latest, no rung, no place in retention".to_owned()));
+    problem.commands.push(format!("pgvigil show {}", newest.id));
+    Some(problem)
+}
+
 /// A dead-man's switch that did not hear of a run.
 pub fn of_ping(ping: &FailedPing) -> Problem {
     let name = &ping.backup;
@@ -252,7 +274,8 @@ pub fn of_ping(ping: &FailedPing) -> Problem {
 /// Something of it is dated in the future: a clock was wrong, or is.
 fn future(facts: &BackupFacts<'_>, now: DateTime<Utc>) -> Option<Problem> {
     let name = facts.backup.name.as_str();
-    let entry = facts.catalog.entries.iter().find(|entry| entry.id.backup == name && entry.manifest.taken_at > now);
+    let is_ahead = |entry: &&Entry| entry.id.backup == name && entry.manifest.taken_at > now && entry.counts();
+    let entry = facts.catalog.entries.iter().find(is_ahead);
     let what = match (entry, facts.future_slot) {
         (Some(entry), _) => format!("backup {} is dated in the future", entry.id),
         (None, Some(slot)) => {

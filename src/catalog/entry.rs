@@ -7,28 +7,61 @@ use bytes::Bytes;
 use super::id::{Id, Wanted};
 use super::manifest::{MANIFEST, Manifest};
 use super::proof::{Pin, Proof, Rung, document_order};
+use super::signed;
 use crate::error::{Error, Kind, Result};
+use crate::keys::{Signed, Trust};
 
 /// One backup.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
     pub id: Id,
+    /// Of the copy that is trusted most.
     pub manifest: Manifest,
-    /// The stores that hold it, by name, with their proofs, oldest first.
+    /// The stores that hold it, by name, with their proofs, oldest first. What is not trusted has none.
     pub copies: BTreeMap<String, Vec<Proof>>,
+    /// How its manifest is signed, by store.
+    pub signed: BTreeMap<String, Standing>,
     pub pinned: bool,
 }
 
+/// What a signature is worth here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    pub signed: Signed,
+    /// Nobody asks for signatures, or somebody known has signed.
+    pub counts: bool,
+}
+
 impl Entry {
-    /// The rung of the copy in a store, by its newest proof there.
+    /// The rung of the copy in a store, by its newest proof there. What does not count has earned none.
     pub fn rung_in(&self, store: &str) -> Option<Rung> {
         let proofs = self.copies.get(store)?;
-        Some(proofs.last().map_or(Rung::Written, |proof| proof.rung))
+        Some(match self.signed.get(store) {
+            Some(Standing { signed: Signed::Invalid(_), .. }) => Rung::Bad,
+            Some(Standing { counts: false, .. }) => Rung::Written,
+            _ => proofs.last().map_or(Rung::Written, |proof| proof.rung),
+        })
     }
 
     /// The highest rung over the stores.
     pub fn rung(&self) -> Rung {
         self.copies.keys().filter_map(|store| self.rung_in(store)).max().unwrap_or(Rung::Bad)
+    }
+
+    /// Whether the copy in a store counts: for `latest`, for retention, for rungs.
+    pub fn counts_in(&self, store: &str) -> bool {
+        self.signed.get(store).is_none_or(|standing| standing.counts)
+    }
+
+    /// Whether a copy of it counts.
+    pub fn counts(&self) -> bool {
+        self.signed.is_empty() || self.signed.values().any(|standing| standing.counts)
+    }
+
+    /// How it is signed, in the store where that is worth most.
+    pub fn signed(&self) -> &Signed {
+        let best = self.signed.values().max_by_key(|standing| (standing.counts, !matches!(standing.signed, Signed::Invalid(_))));
+        best.map_or(&Signed::Unsigned, |standing| &standing.signed)
     }
 }
 
@@ -42,34 +75,75 @@ pub struct Catalog {
     pub unreadable: Vec<(Id, Error)>,
     /// Stores that gave no answer, by name: what they hold is not in here.
     pub silent: Vec<(String, Error)>,
+    trust: Trust,
     /// Where an entry stands, while documents are taken in: there may be a hundred thousand.
     places: HashMap<Id, usize>,
 }
 
 impl Catalog {
+    /// One in which only what these have signed counts.
+    pub fn trusting(trust: Trust) -> Self {
+        Catalog { trust, ..Catalog::default() }
+    }
+
+    /// Whether signatures are asked for.
+    pub fn asks_for_signatures(&self) -> bool {
+        self.trust.is_on()
+    }
+
     /// Takes in one backup's documents from one store.
     pub fn add(&mut self, store: &str, id: &Id, documents: &Documents) {
-        let Some((_, manifest)) = documents.iter().find(|(name, _)| name == MANIFEST) else {
+        let Some((_, bytes)) = documents.iter().find(|(name, _)| name == MANIFEST) else {
             return;
         };
-        let manifest = match Manifest::parse(manifest, id) {
-            Ok(manifest) => manifest,
+        let (manifest, signed) = match Manifest::read(bytes, id, &self.trust) {
+            Ok(read) => read,
             Err(error) => {
                 self.unreadable.push((id.clone(), error));
                 return;
             }
         };
-        let proofs = in_order::<Proof>("proof", documents);
-        let pinned = in_order::<Pin>("pin", documents).last().is_some_and(|pin| pin.pinned);
+        let counts = self.trust.counts(&signed);
+        // Who may write a manifest may write its proofs as well.
+        let proofs = if counts { in_order::<Proof>("proof", id, documents, &self.trust) } else { Vec::new() };
+        let pinned = counts && in_order::<Pin>("pin", id, documents, &self.trust).last().is_some_and(|pin| pin.pinned);
+        let standing = Standing { signed, counts };
         if self.places.len() != self.entries.len() {
             self.places = self.entries.iter().enumerate().map(|(place, entry)| (entry.id.clone(), place)).collect();
         }
         if let Some(entry) = self.places.get(id).and_then(|place| self.entries.get_mut(*place)) {
+            if counts && !entry.counts() {
+                entry.manifest = manifest;
+            }
             entry.copies.insert(store.to_owned(), proofs);
+            entry.signed.insert(store.to_owned(), standing);
             entry.pinned |= pinned;
         } else {
             self.places.insert(id.clone(), self.entries.len());
-            self.entries.push(Entry { id: id.clone(), manifest, copies: BTreeMap::from([(store.to_owned(), proofs)]), pinned });
+            self.entries.push(Entry {
+                id: id.clone(),
+                manifest,
+                copies: BTreeMap::from([(store.to_owned(), proofs)]),
+                signed: BTreeMap::from([(store.to_owned(), standing)]),
+                pinned,
+            });
+        }
+    }
+
+    /// Whether a backup does not count and is older than everything that does: it was there before
+    /// anybody signed.
+    pub fn is_from_before_signing(&self, entry: &Entry) -> bool {
+        let of_it = self.entries.iter().filter(|other| other.id.backup == entry.id.backup && other.counts());
+        let first = of_it.map(|other| other.id.label).min();
+        *entry.signed() == Signed::Unsigned && !entry.counts() && first.is_none_or(|first| entry.id.label < first)
+    }
+
+    /// How a backup is signed, in words. `None`: it is not, and nobody asks for it.
+    pub fn told(&self, entry: &Entry) -> Option<String> {
+        match entry.signed() {
+            Signed::Unsigned if entry.counts() => None,
+            signed if self.is_from_before_signing(entry) => Some(format!("{signed}, made before signing began")),
+            signed => Some(signed.to_string()),
         }
     }
 
@@ -108,9 +182,9 @@ impl Catalog {
     }
 }
 
-/// The documents of a kind, oldest first. One that cannot be read proves nothing and is left out.
-pub fn in_order<T: serde::de::DeserializeOwned>(prefix: &str, documents: &Documents) -> Vec<T> {
-    sorted(prefix, documents).into_iter().filter_map(|(_, bytes)| serde_json::from_slice(bytes).ok()).collect()
+/// The documents of a kind that count, oldest first. One that cannot be read proves nothing and is left out.
+pub fn in_order<T: serde::de::DeserializeOwned>(prefix: &str, id: &Id, documents: &Documents, trust: &Trust) -> Vec<T> {
+    sorted(prefix, documents).into_iter().filter_map(|(name, bytes)| signed::counting(bytes, id, name, trust)).collect()
 }
 
 /// The newest document of a kind, with its name.

@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::evidence::Evidence;
 use super::id::{Id, Label};
+use super::signed;
 use crate::config::file::{Contents, Format};
 use crate::error::{Error, Kind, Result};
-use crate::keys::Recipient;
+use crate::keys::{Recipient, Signed, Signer, Trust};
 
 pub const MANIFEST: &str = "manifest.json";
 pub const RESTORE_PAGE: &str = "RESTORE.md";
@@ -49,7 +50,8 @@ pub struct Manifest {
     pub evidence: Option<Evidence>,
     /// `None`: dumps and globals are as the program wrote them, or packed.
     pub encryption: Option<Encryption>,
-    pub signature: Option<serde_json::Value>,
+    /// Of all the rest, in the form of OpenSSH: see `signed.rs`.
+    pub signature: Option<String>,
     /// Program and version.
     pub generator: String,
     /// The names that another tool gave to the dumps; of our own there are none.
@@ -125,7 +127,7 @@ impl Manifest {
     ///
     /// # Errors
     /// It is not a manifest, of a newer format, or hostile.
-    pub fn parse(bytes: &[u8], expected: &Id) -> Result<Self> {
+    fn parse(bytes: &[u8], expected: &Id) -> Result<Self> {
         let bad = |why: String| {
             Error::new(Kind::Damaged, format!("manifest of {expected}: {why}"))
                 .hint("take another backup, or another store's copy; RESTORE.md beside it says how to restore this one by hand")
@@ -153,9 +155,36 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// Reads a manifest as it lies in a store, and how it is signed. What is parsed is what was signed.
+    ///
+    /// # Errors
+    /// As of [`Manifest::parse`].
+    pub fn read(bytes: &[u8], expected: &Id, trust: &Trust) -> Result<(Self, Signed)> {
+        let document = signed::read(bytes).map_err(|why| Error::new(Kind::Damaged, format!("manifest of {expected}: {why}")))?;
+        let mut manifest = Manifest::parse(&document.content, expected)?;
+        let signed = match &manifest.signature {
+            None => trust.judge(signed::MANIFESTS, &document.content, document.signature.as_deref()),
+            Some(_) => Signed::Invalid("it stands on no line of its own".to_owned()),
+        };
+        manifest.signature = document.signature.or(manifest.signature);
+        Ok((manifest, signed))
+    }
+
+    /// As it is written, signed if there is a key.
+    ///
+    /// # Errors
+    /// Never, in practice.
+    pub fn to_bytes(&self, signer: Option<&Signer>) -> Result<Vec<u8>> {
+        let json = self.to_json()?;
+        match signer {
+            Some(signer) => signed::sign(&json, signed::MANIFESTS, signer),
+            None => Ok(json),
+        }
+    }
+
     /// # Errors
     /// Never, in practice: every field can be written.
-    pub fn to_json(&self) -> Result<Vec<u8>> {
+    fn to_json(&self) -> Result<Vec<u8>> {
         let mut bytes =
             serde_json::to_vec_pretty(self).map_err(|error| Error::new(Kind::System, format!("cannot write a manifest: {error}")))?;
         bytes.push(b'\n');

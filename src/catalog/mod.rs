@@ -7,8 +7,9 @@ pub mod foreign;
 pub mod id;
 pub mod manifest;
 pub mod proof;
+pub mod signed;
 
-pub use entry::{Catalog, Entry};
+pub use entry::{Catalog, Entry, Standing};
 pub use evidence::{DatabaseEvidence, Evidence};
 pub use id::{Id, Label, Wanted};
 pub use manifest::{FileEntry, Manifest, Role};

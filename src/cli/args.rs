@@ -316,6 +316,9 @@ pub struct RestoreArgs {
     /// Private keys that open it, in the place of those of the file
     #[arg(long, value_name = "FILE")]
     pub identity: Option<PathBuf>,
+    /// Also what nobody known has signed
+    #[arg(long)]
+    pub accept_unsigned: bool,
     /// Print the plan and do nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -323,11 +326,9 @@ pub struct RestoreArgs {
     pub later: LaterRestoreArgs,
 }
 
-/// What later versions bring: signatures, physical backups.
+/// What later versions bring: physical backups.
 #[derive(Debug, clap::Args)]
 pub struct LaterRestoreArgs {
-    #[arg(long, hide = true)]
-    accept_unsigned: bool,
     #[arg(long, hide = true, value_name = "TIME")]
     at: Option<String>,
     #[arg(long, hide = true, value_name = "L")]
@@ -348,7 +349,6 @@ impl LaterRestoreArgs {
     /// The first of them that was given.
     pub fn first(&self) -> Option<&'static str> {
         let given = [
-            ("--accept-unsigned", self.accept_unsigned),
             ("--at", self.at.is_some()),
             ("--lsn", self.lsn.is_some()),
             ("--xid", self.xid.is_some()),

@@ -19,15 +19,21 @@ pub fn cat(session: &Session, id: &str, file: Option<&str>, identity: Option<&Pa
     let opened = session.open(Uses::None)?;
     let catalog = list::catalog(&opened.plan, Some(&wanted.backup))?;
     let entry = catalog.find(&wanted)?;
-    if file == Some(MANIFEST) {
-        return super::output::text(&String::from_utf8_lossy(&entry.manifest.to_json()?));
+    if !entry.counts() {
+        super::output::warn(&format!("{} is {}: anybody may have written it", entry.id, entry.signed()), None);
     }
-    let file = choose(entry, file)?;
     let keys = keys::of(&opened.plan, &entry.manifest, given)?;
     // The best copy first.
     let mut copies: Vec<&String> = entry.copies.keys().collect();
     copies.sort_by_key(|name| std::cmp::Reverse(entry.rung_in(name)));
     let store = stores::open(&opened.plan.stores[copies[0].as_str()], "")?;
+    if file == Some(MANIFEST) {
+        // As it lies there: a signature is of the very bytes.
+        let documents = runtime()?.block_on(store.documents(&entry.id))?;
+        let manifest = documents.iter().find(|(name, _)| name == MANIFEST).map(|(_, bytes)| String::from_utf8_lossy(bytes));
+        return super::output::text(&manifest.unwrap_or_default());
+    }
+    let file = choose(entry, file)?;
     runtime()?.block_on(async {
         let stored = Stored { store: &*store, id: &entry.id, manifest: &entry.manifest, keys: &keys };
         let mut unpacked = stored.unpacked(file).await?;

@@ -87,7 +87,7 @@ pub fn check(session: &Session, offline: bool) -> Done {
         "file",
         format!(
             "{}: {}, {}, {}",
-            session.config.display(),
+            session.source(),
             count(plan.servers.len(), "server"),
             count(plan.stores.len(), "store"),
             count(plan.backups.len(), "backup")

@@ -3,11 +3,23 @@
 use super::check::Line;
 use crate::config::Plan;
 use crate::config::plan::Backup;
+use crate::host::printable;
 use crate::job::keys;
 use crate::keys::opens;
 
 pub(super) fn lines(plan: &Plan) -> Vec<Line> {
-    plan.backups.values().filter_map(|backup| identity(plan, backup)).collect()
+    signing(plan).into_iter().chain(plan.backups.values().filter_map(|backup| identity(plan, backup))).collect()
+}
+
+/// Whether there is a key that signs, and what it is called.
+fn signing(plan: &Plan) -> Option<Line> {
+    match keys::signer(plan) {
+        Ok(signer) => {
+            let public = signer?.public();
+            Some(Line::good("signing_key", format!("signs as {}, {}", printable(&public.name()), public.fingerprint())))
+        }
+        Err(error) => Some(Line::bad("signing_key", &error)),
+    }
 }
 
 /// Whether the identity of a backup opens what it encrypts.

@@ -33,6 +33,8 @@ struct Row<'a> {
     bytes: u64,
     raw_bytes: u64,
     databases: &'a [String],
+    /// In words; null: it is not, and nobody asks for it.
+    signed: Option<String>,
     stores: Vec<Copy<'a>>,
 }
 
@@ -86,7 +88,7 @@ pub fn list(session: &Session, backup: Option<&str>, every: Option<Duration>) ->
     let catalog = catalog(plan, backup)?;
     let reasons = prune::reasons(plan, &catalog, clock::now());
     if session.json {
-        let rows: Vec<Row<'_>> = catalog.entries.iter().map(|entry| row(entry, tiers(&reasons, entry))).collect();
+        let rows: Vec<Row<'_>> = catalog.entries.iter().map(|entry| row(&catalog, entry, tiers(&reasons, entry))).collect();
         output::json(&rows)?;
     } else {
         output::text(&table(&catalog, &reasons))?;
@@ -104,7 +106,8 @@ fn table(catalog: &Catalog, reasons: &Reasons) -> String {
         let manifest = &entry.manifest;
         let stores: Vec<&str> = entry.copies.keys().map(String::as_str).collect();
         let marks = [(entry.pinned, "pinned"), (manifest.narrow, "narrow")];
-        let marks: Vec<&str> = marks.iter().filter(|(is, _)| *is).map(|(_, mark)| *mark).collect();
+        let marks = marks.iter().filter(|(is, _)| *is).map(|(_, mark)| (*mark).to_owned());
+        let marks: Vec<String> = marks.chain(catalog.told(entry)).collect();
         let size = |bytes| Cell::new(output::size(bytes)).set_alignment(CellAlignment::Right);
         table.add_row(vec![
             Cell::new(entry.id.to_string()),
@@ -118,7 +121,8 @@ fn table(catalog: &Catalog, reasons: &Reasons) -> String {
             Cell::new(marks.join(", ")),
         ]);
     }
-    format!("{}\n", table.trim_fmt())
+    // The ID names backup and slot.
+    format!("{}\n", output::fitted(table, &[4, 6, 5, 1, 3, 7]).trim_fmt())
 }
 
 /// The tiers that a backup fills in any of its stores.
@@ -130,7 +134,7 @@ fn tiers(reasons: &Reasons, entry: &Entry) -> Vec<&'static str> {
     TIERS.into_iter().filter(filled).collect()
 }
 
-fn row<'a>(entry: &'a Entry, tiers: Vec<&'static str>) -> Row<'a> {
+fn row<'a>(catalog: &Catalog, entry: &'a Entry, tiers: Vec<&'static str>) -> Row<'a> {
     Row {
         id: entry.id.to_string(),
         backup: &entry.id.backup,
@@ -143,6 +147,7 @@ fn row<'a>(entry: &'a Entry, tiers: Vec<&'static str>) -> Row<'a> {
         bytes: entry.manifest.bytes(),
         raw_bytes: entry.manifest.raw_bytes(),
         databases: &entry.manifest.databases,
+        signed: catalog.told(entry),
         stores: copies(entry),
     }
 }

@@ -1,7 +1,5 @@
 //! `pin ID` and `unpin ID`
 
-use bytes::Bytes;
-
 use super::output;
 use super::session::{Session, Uses, runtime};
 use super::{Done, list};
@@ -18,11 +16,14 @@ pub fn pin(session: &Session, id: &str, pinned: bool) -> Done {
     let state = State::open(&plan.state_dir)?;
     let catalog = list::catalog(plan, Some(&wanted.backup))?;
     let entry = catalog.find(&wanted)?;
-    let bytes = serde_json::to_vec(&Pin { pinned }).map_err(|error| Error::new(Kind::System, format!("cannot write a pin: {error}")))?;
+    if catalog.asks_for_signatures() && plan.signing_key.is_none() {
+        return Err(Error::new(Kind::Refused, "a pin that nobody signs counts for nothing, and there is no signing_key in the file")
+            .hint("pin where backups are made, or give this machine a signing_key of its own that the others trust"));
+    }
     runtime()?.block_on(async {
         for store in entry.copies.keys() {
             let opened = stores::open(&plan.stores[store.as_str()], state.owner())?;
-            verify::add(&*opened, &entry.id, "pin", clock::now(), Bytes::from(bytes.clone())).await?;
+            verify::add(plan, &*opened, &entry.id, "pin", clock::now(), &Pin { pinned }).await?;
         }
         crate::Result::Ok(())
     })?;

@@ -12,7 +12,7 @@ use crate::config::Plan;
 use crate::config::plan::Store;
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result, exit};
-use crate::job::{stores, verify};
+use crate::job::{keys, stores, verify};
 use crate::state::State;
 use crate::store::catalog_of;
 
@@ -44,7 +44,7 @@ pub fn rebuild(session: &Session, store: Option<&str>) -> Done {
     let rows = runtime()?.block_on(async {
         let mut rows = Vec::new();
         for store in chosen {
-            rows.extend(read(&state, store).await.map_err(|error| error.context(format_args!("store {}", store.name)))?);
+            rows.extend(read(plan, &state, store).await.map_err(|error| error.context(format_args!("store {}", store.name)))?);
         }
         Result::Ok(rows)
     })?;
@@ -85,10 +85,10 @@ fn choose<'a>(plan: &'a Plan, store: Option<&str>) -> Result<Vec<&'a Store>> {
 }
 
 /// Reads every manifest of a store, and points `latest` at the newest good backup of each.
-async fn read(state: &State, store: &Store) -> Result<Vec<Row>> {
+async fn read(plan: &Plan, state: &State, store: &Store) -> Result<Vec<Row>> {
     let name = store.name.as_str();
     let opened = stores::open(store, state.owner())?;
-    let mut catalog = Catalog::default();
+    let mut catalog = Catalog::trusting(keys::trust(plan));
     catalog_of(&*opened, name, None, &mut catalog).await?;
     let mut rows: BTreeMap<String, Row> = BTreeMap::new();
     for entry in &catalog.entries {
@@ -108,7 +108,7 @@ async fn read(state: &State, store: &Store) -> Result<Vec<Row>> {
         row.unreadable.push(Unreadable { id: id.to_string(), why: error.message.clone() });
     }
     for backup in rows.keys() {
-        verify::point_latest(&*opened, name, backup).await?;
+        verify::point_latest(plan, &*opened, name, backup).await?;
     }
     Ok(rows.into_values().collect())
 }

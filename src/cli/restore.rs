@@ -43,9 +43,7 @@ enum Did {
 
 fn carry_out(session: &Session, args: &RestoreArgs) -> Result<Did> {
     if let Some(option) = args.later.first() {
-        return Err(
-            not_yet_error(&format!("restore {option}")).hint("this version restores dumps that are not signed: leave the option out")
-        );
+        return Err(not_yet_error(&format!("restore {option}")).hint("this version restores dumps: leave the option out"));
     }
     let wanted = Wanted::parse(&args.id)?;
     // With the caller's rights, which may end with the next step.
@@ -109,6 +107,7 @@ fn asked(args: &RestoreArgs) -> Asked {
         globals: args.globals,
         contents: args.contents,
         keep_failed: args.keep_failed,
+        accept_unsigned: args.accept_unsigned,
     }
 }
 

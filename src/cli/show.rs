@@ -19,6 +19,8 @@ struct Shown<'a> {
     manifest: &'a Manifest,
     rung: Rung,
     pinned: bool,
+    /// In words; null: it is not, and nobody asks for it.
+    signed: Option<String>,
     stores: Vec<Copy<'a>>,
 }
 
@@ -44,7 +46,7 @@ pub fn show(session: &Session, id: &str) -> Done {
     let copies =
         entry.copies.iter().filter_map(|(name, proofs)| Some(Copy { name, rung: entry.rung_in(name)?, reasons: reasons_in(name), proofs }));
     let copies = copies.collect();
-    let shown = Shown { manifest: &entry.manifest, rung: entry.rung(), pinned: entry.pinned, stores: copies };
+    let shown = Shown { manifest: &entry.manifest, rung: entry.rung(), pinned: entry.pinned, signed: catalog.told(entry), stores: copies };
     if session.json { output::json(&shown) } else { output::text(&page(&shown)) }
 }
 
@@ -84,6 +86,7 @@ fn page(shown: &Shown<'_>) -> String {
     if !manifest.adopted_from.is_empty() {
         line("adopted", format!("from {}", printable(&manifest.adopted_from.join(", "))));
     }
+    line("signed", shown.signed.clone().unwrap_or_else(|| "no".to_owned()));
     for recipient in manifest.recipients() {
         line("encrypted", format!("to {}", printable(recipient)));
     }

@@ -157,7 +157,8 @@ fn backups(seen: &Gathered, worded: &[(&Record, Word)]) -> comfy_table::Table {
         row.extend(has_copies.then(|| copies(&backup.copies)));
         table.add_row(row);
     }
-    table
+    // The bar says what stands beside it, and `list` has the IDs; the state and what comes next stay.
+    output::fitted(table, &[6, 3, 8, 10, 7, 11, 4])
 }
 
 /// How a backup stands in each of its other stores.
@@ -220,7 +221,7 @@ fn stores(seen: &Gathered, plan: &Plan, now: DateTime<Utc>) -> comfy_table::Tabl
             Cell::new(full.unwrap_or_default()),
         ]);
     }
-    table
+    output::fitted(table, &[4, 1, 2])
 }
 
 fn notes(status: &Status) -> String {

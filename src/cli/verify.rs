@@ -6,13 +6,13 @@ use std::sync::Arc;
 use super::answer::Answer;
 use super::session::{Session, Uses, runtime};
 use super::{Done, alert, bar, list, output};
-use crate::catalog::{Entry, Proof, Rung, Wanted};
+use crate::catalog::{Entry, Proof, Rung, Standing, Wanted};
 use crate::config::Plan;
 use crate::error::{Error, Kind, Result, exit};
 use crate::host::signals;
 use crate::job::progress::Progress;
 use crate::job::{keys, stores, verify as job};
-use crate::keys::Identities;
+use crate::keys::{Identities, Signed};
 use crate::state::{Outcome, State};
 use crate::verify::stored::Stored;
 
@@ -21,8 +21,10 @@ pub fn verify(session: &Session, id: &str, store: Option<&str>, identity: Option
     let result = prove(session, id, store, identity);
     let (found, error) = match &result {
         Ok((id, proofs)) => {
-            let errors: Vec<String> =
-                proofs.iter().flat_map(|(store, proof)| proof.errors.iter().map(move |error| format!("store {store}: {error}"))).collect();
+            let errors: Vec<String> = proofs
+                .iter()
+                .flat_map(|(store, proof, _)| proof.errors.iter().map(move |error| format!("store {store}: {error}")))
+                .collect();
             let bad = (!errors.is_empty()).then(|| {
                 Error::new(Kind::Damaged, format!("{id} is bad: {}", errors.join("; ")))
                     .hint("it is no longer `latest`; look into the kernel's log for errors of the disk, and make a new backup")
@@ -31,9 +33,9 @@ pub fn verify(session: &Session, id: &str, store: Option<&str>, identity: Option
         }
         Err(error) => (None, Some(error.clone())),
     };
-    let warnings: Vec<String> = found.iter().flat_map(|(_, proofs)| proofs.iter().flat_map(|(_, proof)| proof.notes.clone())).collect();
+    let warnings: Vec<String> = found.iter().flat_map(|(_, proofs)| proofs.iter().flat_map(|(_, proof, _)| proof.notes.clone())).collect();
     // The copies are proven one by one; together they are as good as the worst of them.
-    let rung = found.and_then(|(_, proofs)| proofs.iter().map(|(_, proof)| proof.rung).min());
+    let rung = found.and_then(|(_, proofs)| proofs.iter().map(|(_, proof, _)| proof.rung).min());
     for warning in &warnings {
         output::warn(warning, None);
     }
@@ -58,9 +60,10 @@ pub fn verify(session: &Session, id: &str, store: Option<&str>, identity: Option
             ..Answer::new(outcome, error.as_ref())
         })?;
     } else if let (Some((id, proofs)), None) = (found, &error) {
-        for (store, proof) in proofs {
+        for (store, proof, signed) in proofs {
+            let by = if let Signed::By(_) = signed { format!(", {signed}") } else { String::new() };
             let line = format!(
-                "{id}  {}  {} read back from {store} in {}\n",
+                "{id}  {}  {} read back from {store} in {}{by}\n",
                 output::rung(proof.rung),
                 output::size(proof.bytes),
                 output::seconds(proof.seconds)
@@ -71,7 +74,8 @@ pub fn verify(session: &Session, id: &str, store: Option<&str>, identity: Option
     Ok(code)
 }
 
-type Proofs = Vec<(String, Proof)>;
+/// Store, what was found there, and how it is signed.
+type Proofs = Vec<(String, Proof, Signed)>;
 
 fn prove(session: &Session, id: &str, store: Option<&str>, identity: Option<&Path>) -> Result<(String, Proofs)> {
     let wanted = Wanted::parse(id)?;
@@ -141,7 +145,7 @@ async fn repoint(plan: &Plan, backup: &str) -> Result<()> {
     let state = State::open(&plan.state_dir)?;
     for store in plan.stores.values() {
         if let Ok(opened) = stores::open(store, state.owner()) {
-            job::point_latest(&*opened, store.name.as_str(), backup).await?;
+            job::point_latest(plan, &*opened, store.name.as_str(), backup).await?;
         }
     }
     Ok(())
@@ -155,9 +159,21 @@ async fn prove_copies(plan: &Plan, entry: &Entry, copies: &[&str], keys: &Identi
         // A copy that was bad and reads well again is only readable: a drill must prove the rest.
         let before = entry.rung_in(name).filter(|rung| *rung != Rung::Bad);
         let stored = Stored { store: &*store, id: &entry.id, manifest: &entry.manifest, keys };
-        let proof = job::verify(plan, stored, before, None, progress).await?.proof;
-        job::point_latest(&*store, name, &entry.id.backup).await?;
-        proofs.push(((*name).to_owned(), proof));
+        let mut proof = job::verify(plan, stored, before, None, progress).await?.proof;
+        let standing = entry.signed.get(*name).cloned().unwrap_or(Standing { signed: Signed::Unsigned, counts: true });
+        match &standing.signed {
+            Signed::Invalid(_) => {
+                proof.errors.push(standing.signed.to_string());
+                proof.rung = Rung::Bad;
+            }
+            signed if !standing.counts => {
+                proof.notes.push(format!("{} is {signed}: it counts for nothing here, whatever is in it", entry.id));
+                proof.rung = Rung::Written;
+            }
+            _ => {}
+        }
+        job::point_latest(plan, &*store, name, &entry.id.backup).await?;
+        proofs.push(((*name).to_owned(), proof, standing.signed));
     }
     Ok(proofs)
 }

@@ -36,8 +36,9 @@ pub struct File {
     /// Names of hosts that requests may be addressed to, beside the address itself and localhost.
     pub listen_names: Option<Vec<String>>,
     pub log: Option<Log>,
-    /// Manifests are signed with it; the public half stands in trusted_signers.
+    /// Signs manifests, proofs and pins; a private key of OpenSSH, ed25519. Its public half counts by itself.
     pub signing_key: Option<Given>,
+    /// Public keys whose signatures count, too: "ssh-ed25519 AAAA... NAME".
     pub trusted_signers: Option<Vec<String>>,
     /// Where PostgreSQL is.
     #[serde(default)]
@@ -275,9 +276,9 @@ pub struct Backup {
     pub globals: Option<bool>,
     /// gzip[:1-9], zstd[:1-19] or none. Default "gzip".
     pub compression: Option<Compression>,
-    /// age recipients; absent: not encrypted.
+    /// Recipients of age (age1...) or public keys of OpenSSH (ssh-ed25519, ssh-rsa); absent: not encrypted.
     pub encrypt_to: Option<Vec<String>>,
-    /// For scheduled drills of what is encrypted.
+    /// Private keys that open what is encrypted, for scheduled drills.
     pub identity: Option<Given>,
     /// Default: the only store.
     pub stores: Option<Vec<Name>>,

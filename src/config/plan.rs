@@ -18,7 +18,7 @@ use super::labels::LabelFault;
 use super::listen::{self, Listen};
 use super::rules;
 use super::values::{Compression, Count, Given, Name, Schedule};
-use crate::keys::Recipient;
+use crate::keys::{Recipient, Trusted};
 
 /// Where a debian or systemd installation keeps the daemon's state.
 pub const STATE_DIR: &str = "/var/lib/pgvigil";
@@ -44,6 +44,10 @@ pub struct Plan {
     pub servers: BTreeMap<Name, Server>,
     pub stores: BTreeMap<Name, Store>,
     pub backups: BTreeMap<Name, Backup>,
+    /// Signs manifests, proofs and pins.
+    pub signing_key: Option<Given>,
+    /// Whose signatures count beside its own.
+    pub trusted_signers: Vec<Trusted>,
     /// Whether a failure would reach somebody: [email], a webhook or a ping.
     pub has_channel: bool,
     /// Every value of the file that may come from elsewhere, for `check` and for the warnings.
@@ -371,6 +375,8 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
         takeover_after: file.takeover_after.map_or(TAKEOVER_AFTER, |span| span.0),
         shutdown_grace: file.shutdown_grace.map_or(SHUTDOWN_GRACE, |span| span.0),
         listen,
+        signing_key: file.signing_key.clone(),
+        trusted_signers: rules::signers(file, examined),
         has_channel: super::survey::has_channel(file),
         email,
         discovery: file.discovery.as_ref().map(|discovery| Discovery {

@@ -6,7 +6,7 @@ use super::faults::Examined;
 use super::file::{self, BackupKind, File, Format, Via};
 use super::plan::JOBS;
 use super::values::Name;
-use crate::keys::Recipient;
+use crate::keys::{Recipient, Trusted};
 
 /// Keys of the one kind of backup that stand at the other.
 pub fn check_kind(name: &Name, backup: &file::Backup, kind: BackupKind, examined: &mut Examined<'_>) {
@@ -82,6 +82,21 @@ pub fn recipients(name: &Name, backup: &file::Backup, examined: &mut Examined<'_
         examined.fault(&path, "encrypt_to names nobody, so nothing would be encrypted", "name a recipient, or remove it");
     }
     recipients
+}
+
+/// Whose signatures count.
+pub fn signers(file: &File, examined: &mut Examined<'_>) -> Vec<Trusted> {
+    let mut signers = Vec::new();
+    for text in file.trusted_signers.iter().flatten() {
+        match text.parse() {
+            Ok(signer) => signers.push(signer),
+            Err(why) => examined.fault(&["trusted_signers"], why, "write the line of an .pub file of ssh-keygen -t ed25519"),
+        }
+    }
+    if file.trusted_signers.as_ref().is_some_and(Vec::is_empty) {
+        examined.fault(&["trusted_signers"], "trusted_signers names nobody, so no backup would count", "name a signer, or remove it");
+    }
+    signers
 }
 
 /// The queries under `checks`.

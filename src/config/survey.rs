@@ -52,8 +52,6 @@ pub fn not_yet(file: &File, examined: &Examined<'_>) -> Vec<NotYet> {
             found.push(NotYet { key: path.join("."), place: examined.place_of(path), blocks });
         }
     };
-    note(&["trusted_signers"], file.trusted_signers.is_some(), None);
-    note(&["signing_key"], file.signing_key.is_some(), Some(Blocked::Every));
     for (name, backup) in &file.backups {
         let key = |key| ["backups", name.as_str(), key];
         let stops = Some(Blocked::One(name.clone()));
@@ -90,6 +88,14 @@ pub fn warnings(file: &File) -> Vec<Warning> {
                 hint: format!("add listen = \"127.0.0.1:9847\", or remove {key}"),
             });
         }
+    }
+    if file.trusted_signers.is_some() && file.signing_key.is_none() && file.backups.values().any(|backup| backup.schedule.is_some()) {
+        found.push(Warning {
+            subject: "signatures".to_owned(),
+            message: "trusted_signers without signing_key: what the schedules of this file make is signed by nobody, and does not count"
+                .to_owned(),
+            hint: "add signing_key = { file = \"PATH\" }: ssh-keygen -t ed25519 -N '' -C pgvigil -f PATH makes one".to_owned(),
+        });
     }
     if file.backups.is_empty() && file.discovery.is_none() {
         found.push(Warning {

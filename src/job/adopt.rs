@@ -18,7 +18,7 @@ use crate::job::copy::{Candidate, Copying, Obstacle};
 use crate::job::fill::Sealing;
 use crate::job::progress::Progress;
 use crate::job::verify::Opened;
-use crate::job::{run, stores, verify};
+use crate::job::{keys, run, stores, verify};
 use crate::keys::Identities;
 use crate::schedule::slots;
 use crate::state::{Outcome, State};
@@ -85,7 +85,7 @@ pub async fn adopt(
     for together in in_groups(candidates) {
         Box::pin(adopting.take(together)).await;
     }
-    if let Err(error) = verify::point_latest(&*store, store_name, backup.name.as_str()).await {
+    if let Err(error) = verify::point_latest(plan, &*store, store_name, backup.name.as_str()).await {
         tracing::warn!(%error, "cannot point `latest` at the newest backup");
     }
     let Adopting { mut told, .. } = adopting;
@@ -238,7 +238,8 @@ impl Adopting<'_> {
         };
         let Ready { upload, manifest, opened, keys } = ready;
         // A matter of moments, and whole or not at all: nobody breaks it off.
-        let committed = match manifest.to_json() {
+        let signed = keys::signer(self.plan).and_then(|signer| manifest.to_bytes(signer.as_ref()));
+        let committed = match signed {
             Ok(json) => upload.commit(Bytes::from(json)).await,
             Err(error) => Err(error),
         };
@@ -277,7 +278,7 @@ impl Adopting<'_> {
     /// What is there is something else.
     async fn find_there(&self, id: &Id, dump: &Candidate) -> Result<Rung> {
         let store = self.backup.stores[0].as_str();
-        let mut catalog = Catalog::default();
+        let mut catalog = Catalog::trusting(keys::trust(self.plan));
         catalog.add(store, id, &self.store.documents(id).await?);
         let other = |what: &str| {
             Error::new(Kind::Store, format!("{id} is there already, {what}"))

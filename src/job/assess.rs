@@ -21,7 +21,7 @@ use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::clock;
 use crate::host::disk::{self, Usage};
-use crate::job::{prune, stores};
+use crate::job::{keys, prune, stores};
 use crate::schedule::due::{self, Job};
 use crate::state::alerts::Change;
 use crate::state::copies::copy_lock;
@@ -105,7 +105,7 @@ impl Assessment {
         show: Show<'_>,
     ) -> Result<()> {
         let name = backup.name.as_str();
-        let mut catalog = Catalog::default();
+        let mut catalog = Catalog::trusting(keys::trust(plan));
         for store in backup.stores.iter().filter_map(|store| plan.stores.get(store)) {
             let key = format!("store/{}/unreadable", store.name);
             let told = self.problems.iter().position(|problem| problem.key == key);

@@ -106,7 +106,7 @@ async fn drill(
         tracing::warn!(%error, "cannot remove what a former drill left; the next one tries again");
     }
     let store = stores::open(&plan.stores[store_name], state.owner())?;
-    let (entry, _held) = pick(&state, &*store, store_name, backup, wanted).await?;
+    let (entry, _held) = pick(plan, &state, &*store, store_name, backup, wanted).await?;
     let before = entry.rung_in(store_name.as_str()).unwrap_or(Rung::Written);
     let started = std::time::Instant::now();
     let id = entry.id.to_string();
@@ -115,7 +115,7 @@ async fn drill(
         let keys = keys::of(plan, &entry.manifest, given)?;
         let stored = Stored { store: &*store, id: &entry.id, manifest: &entry.manifest, keys: &keys };
         let found = drill_copy(plan, backup, stored, &entry, before, progress, cancel).await?;
-        record(&*store, store_name, found).await
+        record(plan, &*store, store_name, found).await
     };
     let found = found.await;
     let mut report = reported(&entry.id, found);
@@ -125,12 +125,27 @@ async fn drill(
 }
 
 /// The copy to drill, which nobody deletes while the lock lives.
-async fn pick(state: &State, store: &dyn Store, store_name: &Name, backup: &Backup, wanted: Option<&Id>) -> Result<(Entry, CopyLock)> {
+async fn pick(
+    plan: &Plan,
+    state: &State,
+    store: &dyn Store,
+    store_name: &Name,
+    backup: &Backup,
+    wanted: Option<&Id>,
+) -> Result<(Entry, CopyLock)> {
     // What is being deleted just now is gone at the next look.
     for _ in 0..100 {
-        let mut catalog = Catalog::default();
+        let mut catalog = Catalog::trusting(keys::trust(plan));
         catalog_of(store, store_name.as_str(), Some(backup.name.as_str()), &mut catalog).await?;
         let entry = newest(&catalog, store_name, wanted, clock::now()).ok_or_else(|| nothing_to_drill(backup, store_name, wanted))?;
+        if !entry.counts_in(store_name.as_str()) {
+            return Err(Error::unverifiable(format_args!(
+                "{} is {}: it counts for nothing, whatever a drill finds",
+                entry.id,
+                entry.signed()
+            ))
+            .hint("add the public key of who has signed it to trusted_signers, if you know it"));
+        }
         if let Some(held) = state.hold_copy(&entry.id)?
             && store.documents(&entry.id).await?.iter().any(|(name, _)| name == MANIFEST)
         {
@@ -159,10 +174,10 @@ fn nothing_to_drill(backup: &Backup, store: &Name, wanted: Option<&Id>) -> Error
 }
 
 /// Keeps what was found beside the copy.
-async fn record(store: &dyn Store, store_name: &Name, found: Drilled) -> Result<Drilled> {
-    verify::write(store, &found.id, &found.proof).await?;
+async fn record(plan: &Plan, store: &dyn Store, store_name: &Name, found: Drilled) -> Result<Drilled> {
+    verify::write(plan, store, &found.id, &found.proof).await?;
     // It may have lost its rung.
-    verify::point_latest(store, store_name.as_str(), &found.id.backup).await?;
+    verify::point_latest(plan, store, store_name.as_str(), &found.id.backup).await?;
     Ok(found)
 }
 

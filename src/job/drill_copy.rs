@@ -50,7 +50,7 @@ pub async fn drill_copy(
         return Err(Error::unverifiable("the backup holds rows only, and a drill needs the definitions as well")
             .hint("drill a backup with contents = \"all\"; this one is proven as far as reading it back goes"));
     }
-    let (manifest_sha256, changed) = hash_manifest(store, &entry.id).await?;
+    let (manifest_sha256, changed) = hash_manifest(plan, store, &entry.id).await?;
     let mut drilled = Findings { errors: changed.into_iter().collect(), ..Findings::default() };
     if drilled.errors.is_empty() {
         let state = State::open(&plan.state_dir)?;

@@ -7,7 +7,7 @@ use crate::config::Plan;
 use crate::config::values::Given;
 use crate::error::Result;
 use crate::host::secret;
-use crate::keys::Identities;
+use crate::keys::{Identities, Signer, Trust};
 
 /// Who opens a backup: whom somebody gives, else whom the file names; nobody is needed for what is
 /// not encrypted.
@@ -46,4 +46,23 @@ pub fn of_backup(plan: &Plan, backup: &str) -> Result<Option<Identities>> {
 pub fn of_file(path: &Path) -> Result<Identities> {
     let text = secret::resolve("--identity", &Given::File(path.to_owned()))?;
     Identities::parse(&path.display().to_string(), text.reveal())
+}
+
+/// Who signs what this machine writes. `None`: nobody.
+///
+/// # Errors
+/// The key is not to be had, or is none.
+pub fn signer(plan: &Plan) -> Result<Option<Signer>> {
+    let Some(given) = &plan.signing_key else { return Ok(None) };
+    Signer::parse("signing_key", secret::resolve("signing_key", given)?.reveal()).map(Some)
+}
+
+/// Whose signatures count: those of the file, and its own. Where the own key cannot be read, the others
+/// do, and there is no less to ask for.
+pub fn trust(plan: &Plan) -> Trust {
+    if plan.signing_key.is_none() && plan.trusted_signers.is_empty() {
+        return Trust::default();
+    }
+    let own = signer(plan).ok().flatten().map(|signer| signer.public());
+    Trust::in_signers(plan.trusted_signers.iter().cloned().chain(own).collect())
 }

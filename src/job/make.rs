@@ -7,7 +7,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use globset::Glob;
 
-use crate::catalog::{Entry, Id, Label, Manifest, Rung};
+use crate::catalog::{Catalog, Entry, Id, Label, Manifest, Rung};
 use crate::config::Plan;
 use crate::config::plan::{Backup, Which};
 use crate::config::values::Name;
@@ -15,9 +15,9 @@ use crate::error::{Error, Kind, Result};
 use crate::host::{Tag, clock, secret};
 use crate::job::fill::{Filling, Sealing};
 use crate::job::progress::Progress;
-use crate::job::stores;
 use crate::job::verify::Opened;
-use crate::keys::Identities;
+use crate::job::{keys, stores};
+use crate::keys::{Identities, Signer};
 use crate::postgres::lease::Lease;
 use crate::postgres::quote::identifier;
 use crate::postgres::server::{Database, Server};
@@ -41,6 +41,7 @@ pub struct Ready {
     upload: Box<dyn Upload>,
     made: Made,
     lease: Option<(Lease, Server)>,
+    signer: Option<Signer>,
 }
 
 impl Ready {
@@ -56,7 +57,7 @@ impl Ready {
             self.upload.discard().await;
             return Err(error);
         }
-        let manifest = Bytes::from(self.made.manifest.to_json()?);
+        let manifest = Bytes::from(self.made.manifest.to_bytes(self.signer.as_ref())?);
         self.upload.commit(manifest).await?;
         Ok(self.made)
     }
@@ -84,6 +85,7 @@ impl Making<'_> {
     /// Anything on the way; nothing is left in the store.
     pub async fn make(&self) -> Result<Option<Ready>> {
         let started_at = clock::now();
+        let signer = keys::signer(self.plan)?;
         let last = self.expect().await?;
         self.progress.begin("connecting");
         let server = Server::connect(&self.plan.servers[&self.backup.server], self.tag.clone()).await?;
@@ -110,7 +112,7 @@ impl Making<'_> {
                         None
                     }
                 };
-                Ok(Some(Ready { upload, made: Made { keys: sealing.keys, ..made }, lease }))
+                Ok(Some(Ready { upload, made: Made { keys: sealing.keys, ..made }, lease, signer }))
             }
             Err(error) => {
                 upload.discard().await;
@@ -125,7 +127,7 @@ impl Making<'_> {
     /// # Errors
     /// It would not fit on the disk.
     async fn expect(&self) -> Result<Option<Manifest>> {
-        let mut catalog = crate::catalog::Catalog::default();
+        let mut catalog = Catalog::trusting(keys::trust(self.plan));
         let name = self.backup.name.as_str();
         let store = &self.backup.stores[0];
         if crate::store::catalog_of(self.store, store.as_str(), Some(name), &mut catalog).await.is_err() {
@@ -172,10 +174,17 @@ impl Making<'_> {
         if let Some(slot) = self.slot {
             let label = Label::of(slot);
             // What another left unfinished is in nobody's way who holds the lease.
-            return Ok((!self.store.labels(backup).await?.contains(&label)).then_some(label));
+            if !self.store.labels(backup).await?.contains(&label) {
+                return Ok(Some(label));
+            }
+            let id = Id { backup: backup.to_owned(), label };
+            if stores::is_ours(self.plan, self.store, &id).await? {
+                return Ok(None);
+            }
+            tracing::warn!(%id, "somebody else put it there: this run takes another label");
         }
         let taken = self.store.taken(backup).await?;
-        let mut label = Label::of(now);
+        let mut label = Label::of(self.slot.unwrap_or(now));
         while taken.contains(&label) {
             label = label.next();
         }

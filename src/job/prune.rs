@@ -12,7 +12,7 @@ use crate::config::plan::{Backup, Keep};
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::clock;
-use crate::job::{stores, verify};
+use crate::job::{keys, stores, verify};
 use crate::retain::awaited::awaited;
 use crate::retain::doubt::{self, Doubt};
 use crate::retain::policy::{self, Candidate, Reason, Verdict};
@@ -49,6 +49,9 @@ pub fn judge(plan: &Plan, backup: &Backup, store: &Name, catalog: &Catalog, rece
             }
         }
     }
+    // What does not count takes nobody's place, and nobody deletes it: it may be from before signing.
+    let foreign = catalog.entries.iter().filter(|entry| entry.id.backup == backup.name.as_str() && !counts(entry, store));
+    verdicts.extend(foreign.map(|entry| Verdict { id: entry.id.clone(), keep: true, reasons: vec![Reason::Unsigned] }));
     Judged { store: store.clone(), verdicts }
 }
 
@@ -103,8 +106,16 @@ fn candidates(backup: &Backup, store: &Name, catalog: &Catalog) -> Vec<Candidate
     of_it.filter_map(|entry| candidate(entry, store)).collect()
 }
 
-/// The copy of a backup in a store, as retention sees it.
+/// Whether a copy in a store has a say there; one that is elsewhere is nothing to judge.
+fn counts(entry: &Entry, store: &Name) -> bool {
+    !entry.copies.contains_key(store.as_str()) || entry.counts_in(store.as_str())
+}
+
+/// The copy of a backup in a store, as retention sees it. `None`: it is not there, or does not count.
 pub fn candidate(entry: &Entry, store: &Name) -> Option<Candidate> {
+    if !entry.counts_in(store.as_str()) {
+        return None;
+    }
     let rung = entry.rung_in(store.as_str())?;
     Some(Candidate { id: entry.id.clone(), taken_at: entry.manifest.taken_at, rung, pinned: entry.pinned })
 }
@@ -230,7 +241,8 @@ pub struct Look {
 pub async fn look(plan: &Plan, owner: &str, history: &History, alerts: &Alerts, backup: &Backup, now: DateTime<Utc>) -> Result<Look> {
     let catalog = stores::catalog_of_backup(plan, owner, backup).await?;
     let primary = &backup.stores[0];
-    if candidates(backup, primary, &catalog).is_empty() && history.has_stored(backup.name.as_str())? {
+    let is_empty = !catalog.entries.iter().any(|entry| entry.copies.contains_key(primary.as_str()));
+    if is_empty && history.has_stored(backup.name.as_str())? {
         return Err(Error::new(
             Kind::Store,
             format!("store {primary} lists no backup of {}, and there were some: nothing is pruned", backup.name),
@@ -258,20 +270,20 @@ pub async fn apply(plan: &Plan, state: &State, backup: &Backup, judged: &mut [Ju
     let mut deleted = 0;
     for judged in judged.iter_mut().filter(|judged| judged.verdicts.iter().any(|verdict| !verdict.keep)) {
         let store = stores::open(&plan.stores[&judged.store], state.owner())?;
-        let result = delete(state, &*store, judged, &mut deleted).await;
+        let result = delete(plan, state, &*store, judged, &mut deleted).await;
         // Whatever was deleted, the link must not lead nowhere.
-        verify::point_latest(&*store, judged.store.as_str(), backup.name.as_str()).await?;
+        verify::point_latest(plan, &*store, judged.store.as_str(), backup.name.as_str()).await?;
         result.map_err(|error| error.context(format_args!("store {}", judged.store)))?;
     }
     Ok(deleted)
 }
 
-async fn delete(state: &State, store: &dyn Store, judged: &mut Judged, deleted: &mut usize) -> Result<()> {
+async fn delete(plan: &Plan, state: &State, store: &dyn Store, judged: &mut Judged, deleted: &mut usize) -> Result<()> {
     // Oldest first: should it break off, what is newer is still there.
     for verdict in judged.verdicts.iter_mut().rev().filter(|verdict| !verdict.keep) {
         let id = &verdict.id;
         // A pin takes no lock, and thousands may go before this one does.
-        if in_order::<Pin>("pin", &store.documents(id).await?).last().is_some_and(|pin| pin.pinned) {
+        if in_order::<Pin>("pin", id, &store.documents(id).await?, &keys::trust(plan)).last().is_some_and(|pin| pin.pinned) {
             tracing::warn!(%id, store = %judged.store, "pinned just now: kept");
             (verdict.keep, verdict.reasons) = (true, vec![Reason::Pinned]);
             continue;

@@ -135,7 +135,10 @@ async fn attempt(
     let prepared = async {
         sweep::sweep(plan, &state, &history, backup).await?;
         match order.slot() {
-            Some(slot) => Ok(store.labels(backup.name.as_str()).await?.contains(&Label::of(slot))),
+            Some(slot) => {
+                let id = Id { backup: backup.name.to_string(), label: Label::of(slot) };
+                Ok(store.labels(&id.backup).await?.contains(&id.label) && stores::is_ours(plan, &*store, &id).await?)
+            }
             None => Ok(false),
         }
     };
@@ -361,7 +364,7 @@ async fn prove(
 ) -> Result<Proven> {
     let id = manifest.id();
     let proven = verify::verify(plan, Stored { store, id: &id, manifest, keys }, None, Some(opened), progress).await?;
-    if let Err(error) = verify::point_latest(store, name.as_str(), &id.backup).await {
+    if let Err(error) = verify::point_latest(plan, store, name.as_str(), &id.backup).await {
         tracing::warn!(%error, "cannot point `latest` at the newest backup");
     }
     Ok(proven)

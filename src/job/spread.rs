@@ -113,7 +113,7 @@ impl Spreading<'_> {
                     tracing::error!(%id, store = %name, %error, "cannot be copied on");
                     let before = entry.rung_in(name.as_str());
                     verify::verify(self.plan, stored(&*source, entry, &Identities::default()), before, None, self.progress).await?;
-                    verify::point_latest(&*source, name.as_str(), &id.backup).await?;
+                    verify::point_latest(self.plan, &*source, name.as_str(), &id.backup).await?;
                     last = Some(error);
                 }
                 Err(error) => return Err(error),
@@ -147,7 +147,7 @@ impl Spreading<'_> {
     async fn prove(&self, target: &dyn Store, entry: &Entry) -> Result<()> {
         let opened = Some(Opened::default());
         let proven = verify::verify(self.plan, stored(target, entry, &Identities::default()), None, opened, self.progress).await?;
-        verify::point_latest(target, self.store.as_str(), &entry.id.backup).await?;
+        verify::point_latest(self.plan, target, self.store.as_str(), &entry.id.backup).await?;
         if proven.proof.rung == Rung::Bad {
             return Err(Error::new(Kind::Store, format!("what was stored does not read back: {}", proven.proof.errors.join("; ")))
                 .hint("look at the disk of the other store and the way to it; it is told until a good copy is there"));

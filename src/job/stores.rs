@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Entry, Id};
 use crate::config::Plan;
 use crate::config::plan::{self, Backup, StoreKind};
 use crate::error::{Error, Kind, Result};
 use crate::host::disk::Usage;
-use crate::job::assess;
+use crate::job::{assess, keys};
 use crate::store::local::LocalStore;
 use crate::store::s3::S3Store;
 use crate::store::{Store, aside, catalog_of};
@@ -25,6 +25,21 @@ pub fn open(store: &plan::Store, owner: &str) -> Result<Arc<dyn Store>> {
                 .hint("name a store with path or s3"))
         }
     }
+}
+
+/// Whether what has a label in a store is a backup of ours. Where signatures are asked for, a folder
+/// that somebody else put there is none.
+///
+/// # Errors
+/// The store cannot be read.
+pub async fn is_ours(plan: &Plan, store: &dyn Store, id: &Id) -> Result<bool> {
+    let trust = keys::trust(plan);
+    if !trust.is_on() {
+        return Ok(true);
+    }
+    let mut catalog = Catalog::trusting(trust);
+    catalog.add("", id, &store.documents(id).await?);
+    Ok(catalog.entries.first().is_some_and(Entry::counts))
 }
 
 /// Tries what runs need of a store, and says how it stands.
@@ -61,7 +76,7 @@ pub async fn usage(store: &plan::Store) -> Option<Result<Usage>> {
 /// # Errors
 /// The primary cannot be read.
 pub async fn catalog_of_backup(plan: &Plan, owner: &str, backup: &Backup) -> Result<Catalog> {
-    let catalog = read(backup.stores.iter().map(|name| &plan.stores[name]), owner, Some(backup.name.as_str())).await;
+    let catalog = read(plan, backup.stores.iter().map(|name| &plan.stores[name]), owner, Some(backup.name.as_str())).await;
     match catalog.silent.iter().find(|(name, _)| *name == backup.stores[0].as_str()) {
         Some((_, error)) => Err(error.clone()),
         None => Ok(catalog),
@@ -73,15 +88,15 @@ pub async fn catalog_of_backup(plan: &Plan, owner: &str, backup: &Backup) -> Res
 /// # Errors
 /// None of them can be read.
 pub async fn catalog(plan: &Plan, owner: &str, backup: Option<&str>) -> Result<Catalog> {
-    let catalog = read(plan.stores.values(), owner, backup).await;
+    let catalog = read(plan, plan.stores.values(), owner, backup).await;
     match catalog.silent.first() {
         Some((_, error)) if catalog.silent.len() == plan.stores.len() => Err(error.clone()),
         _ => Ok(catalog),
     }
 }
 
-async fn read<'a>(stores: impl Iterator<Item = &'a plan::Store>, owner: &str, backup: Option<&str>) -> Catalog {
-    let mut catalog = Catalog::default();
+async fn read<'a>(plan: &Plan, stores: impl Iterator<Item = &'a plan::Store>, owner: &str, backup: Option<&str>) -> Catalog {
+    let mut catalog = Catalog::trusting(keys::trust(plan));
     for store in stores {
         let read = async { catalog_of(&*open(store, owner)?, store.name.as_str(), backup, &mut catalog).await };
         if let Err(error) = read.await {

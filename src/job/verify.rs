@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::catalog::entry::in_order;
 use crate::catalog::manifest::MANIFEST;
 use crate::catalog::proof::next_document_name;
+use crate::catalog::signed;
 use crate::catalog::{Catalog, Entry, Id, Manifest, Proof, Role, Rung};
 use crate::config::Plan;
 use crate::config::file::{Format, Via};
@@ -17,6 +19,7 @@ use crate::error::{Error, Kind, Result};
 use crate::host::docker::{self, DockerHost};
 use crate::host::local::LocalHost;
 use crate::host::{Host, clock};
+use crate::job::keys;
 use crate::job::progress::Progress;
 use crate::pack::packer::hex;
 use crate::postgres::programs::{self, parse_version};
@@ -55,7 +58,7 @@ pub async fn verify(plan: &Plan, stored: Stored<'_>, before: Option<Rung>, opene
     let started = std::time::Instant::now();
     let Stored { store, id, manifest, keys } = stored;
     let meter = progress.restart("reading back", manifest.raw_bytes());
-    let (manifest_sha256, changed) = hash_manifest(store, id).await?;
+    let (manifest_sha256, changed) = hash_manifest(plan, store, id).await?;
     let mut findings = read_back(&stored, &meter).await?;
     findings.errors.extend(changed);
     let opened = match (opened, &findings.locked) {
@@ -93,17 +96,17 @@ pub async fn verify(plan: &Plan, stored: Stored<'_>, before: Option<Rung>, opene
         drill: None,
         generator: crate::GENERATOR.to_owned(),
     };
-    write(store, id, &proof).await?;
+    write(plan, store, id, &proof).await?;
     Ok(Proven { proof, tables: findings.tables })
 }
 
 /// The hash of the manifest, and what is wrong if an earlier proof saw another one: it is written
 /// once and never changed.
-pub async fn hash_manifest(store: &dyn Store, id: &Id) -> Result<(String, Option<String>)> {
+pub async fn hash_manifest(plan: &Plan, store: &dyn Store, id: &Id) -> Result<(String, Option<String>)> {
     let documents = store.documents(id).await?;
     let manifest = documents.iter().find(|(name, _)| name == MANIFEST).map(|(_, bytes)| bytes);
     let sha256 = hex(&Sha256::digest(manifest.map(Bytes::as_ref).unwrap_or_default()));
-    let changed = in_order::<Proof>("proof", &documents)
+    let changed = in_order::<Proof>("proof", id, &documents, &keys::trust(plan))
         .into_iter()
         .find(|proof| proof.rung.is_good() && proof.manifest_sha256.as_ref().is_some_and(|then| *then != sha256))
         .map(|proof| format!("{MANIFEST}: it is not the one that was proven at {}", proof.at.format("%Y-%m-%d %H:%M:%S UTC")));
@@ -118,23 +121,31 @@ pub fn round(seconds: f64) -> f64 {
 /// Keeps a proof beside its copy.
 ///
 /// # Errors
-/// The store cannot be written.
-pub async fn write(store: &dyn Store, id: &Id, proof: &Proof) -> Result<()> {
-    let bytes = serde_json::to_vec_pretty(proof).map_err(|error| Error::new(Kind::System, format!("cannot write a proof: {error}")))?;
-    add(store, id, "proof", proof.at, Bytes::from(bytes)).await
+/// The store cannot be written, or the key that signs is not to be had.
+pub async fn write(plan: &Plan, store: &dyn Store, id: &Id, proof: &Proof) -> Result<()> {
+    add(plan, store, id, "proof", proof.at, proof).await
 }
 
 /// Adds a document so that it is the newest of its kind, whatever the clock said when the others
-/// were added.
+/// were added; signed for its place, where the file has a key.
 ///
 /// # Errors
-/// The store cannot be written.
-pub async fn add(store: &dyn Store, id: &Id, prefix: &str, at: chrono::DateTime<chrono::Utc>, bytes: Bytes) -> Result<()> {
+/// The store cannot be written, or the key is not to be had.
+pub async fn add<T: Serialize>(
+    plan: &Plan,
+    store: &dyn Store,
+    id: &Id,
+    prefix: &str,
+    at: chrono::DateTime<chrono::Utc>,
+    content: &T,
+) -> Result<()> {
+    let signer = keys::signer(plan)?;
     // Another may add one at the same time.
     for _ in 0..1000 {
         let there = store.documents(id).await?;
         let name = next_document_name(prefix, at, there.iter().map(|(name, _)| name.as_str()));
-        if store.add_document(id, &name, bytes.clone()).await? == Added::Done {
+        let bytes = signed::document(content, id, &name, signer.as_ref())?;
+        if store.add_document(id, &name, Bytes::from(bytes)).await? == Added::Done {
             return Ok(());
         }
     }
@@ -145,8 +156,8 @@ pub async fn add(store: &dyn Store, id: &Id, prefix: &str, at: chrono::DateTime<
 ///
 /// # Errors
 /// The store cannot be written.
-pub async fn point_latest(store: &dyn Store, name: &str, backup: &str) -> Result<()> {
-    let mut catalog = Catalog::default();
+pub async fn point_latest(plan: &Plan, store: &dyn Store, name: &str, backup: &str) -> Result<()> {
+    let mut catalog = Catalog::trusting(keys::trust(plan));
     crate::store::catalog_of(store, name, Some(backup), &mut catalog).await?;
     let good = |entry: &&Entry| entry.rung_in(name).is_some_and(Rung::is_good);
     let newest = catalog.entries.iter().find(good).map(|entry| entry.id.label);

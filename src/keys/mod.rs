@@ -2,6 +2,8 @@
 
 pub mod identity;
 pub mod recipient;
+pub mod signer;
 
 pub use identity::{Identities, opens};
 pub use recipient::Recipient;
+pub use signer::{Signed, Signer, Trust, Trusted};

@@ -241,7 +241,9 @@ pub mod tests {
         let text = key.0.to_openssh(LineEnding::LF).unwrap();
         assert_eq!(Signer::parse("x", text.trim_end()).unwrap().public(), key.public());
         assert!(!format!("{key:?}").contains("PRIVATE"));
-        for (text, words) in [("", "no private key"), ("AGE-SECRET-KEY-1QQQ", "no private key"), (&key.public().to_string(), "no private key")] {
+        for (text, words) in
+            [("", "no private key"), ("AGE-SECRET-KEY-1QQQ", "no private key"), (&key.public().to_string(), "no private key")]
+        {
             let error = Signer::parse("signing_key", text).unwrap_err();
             assert!(error.message.contains(words) && !error.message.contains("QQQ"), "{error}");
             assert!(error.hint.unwrap().contains("ssh-keygen -t ed25519"));

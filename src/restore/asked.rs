@@ -24,6 +24,8 @@ pub struct Asked {
     pub contents: Option<Contents>,
     /// What failed half-way stays, under its temporary name.
     pub keep_failed: bool,
+    /// Also what nobody known has signed.
+    pub accept_unsigned: bool,
 }
 
 impl Asked {

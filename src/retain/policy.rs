@@ -49,6 +49,9 @@ pub enum Reason {
     Unproven,
     /// Another store still has to receive it. Only who sees all stores can tell; [`plan`] never does.
     AwaitedBy(String),
+    /// Nobody known has signed it: it fills no place, and who deletes it is not retention. Only who knows
+    /// the signers can tell; [`plan`] never does.
+    Unsigned,
     /// A drill reads it just now. Only who deletes can tell; [`plan`] never does.
     UnderDrill,
     /// Its store does not let us delete it. Only who deletes can tell; [`plan`] never does.
@@ -75,6 +78,7 @@ impl Reason {
             | Reason::Future
             | Reason::Unproven
             | Reason::AwaitedBy(_)
+            | Reason::Unsigned
             | Reason::UnderDrill
             | Reason::Undeletable
             | Reason::Expired => None,
@@ -114,6 +118,7 @@ impl fmt::Display for Reason {
             Reason::Yearly(year) => write!(f, "yearly {year:04}"),
             Reason::Unproven => f.write_str("unproven"),
             Reason::AwaitedBy(store) => write!(f, "awaited by {store}"),
+            Reason::Unsigned => f.write_str("unsigned"),
             Reason::UnderDrill => f.write_str("under drill"),
             Reason::Undeletable => f.write_str("cannot be deleted"),
             Reason::Expired => f.write_str("expired"),

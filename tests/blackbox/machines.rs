@@ -195,7 +195,7 @@ fn a_holder_that_is_cut_off_is_taken_over() {
     database.sql("create table t as select 1 as i");
     let mut holder = Psql::connect(Server::Exec, &database.name);
     holder.done("begin; lock table t in access exclusive mode");
-    let (_, keys) = once_in(5);
+    let (_, keys) = once_in(10);
     let world = World::new();
     let text = |state: &str| {
         format!(
@@ -210,7 +210,8 @@ fn a_holder_that_is_cut_off_is_taken_over() {
     std::fs::write(&second, text("state2")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_pgvigil"));
     let other = Daemon::of(command.arg("--config").arg(&second).arg("daemon"));
-    // It sleeps over the slot, so that the first one holds the lease.
+    // It has seen its schedule, and sleeps over the slot, so that the first one holds the lease.
+    other.wait_for_line("server answers");
     other.signal(Signal::SIGSTOP);
     let space = Namespace::new();
     let cut = Daemon::of(&mut space.command(&world, &["daemon"]));

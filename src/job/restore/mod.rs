@@ -16,7 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::host::{Tag, clock};
 use crate::job::progress::Progress;
 use crate::job::{keys, stores, verify};
-use crate::keys::Identities;
+use crate::keys::{Identities, Signed};
 use crate::postgres::Server;
 use crate::postgres::quote::identifier_on_one_line;
 use crate::restore::asked::Asked;
@@ -72,6 +72,7 @@ pub struct Report {
 pub async fn look(plan: &Plan, wanted: &Wanted, asked: &Asked, given: Option<Identities>) -> Result<Looked> {
     let (entry, store_name, drill) = find(plan, wanted, asked.store.as_deref()).await?;
     let manifest = entry.manifest.clone();
+    let unsigned = refuse_unsigned(&entry, &store_name, asked)?;
     refuse_not_yet(&manifest)?;
     let databases = plan::databases(asked, &manifest)?;
     let server_name = server_name(plan, &manifest, asked.to_server.as_deref())?;
@@ -90,7 +91,7 @@ pub async fn look(plan: &Plan, wanted: &Wanted, asked: &Asked, given: Option<Ide
     let effective = plan::effective(asked, &manifest);
     let rows = effective.contents() == crate::config::file::Contents::Data;
     let target = target::look(&server, &server_name, &targets, effective.goes_into_existing(), rows).await?;
-    let plan = plan::plan(&Given {
+    let mut plan = plan::plan(&Given {
         id: &entry.id,
         manifest: &manifest,
         store: &store_name,
@@ -101,6 +102,7 @@ pub async fn look(plan: &Plan, wanted: &Wanted, asked: &Asked, given: Option<Ide
         globals: globals.as_ref(),
         now: clock::now(),
     })?;
+    plan.warnings.extend(unsigned);
     Ok(Looked { plan, id: entry.id.clone(), manifest, store, server, target, globals, keys })
 }
 
@@ -114,7 +116,7 @@ async fn find(plan: &Plan, wanted: &Wanted, store: Option<&str>) -> Result<(Entr
                 Error::new(Kind::NotFound, format!("there is no store {name:?} in the file"))
                     .hint(format!("stores of the file: {}", names.join(", ")))
             })?;
-            let mut catalog = Catalog::default();
+            let mut catalog = Catalog::trusting(keys::trust(plan));
             catalog_of(&*stores::open(known, "")?, name, Some(&wanted.backup), &mut catalog).await?;
             catalog
         }
@@ -132,6 +134,20 @@ async fn find(plan: &Plan, wanted: &Wanted, store: Option<&str>) -> Result<(Entr
     });
     let newest = measured.max_by_key(|measured| measured.at);
     Ok((entry, store, newest))
+}
+
+/// Where signatures are asked for, what nobody known has signed is restored by a person's word only;
+/// what was changed after it was signed is not. Returns what to say of it.
+fn refuse_unsigned(entry: &Entry, store: &str, asked: &Asked) -> Result<Option<String>> {
+    let Some(standing) = entry.signed.get(store).filter(|standing| !standing.counts) else { return Ok(None) };
+    let told = format!("{} is {}", entry.id, standing.signed);
+    match standing.signed {
+        Signed::Invalid(_) => Err(Error::new(Kind::Damaged, format!("{}: {}", entry.id, standing.signed))
+            .hint("its manifest was changed after it was signed: take another store's copy, or another backup")),
+        _ if asked.accept_unsigned => Ok(Some(told)),
+        _ => Err(Error::new(Kind::Refused, format!("{told}: anybody who can write to store {store} may have made it"))
+            .hint("--accept-unsigned restores it all the same; pgvigil show says when it was made")),
+    }
 }
 
 fn refuse_not_yet(manifest: &Manifest) -> Result<()> {
