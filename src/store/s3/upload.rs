@@ -12,19 +12,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt};
 
+use super::Place;
+use super::objects::{Seen, new_writer};
 use super::payload::Payload;
 use super::writing::{Open, S3File, taken};
-use super::{Place, folder};
 use crate::catalog::Id;
 use crate::catalog::manifest::MANIFEST;
-use crate::error::{Kind, Result};
-use crate::store::s3::objects::{Seen, new_writer};
-use crate::store::{Added, FileWriter, Reader, Upload};
+use crate::error::{Error, Kind, Result};
 
-/// How many files of a folder are sent at a time.
-const FILES_MAX: usize = 4;
+use crate::store::{Added, FileWriter, Reader, Upload};
 
 /// Clones share it.
 #[derive(Clone)]
@@ -40,7 +37,6 @@ struct Work {
 
 pub struct S3Upload {
     work: Work,
-    folders: Vec<PathBuf>,
     /// Neither committed nor discarded.
     is_open: bool,
 }
@@ -61,17 +57,11 @@ impl S3Upload {
             if is_free { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         match walked.await {
-            Ok(()) if is_free => Ok(S3Upload { work, folders: Vec::new(), is_open: true }),
+            Ok(()) if is_free => Ok(S3Upload { work, is_open: true }),
             looked => {
                 let _ = work.place.shelf.delete(&marker).await;
                 looked.and_then(|()| Err(taken(&work.place.shown(id))))
             }
-        }
-    }
-
-    fn remove_folders(&mut self) {
-        for path in std::mem::take(&mut self.folders) {
-            folder::remove(&path);
         }
     }
 }
@@ -173,21 +163,12 @@ impl Upload for S3Upload {
         Ok(Box::new(self.work.file(name)))
     }
 
-    async fn create_folder(&mut self, name: &str) -> Result<PathBuf> {
-        let path = folder::create(&self.work.place.spool, &self.work.id, &self.work.place.owner, name).await?;
-        self.folders.push(path.clone());
-        Ok(path)
+    async fn create_folder(&mut self, _: &str) -> Result<PathBuf> {
+        Err(Error::new(Kind::Store, "a bucket is no folder of this machine"))
     }
 
-    async fn seal_folder(&mut self, path: &Path) -> Result<()> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let files = folder::files(path).await?;
-        let sending = files.into_iter().map(|file| {
-            let writer = self.work.file(&format!("{name}/{file}"));
-            folder::send(path.join(file), Box::new(writer))
-        });
-        let sending: Vec<_> = sending.collect();
-        futures_util::stream::iter(sending).buffer_unordered(FILES_MAX).try_collect::<()>().await
+    async fn seal_folder(&mut self, _: &Path) -> Result<()> {
+        Ok(())
     }
 
     async fn read(&mut self, name: &str) -> Result<Reader> {
@@ -211,7 +192,6 @@ impl Upload for S3Upload {
 
 impl Drop for S3Upload {
     fn drop(&mut self) {
-        self.remove_folders();
         if std::mem::take(&mut self.is_open)
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
