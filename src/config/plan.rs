@@ -188,7 +188,7 @@ pub struct S3Place {
     pub access_key_id: Option<Given>,
     pub secret_access_key: Option<Given>,
     pub session_token: Option<Given>,
-    /// For what cannot be streamed.
+    /// Where large parts wait.
     pub spool: PathBuf,
 }
 

@@ -52,7 +52,6 @@ mod restore;
 mod restore_hard;
 mod restore_page;
 mod retention;
-mod s3;
 mod servers;
 mod signing;
 mod stall;

@@ -92,6 +92,45 @@ async fn answers_are_lost() {
     }
 }
 
+/// A writer that is paused at the worst of moments: between its look at the marker and the manifest.
+#[tokio::test]
+async fn a_manifest_that_comes_too_late_goes_again() {
+    let server = server();
+    for (is_cleared, has_begun) in [(false, false), (true, false), (true, true)] {
+        let proxy = Proxy::start(&server).await;
+        let place = place(&proxy.endpoint);
+        let direct = crate::config::plan::S3Place {
+            at: crate::config::file::S3 { endpoint: Some(server.clone()), ..place.at.clone() },
+            ..place.clone()
+        };
+        let (paused, other) = (open(&place, "0123"), open(&direct, "4567"));
+        let mut old = paused.begin(&id(LABEL)).await.unwrap();
+        write(&mut *old, "small.sql", text(1_000)).await.unwrap();
+        proxy.act("PUT ", &[Act::Wait]);
+        let committing = tokio::spawn(async move { old.commit(Bytes::from_static(b"{\"old\": 1}")).await });
+        while !proxy.is_done() {
+            tokio::task::yield_now().await;
+        }
+        let mut new = None;
+        if is_cleared {
+            other.clear(&id(LABEL)).await.unwrap();
+        } else {
+            other.take(&id(LABEL)).await.unwrap();
+        }
+        if has_begun {
+            new = Some(other.begin(&id(LABEL)).await.unwrap());
+        }
+        proxy.release();
+        assert!(committing.await.unwrap().unwrap_err().message.contains("of somebody else"), "{is_cleared} {has_begun}");
+        assert!(other.labels("b").await.unwrap().is_empty(), "{is_cleared} {has_begun}");
+        if let Some(mut new) = new {
+            write(&mut *new, "small.sql", Bytes::from_static(b"new")).await.unwrap();
+            new.commit(Bytes::from_static(b"{}")).await.unwrap();
+            assert_eq!(all(other.read(&id(LABEL), "small.sql").await.unwrap()).await.unwrap(), b"new");
+        }
+    }
+}
+
 #[tokio::test]
 async fn connections_are_cut_on_the_way_back() {
     let server = server();

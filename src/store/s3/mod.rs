@@ -8,7 +8,6 @@ mod answers;
 mod bucket;
 #[cfg(test)]
 mod faults;
-mod folder;
 mod objects;
 mod parts;
 mod payload;
@@ -68,7 +67,7 @@ struct Place {
     /// Which `state_dir` the unfinished work of this program belongs to.
     owner: String,
     parts: Parts,
-    /// A folder of this machine for what cannot be streamed.
+    /// A folder of this machine where large parts wait.
     spool: PathBuf,
 }
 
@@ -350,7 +349,7 @@ impl Store for S3Store {
     }
 
     async fn sweep(&self, backup: &str) -> Result<usize> {
-        let mut swept = folder::sweep(&self.place.spool, backup, &self.place.owner).await?;
+        let mut swept = 0;
         let mut marked = BTreeMap::new();
         self.walk_labels(backup, None, |label, name| {
             let (has_marker, has_manifest) = marked.entry(label).or_insert((false, false));

@@ -19,6 +19,8 @@ pub enum Act {
     LoseAnswer,
     /// Nothing moves any more, until the client goes.
     Stall,
+    /// It gets through when it is released.
+    Wait,
     /// A byte of the body gets through as another one.
     Flip,
 }
@@ -30,6 +32,7 @@ pub struct Proxy {
     pub endpoint: String,
     acts: Arc<Mutex<Acts>>,
     heads: Arc<Mutex<Vec<String>>>,
+    gate: Arc<tokio::sync::Semaphore>,
 }
 
 impl Proxy {
@@ -39,13 +42,14 @@ impl Proxy {
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let (acts, heads) = (Arc::<Mutex<Acts>>::default(), Arc::<Mutex<Vec<String>>>::default());
         let server = server.strip_prefix("http://").unwrap().to_owned();
-        let proxy = Proxy { endpoint, acts: Arc::clone(&acts), heads: Arc::clone(&heads) };
+        let gate = Arc::new(tokio::sync::Semaphore::new(0));
+        let proxy = Proxy { endpoint, acts: Arc::clone(&acts), heads: Arc::clone(&heads), gate: Arc::clone(&gate) };
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (server, acts, heads) = (server.clone(), Arc::clone(&acts), Arc::clone(&heads));
+                let (server, acts, heads, gate) = (server.clone(), Arc::clone(&acts), Arc::clone(&heads), Arc::clone(&gate));
                 tokio::spawn(async move {
                     // Whoever cuts a connection leaves errors behind.
-                    let _ = one(client, &server, &acts, &heads).await;
+                    let _ = one(client, &server, &acts, &heads, &gate).await;
                 });
             }
         });
@@ -55,6 +59,11 @@ impl Proxy {
     /// Does something to the next requests whose first line contains `of`.
     pub fn act(&self, of: &'static str, acts: &[Act]) {
         self.acts.lock().unwrap().push((of, acts.iter().copied().collect()));
+    }
+
+    /// Lets one go that waits.
+    pub fn release(&self) {
+        self.gate.add_permits(1);
     }
 
     /// Whether everything that was to be done was done.
@@ -70,7 +79,13 @@ impl Proxy {
 }
 
 /// One request a connection.
-async fn one(mut client: TcpStream, server: &str, acts: &Mutex<Acts>, heads: &Mutex<Vec<String>>) -> std::io::Result<()> {
+async fn one(
+    mut client: TcpStream,
+    server: &str,
+    acts: &Mutex<Acts>,
+    heads: &Mutex<Vec<String>>,
+    gate: &tokio::sync::Semaphore,
+) -> std::io::Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(client.read_u8().await?);
@@ -88,6 +103,7 @@ async fn one(mut client: TcpStream, server: &str, acts: &Mutex<Acts>, heads: &Mu
             return Ok(());
         }
         Some(Act::CutBody(bytes)) => body.truncate(bytes),
+        Some(Act::Wait) => gate.acquire().await.unwrap().forget(),
         _ => {}
     }
     client.read_exact(&mut body).await?;

@@ -389,34 +389,3 @@ async fn what_is_wrong_is_told_with_what_to_do() {
     let wrong = told(&|place| place.at.endpoint = Some(endpoint.replace("http:", "https:"))).await;
     assert!(wrong.contains("endpoint"), "{wrong}");
 }
-
-#[tokio::test]
-async fn folders_go_through_the_spool() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut place = place(&server());
-    place.spool = dir.path().join("spool");
-    let store = open(&place, "0123");
-    let id = id("20240115T010000Z");
-    let mut upload = store.begin(&id).await.unwrap();
-    let folder = upload.create_folder("x").await.unwrap();
-    for n in 0..20 {
-        std::fs::write(folder.join(format!("{n}.dat")), text(n * 300_000)).unwrap();
-    }
-    upload.seal_folder(&folder).await.unwrap();
-    // Whoever hashes them finds them still.
-    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 20);
-    upload.commit(Bytes::from_static(b"{}")).await.unwrap();
-    assert_eq!(std::fs::read_dir(&place.spool).unwrap().count(), 0);
-    for n in 0..20 {
-        assert!(all(store.read(&id, &format!("x/{n}.dat")).await.unwrap()).await.unwrap() == text(n * 300_000), "{n}");
-    }
-
-    // What a crash left is swept, of this backup alone.
-    let second = contract::id("20240116T010000Z");
-    let mut upload = store.begin(&second).await.unwrap();
-    upload.create_folder("x").await.unwrap();
-    std::mem::forget(upload);
-    std::fs::create_dir(place.spool.join(".partial-bb.20240116T010000Z-0123")).unwrap();
-    assert_eq!(store.sweep("b").await.unwrap(), 2);
-    assert_eq!(std::fs::read_dir(&place.spool).unwrap().count(), 1);
-}

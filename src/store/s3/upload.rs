@@ -12,19 +12,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt};
 
+use super::Place;
+use super::objects::{Seen, new_writer};
 use super::payload::Payload;
 use super::writing::{Open, S3File, taken};
-use super::{Place, folder};
 use crate::catalog::Id;
 use crate::catalog::manifest::MANIFEST;
-use crate::error::{Kind, Result};
-use crate::store::s3::objects::{Seen, new_writer};
-use crate::store::{Added, FileWriter, Reader, Upload};
+use crate::error::{Error, Kind, Result};
 
-/// How many files of a folder are sent at a time.
-const FILES_MAX: usize = 4;
+use crate::store::{Added, FileWriter, Reader, Upload};
 
 /// Clones share it.
 #[derive(Clone)]
@@ -40,7 +37,6 @@ struct Work {
 
 pub struct S3Upload {
     work: Work,
-    folders: Vec<PathBuf>,
     /// Neither committed nor discarded.
     is_open: bool,
 }
@@ -61,17 +57,11 @@ impl S3Upload {
             if is_free { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         match walked.await {
-            Ok(()) if is_free => Ok(S3Upload { work, folders: Vec::new(), is_open: true }),
+            Ok(()) if is_free => Ok(S3Upload { work, is_open: true }),
             looked => {
                 let _ = work.place.shelf.delete(&marker).await;
                 looked.and_then(|()| Err(taken(&work.place.shown(id))))
             }
-        }
-    }
-
-    fn remove_folders(&mut self) {
-        for path in std::mem::take(&mut self.folders) {
-            folder::remove(&path);
         }
     }
 }
@@ -112,10 +102,14 @@ impl Work {
         if place.shelf.put_new(&key, Payload::from(manifest), true, &self.writer).await? == Added::AlreadyThere {
             return Err(taken(&label()));
         }
-        // Somebody may have cleared the label between the look and the manifest.
-        if !self.is_ours().await? && !self.is_whole().await? {
-            place.shelf.delete(&key).await?;
-            return Err(taken(&label()));
+        // Somebody may have begun to clear the label between the look and the manifest, or be done.
+        match place.shelf.writer_of(&place.marker(&self.id)).await? {
+            Some(found) if found == self.writer => {}
+            None if self.is_whole().await? => {}
+            _ => {
+                place.shelf.delete(&key).await?;
+                return Err(taken(&label()));
+            }
         }
         // A label with a manifest is complete, whatever markers lie beside it.
         if let Err(error) = place.shelf.delete(&place.marker(&self.id)).await {
@@ -143,11 +137,10 @@ impl Work {
             let dir = self.place.dir(&self.id);
             self.place.shelf.abort_below(&dir).await?;
             let names: Vec<String> = self.names.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
-            // The manifest first: an answer that was lost may have put it there.
-            if names.iter().any(|name| name == MANIFEST)
-                && self.place.shelf.writer_of(&self.place.file(&self.id, MANIFEST)).await?.as_ref() == Some(&self.writer)
-            {
-                self.place.shelf.delete(&self.place.file(&self.id, MANIFEST)).await?;
+            // The manifest first, which an answer that was lost may have put there.
+            let manifest = self.place.file(&self.id, MANIFEST);
+            if self.place.shelf.writer_of(&manifest).await?.as_ref() == Some(&self.writer) {
+                self.place.shelf.delete(&manifest).await?;
             }
             for name in names.iter().filter(|name| *name != MANIFEST) {
                 self.place.shelf.delete(&self.place.file(&self.id, name)).await?;
@@ -170,21 +163,12 @@ impl Upload for S3Upload {
         Ok(Box::new(self.work.file(name)))
     }
 
-    async fn create_folder(&mut self, name: &str) -> Result<PathBuf> {
-        let path = folder::create(&self.work.place.spool, &self.work.id, &self.work.place.owner, name).await?;
-        self.folders.push(path.clone());
-        Ok(path)
+    async fn create_folder(&mut self, _: &str) -> Result<PathBuf> {
+        Err(Error::new(Kind::Store, "a bucket is no folder of this machine"))
     }
 
-    async fn seal_folder(&mut self, path: &Path) -> Result<()> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let files = folder::files(path).await?;
-        let sending = files.into_iter().map(|file| {
-            let writer = self.work.file(&format!("{name}/{file}"));
-            folder::send(path.join(file), Box::new(writer))
-        });
-        let sending: Vec<_> = sending.collect();
-        futures_util::stream::iter(sending).buffer_unordered(FILES_MAX).try_collect::<()>().await
+    async fn seal_folder(&mut self, _: &Path) -> Result<()> {
+        Ok(())
     }
 
     async fn read(&mut self, name: &str) -> Result<Reader> {
@@ -208,7 +192,6 @@ impl Upload for S3Upload {
 
 impl Drop for S3Upload {
     fn drop(&mut self) {
-        self.remove_folders();
         if std::mem::take(&mut self.is_open)
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
