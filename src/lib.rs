@@ -14,6 +14,7 @@ pub mod host;
 pub mod job;
 pub mod listen;
 pub mod pack;
+pub mod physical;
 pub mod postgres;
 pub mod restore;
 pub mod retain;
@@ -22,6 +23,7 @@ pub mod state;
 pub mod status;
 pub mod store;
 pub mod verify;
+pub mod wal;
 
 pub use error::{Error, Result};
 

@@ -6,10 +6,12 @@ pub mod evidence;
 pub mod foreign;
 pub mod id;
 pub mod manifest;
+pub mod physical;
 pub mod proof;
 
 pub use entry::{Catalog, Entry};
 pub use evidence::{DatabaseEvidence, Evidence};
 pub use id::{Id, Label, Wanted};
 pub use manifest::{FileEntry, Manifest, Role};
+pub use physical::{PHYSICAL, Physical, Tablespace};
 pub use proof::{Compared, DrillFacts, Mismatch, Pin, Proof, Rung};

@@ -183,10 +183,42 @@ pub enum Command {
     /// Try the channels of alerts
     #[command(subcommand, after_help = "Example:\n  pgvigil alert test")]
     Alert(AlertCommand),
-    /// Archive and fetch WAL (not yet)
-    Wal {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-        rest: Vec<String>,
+    /// Archive and fetch the log of a cluster
+    #[command(subcommand)]
+    Wal(WalCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum WalCommand {
+    /// Put a file of the log into every store: for archive_command
+    #[command(
+        after_help = "In postgresql.conf:\n  archive_command = 'pgvigil --config /etc/pgvigil/wal.toml wal push %p'\n\nExit codes: 0 durable in every store, 1 to 125 not: the server keeps the file and tries again."
+    )]
+    Push {
+        /// The file, as %p gives it
+        file: PathBuf,
+        /// A [backups.NAME] section; default: the only physical one
+        #[arg(long, value_name = "NAME")]
+        backup: Option<String>,
+    },
+    /// Fetch a file of the log from a store: for restore_command
+    #[command(
+        after_help = "In postgresql.conf:\n  restore_command = 'pgvigil wal fetch %f %p'\n\nExit codes: 0 fetched, 1 the archive answered that it has no such file, 255 anything else: recovery stops instead of ending too early."
+    )]
+    Fetch {
+        /// The name, as %f gives it
+        name: String,
+        /// Where to, as %p gives it
+        dest: PathBuf,
+        /// A [backups.NAME] section; default: the only physical one
+        #[arg(long, value_name = "NAME")]
+        backup: Option<String>,
+        /// Only from this store
+        #[arg(long, value_name = "S")]
+        store: Option<String>,
+        /// Fetch what follows the file, so that it waits beside its place
+        #[arg(long, hide = true)]
+        ahead: bool,
     },
 }
 

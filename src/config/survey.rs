@@ -58,7 +58,8 @@ pub fn not_yet(file: &File, examined: &Examined<'_>) -> Vec<NotYet> {
         let key = |key| ["backups", name.as_str(), key];
         let stops = Some(Blocked::One(name.clone()));
         note(&key("identity"), backup.identity.is_some(), None);
-        note(&key("kind"), backup.kind == Some(BackupKind::Physical), stops.clone());
+        let is_physical = backup.kind == Some(BackupKind::Physical);
+        note(&key("incremental"), is_physical && backup.incremental.is_some(), None);
         note(&key("encrypt_to"), backup.encrypt_to.is_some(), stops.clone());
         note(&key("stores"), backup.stores.as_ref().is_some_and(|stores| stores.len() > 1), stops.clone());
         let named = backup.stores.iter().flatten().chain(file.stores.keys().filter(|_| backup.stores.is_none()));

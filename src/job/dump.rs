@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
 
 use crate::catalog::{FileEntry, Role};
@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result, plain_io};
 use crate::host::{Call, Exit, Process, words_of_the_engine};
 use crate::pack::codec::Codec;
 use crate::pack::end::{EndWatch, Seen};
-use crate::pack::packer::{Meter, Packed, hex, pack, stalled};
+use crate::pack::packer::{Meter, Packed, Pass, hex, pack, stalled};
 use crate::postgres::Server;
 use crate::postgres::server::explain;
 use crate::store::{FileWriter, Upload};
@@ -41,23 +41,37 @@ pub async fn stream(server: &Server, call: Call, way: Way, writer: Box<dyn FileW
         Ok(first) => first,
         Err(error) => return Err(stopped(&mut process, error).await),
     };
-    let (out, blocks) = mpsc::channel(4);
-    let writing = tokio::spawn(write_all(blocks, writer));
-    let passed = pack(stdout, way.watch, way.codec, way.stall_timeout, way.meter, out).await;
-    let written = writing.await.map_err(|error| Error::new(Kind::Store, format!("a write was broken off: {error}")))?;
-    let writer = match written {
-        Ok(writer) => writer,
-        // The store's own words; that the pass lost its receiver only follows from it.
+    let stall_timeout = way.stall_timeout;
+    let (pass, writer) = match through(stdout, way, writer).await {
+        Ok(passed) => passed,
         Err(error) => return Err(stopped(&mut process, error).await),
     };
-    let pass = match passed {
-        Ok(pass) => pass,
-        Err(error) => return Err(stopped(&mut process, error).await),
-    };
-    end(program, &mut process, &head, way.stall_timeout).await?;
+    end(program, &mut process, &head, stall_timeout).await?;
     let whole = pass.finish(program)?;
     writer.finish().await?;
     Ok(whole)
+}
+
+/// Stores what a program has left in a file. Durable when this returns, and whole.
+///
+/// # Errors
+/// The file cannot be read or is not whole, or the store takes no more.
+pub async fn packed(program: &'static str, input: impl AsyncRead + Unpin, way: Way, writer: Box<dyn FileWriter>) -> Result<(Packed, Seen)> {
+    let (pass, writer) = through(input, way, writer).await?;
+    let whole = pass.finish(program)?;
+    writer.finish().await?;
+    Ok(whole)
+}
+
+/// The pass, into a file that is not durable yet.
+async fn through(input: impl AsyncRead + Unpin, way: Way, writer: Box<dyn FileWriter>) -> Result<(Pass, Box<dyn FileWriter>)> {
+    let (out, blocks) = mpsc::channel(4);
+    let writing = tokio::spawn(write_all(blocks, writer));
+    let passed = pack(input, way.watch, way.codec, way.stall_timeout, way.meter, out).await;
+    let written = writing.await.map_err(|error| Error::new(Kind::Store, format!("a write was broken off: {error}")))?;
+    // First the store's own words; that the pass lost its receiver only follows from it.
+    let writer = written?;
+    Ok((passed?, writer))
 }
 
 /// Stores a small file of our own making.

@@ -20,6 +20,7 @@ use crate::host::{Call, Tag, clock, secret};
 use crate::job::assess;
 use crate::job::dump::{self, Way};
 use crate::job::evidence::{self, Dumped};
+use crate::job::physical;
 use crate::job::progress::Progress;
 use crate::job::verify::Opened;
 use crate::pack::census::TableRows;
@@ -94,7 +95,12 @@ impl Making<'_> {
         (self.note_slot)(label.slot())?;
         let id = Id { backup: self.backup.name.to_string(), label };
         let mut upload = self.store.begin(&id).await?;
-        match self.fill(&mut *upload, server, &databases, &id, started_at).await {
+        let filled = if self.backup.physical.is_some() {
+            physical::base::fill(self, &mut *upload, server, &id, started_at).await
+        } else {
+            self.fill(&mut *upload, server, &databases, &id, started_at).await
+        };
+        match filled {
             Ok(mut made) => {
                 made.problems.extend(last.and_then(|last| shrunk(&last, &made.manifest)));
                 Ok(Ready { upload, made })
@@ -210,7 +216,7 @@ impl Making<'_> {
         Ok(Made { manifest, warnings, problems, tables_there, opened })
     }
 
-    fn codec(&self) -> Codec {
+    pub(super) fn codec(&self) -> Codec {
         Codec::from(self.backup.dump.compression)
     }
 
@@ -310,6 +316,7 @@ impl Making<'_> {
             signature: None,
             generator: crate::GENERATOR.to_owned(),
             adopted_from: Vec::new(),
+            physical: None,
         }
     }
 

@@ -11,6 +11,7 @@ pub mod dump;
 pub mod evidence;
 pub mod follow;
 pub mod make;
+pub mod physical;
 pub mod progress;
 pub mod prune;
 pub mod restore;

@@ -5,4 +5,5 @@ pub mod codec;
 pub mod end;
 pub mod lexer;
 pub mod packer;
+pub mod tar;
 pub mod unpacker;

@@ -446,6 +446,7 @@ mod tests {
             weekly: three,
             monthly: three,
             yearly: three,
+            ..Keep::nothing()
         };
         for (nth, zone) in ZONES.into_iter().take(5).enumerate() {
             // Not random, but without a pattern that a calendar would share.
@@ -568,6 +569,7 @@ mod tests {
             weekly,
             monthly,
             yearly,
+            ..Keep::nothing()
         })
     }
 
