@@ -220,6 +220,13 @@ pub enum WalCommand {
         #[arg(long, hide = true)]
         ahead: bool,
     },
+    /// Show what can be restored, what is missing, and how old the newest log in the archive is
+    #[command(after_help = "Example:\n  pgvigil wal status\n\nExit codes: 0 nothing is wrong, 3 something is.")]
+    Status {
+        /// Only of this backup
+        #[arg(long, value_name = "NAME")]
+        backup: Option<String>,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -287,7 +294,8 @@ pub struct ExportArgs {
     pgvigil restore euem_db/latest --to-database euem_db_look         # beside the live one\n  \
     pgvigil restore euem_db/latest --clean --disconnect --keep-old    # in the place of the live one\n  \
     pgvigil restore euem_db/latest --table orders --into-schema rescued   # one table, beside the live one\n  \
-    pgvigil restore euem_db/latest --to-server other --globals        # on another server\n\n\
+    pgvigil restore euem_db/latest --to-server other --globals        # on another server\n  \
+    pgvigil restore cluster/latest --at \"5 minutes ago\" --target-dir /srv/restored --start   # a cluster as of then\n\n\
     Exit codes: 0 restored, 1 refused or failed, 2 wrong usage, 3 restored, with something that needs a look."
 )]
 #[expect(clippy::struct_excessive_bools, reason = "they are the switches of the command line")]
@@ -343,46 +351,72 @@ pub struct RestoreArgs {
     #[arg(long)]
     pub dry_run: bool,
     #[command(flatten)]
+    pub physical: PhysicalRestoreArgs,
+    #[command(flatten)]
     pub later: LaterRestoreArgs,
 }
 
-/// What later versions bring: encryption, signatures, physical backups.
+/// Of physical backups: the cluster as of a moment, in a folder of its own.
+#[derive(Debug, clap::Args)]
+pub struct PhysicalRestoreArgs {
+    /// Physical: all that was committed by then, such as "2026-01-15 14:30:00 Europe/Vienna" or "5 minutes ago"
+    #[arg(long, value_name = "TIME", group = "moment")]
+    at: Option<String>,
+    /// Physical: up to this place in the log
+    #[arg(long, value_name = "L", group = "moment")]
+    lsn: Option<String>,
+    /// Physical: up to this transaction, with it
+    #[arg(long, value_name = "X", group = "moment")]
+    xid: Option<String>,
+    /// Physical: up to this restore point
+    #[arg(long, value_name = "N", group = "moment")]
+    name: Option<String>,
+    /// Physical: all there is
+    #[arg(long, group = "moment")]
+    pub latest: bool,
+    /// Physical: where to, a folder that is not there yet or empty
+    #[arg(long, value_name = "DIR")]
+    pub target_dir: Option<PathBuf>,
+    /// Physical: start it, and wait until it is there
+    #[arg(long, requires = "target_dir")]
+    pub start: bool,
+    /// Physical: the port to start it on; default: the first that is free from 5433 on
+    #[arg(long, value_name = "P", requires = "start")]
+    pub port: Option<u16>,
+    /// Physical: along this timeline; default: the newest that comes of the base backup
+    #[arg(long, value_name = "N")]
+    pub timeline: Option<u32>,
+    /// Physical: where a tablespace goes, by its name, OID or old place (repeatable); default: DIR_tablespaces/OID
+    #[arg(long, value_name = "NAME=DIR")]
+    pub tablespace: Vec<String>,
+}
+
+impl PhysicalRestoreArgs {
+    /// Whether a cluster is meant and not a dump.
+    pub fn are_given(&self) -> bool {
+        self.target().is_some() || self.latest || self.target_dir.is_some() || self.timeline.is_some() || !self.tablespace.is_empty()
+    }
+
+    /// The option that names a target, with its value.
+    pub fn target(&self) -> Option<(&'static str, &str)> {
+        let given = [("--at", &self.at), ("--lsn", &self.lsn), ("--xid", &self.xid), ("--name", &self.name)];
+        given.into_iter().find_map(|(option, value)| Some((option, value.as_deref()?)))
+    }
+}
+
+/// What later versions bring: encryption, signatures.
 #[derive(Debug, clap::Args)]
 pub struct LaterRestoreArgs {
     #[arg(long, hide = true, value_name = "FILE")]
     identity: Option<PathBuf>,
     #[arg(long, hide = true)]
     accept_unsigned: bool,
-    #[arg(long, hide = true, value_name = "TIME")]
-    at: Option<String>,
-    #[arg(long, hide = true, value_name = "L")]
-    lsn: Option<String>,
-    #[arg(long, hide = true, value_name = "X")]
-    xid: Option<String>,
-    #[arg(long, hide = true, value_name = "N")]
-    name: Option<String>,
-    #[arg(long, hide = true)]
-    latest: bool,
-    #[arg(long, hide = true, value_name = "DIR")]
-    target_dir: Option<PathBuf>,
-    #[arg(long, hide = true)]
-    start: bool,
 }
 
 impl LaterRestoreArgs {
     /// The first of them that was given.
     pub fn first(&self) -> Option<&'static str> {
-        let given = [
-            ("--identity", self.identity.is_some()),
-            ("--accept-unsigned", self.accept_unsigned),
-            ("--at", self.at.is_some()),
-            ("--lsn", self.lsn.is_some()),
-            ("--xid", self.xid.is_some()),
-            ("--name", self.name.is_some()),
-            ("--latest", self.latest),
-            ("--target-dir", self.target_dir.is_some()),
-            ("--start", self.start),
-        ];
+        let given = [("--identity", self.identity.is_some()), ("--accept-unsigned", self.accept_unsigned)];
         given.into_iter().find(|(_, given)| *given).map(|(option, _)| option)
     }
 }

@@ -18,6 +18,7 @@ mod pin;
 mod prune;
 mod rebuild;
 mod restore;
+mod restore_physical;
 mod run;
 mod session;
 mod show;

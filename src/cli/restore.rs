@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::answer::{Answer, FailureRow, code, could_not};
 use super::args::RestoreArgs;
 use super::session::{Session, Uses, runtime};
-use super::{Done, bar, not_yet_error, output};
+use super::{Done, bar, not_yet_error, output, restore_physical};
 use crate::catalog::Wanted;
 use crate::config::Plan;
 use crate::error::{Error, Kind, Result, exit};
@@ -25,6 +25,9 @@ use crate::state::Outcome;
 const FAILURES_SHOWN: usize = 20;
 
 pub fn restore(session: &Session, args: &RestoreArgs) -> Done {
+    if args.physical.are_given() && args.later.first().is_none() {
+        return restore_physical::restore(session, args);
+    }
     match carry_out(session, args) {
         Ok(Did::Looked(looked)) => tell_plan(session, &looked.plan),
         Ok(Did::Restored(looked, report)) => tell(session, &looked.plan, &report),

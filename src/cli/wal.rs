@@ -1,15 +1,18 @@
 //! `wal push`, `wal fetch`, `wal status`
 
+use std::fmt::Write;
 use std::path::Path;
 
-use super::Done;
 use super::args::WalCommand;
 use super::session::{Session, Uses, runtime};
+use super::{Done, output};
+use crate::alert::problems::age;
 use crate::config::Plan;
 use crate::config::plan::Backup;
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result, exit};
-use crate::host::detached;
+use crate::host::{detached, printable};
+use crate::job::physical::status::{self, Status};
 use crate::job::physical::{fetch, push};
 use crate::job::run::{find, refuse_not_yet};
 
@@ -19,6 +22,7 @@ pub const NO_ANSWER: u8 = 255;
 pub fn wal(session: &Session, command: &WalCommand) -> Done {
     match command {
         WalCommand::Push { file, backup } => push(session, backup.as_deref(), file),
+        WalCommand::Status { backup } => status(session, backup.as_deref()),
         WalCommand::Fetch { name, dest, backup, store, ahead } => {
             fetch(session, &Wanted { name, dest, backup: backup.as_deref(), store: store.as_deref() }, *ahead)
         }
@@ -32,6 +36,72 @@ fn push(session: &Session, backup: Option<&str>, file: &Path) -> Done {
     refuse_not_yet(&opened.plan, &backup.name)?;
     runtime()?.block_on(push::push(&opened.plan, backup, file))?;
     Ok(exit::OK)
+}
+
+fn status(session: &Session, backup: Option<&str>) -> Done {
+    let opened = session.open(Uses::All)?;
+    let plan = &opened.plan;
+    let backups: Vec<&Backup> = match backup {
+        Some(_) => vec![choose(plan, backup)?],
+        None => plan.backups.values().filter(|backup| backup.physical.is_some()).collect(),
+    };
+    let mut all = Vec::new();
+    runtime()?.block_on(async {
+        for backup in backups {
+            all.push(status::status(plan, backup).await?);
+        }
+        Result::Ok(())
+    })?;
+    let is_well = all.iter().all(|status| status.problems.is_empty() && status.error.is_none());
+    if session.json {
+        output::json(&all)?;
+    } else {
+        output::text(&all.iter().map(page).collect::<Vec<_>>().join("\n"))?;
+    }
+    Ok(if is_well { exit::OK } else { exit::PROBLEMS })
+}
+
+fn page(status: &Status) -> String {
+    let mut text = String::new();
+    let mut line = |key: &str, value: String| {
+        let _ = writeln!(text, "{key:<12}{value}");
+    };
+    line("backup", status.backup.clone());
+    for (n, window) in status.windows.iter().enumerate() {
+        line(if n == 0 { "windows" } else { "" }, window.in_words());
+    }
+    if status.windows.is_empty() {
+        line("windows", "none: nothing can be restored to any moment".to_owned());
+    }
+    for gap in &status.gaps {
+        line("gap", format!("{} to {} ({} segments)", gap.first, gap.last, gap.segments));
+    }
+    if let Some(last) = &status.last {
+        line("last log", format!("{}, came {} ago", last.name, age(last.age_seconds)));
+    }
+    if let (Some(standing), Some(behind)) = (status.standing, status.bytes_behind) {
+        line("archive", format!("{standing}; {} are on the server only", output::size(behind)));
+    }
+    if let Some(server) = &status.server {
+        let waiting = server.waiting.map(|waiting| format!(", {waiting} segments wait to be archived")).unwrap_or_default();
+        if let Some(bytes) = server.pg_wal_bytes {
+            line("pg_wal", format!("{}{waiting}", output::size(u64::try_from(bytes).unwrap_or(0))));
+        }
+        if server.archive_timeout == 0 {
+            line("note", "archive_timeout is 0: on an idle server what is committed last may wait for hours in an open segment".to_owned());
+        }
+        for slot in &server.slots {
+            let held = slot.retained_bytes.map(|bytes| output::size(u64::try_from(bytes).unwrap_or(0))).unwrap_or_default();
+            let bound = slot.safe_bytes.map_or("without a bound: set max_slot_wal_keep_size".to_owned(), |bytes| {
+                format!("{} more before it is lost", output::size(u64::try_from(bytes).unwrap_or(0)))
+            });
+            line("slot", format!("{}, {}, holds {held} back; {bound}", slot.name, if slot.active { "read" } else { "nobody reads" }));
+        }
+    }
+    for problem in status.problems.iter().chain(&status.error) {
+        line("problem", printable(problem));
+    }
+    text
 }
 
 struct Wanted<'a> {

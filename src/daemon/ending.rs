@@ -86,6 +86,7 @@ impl Daemon {
                 break;
             }
         }
+        self.end_receiving().await;
         self.work.abort_all();
         self.drills.task.abort_all();
         self.looking.shutdown().await;

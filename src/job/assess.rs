@@ -24,6 +24,7 @@ use crate::job::{prune, stores};
 use crate::schedule::due::{self, Job};
 use crate::state::alerts::Change;
 use crate::state::discovered::Discovered;
+use crate::state::watched::Watched;
 use crate::state::{Alerts, DRILL, History, Run, State};
 use crate::store::catalog_of;
 
@@ -151,6 +152,11 @@ impl Assessment {
             let found = problems::of_backup(&facts, now);
             self.undecided.extend(problems::undecided(&facts, &found, now));
             self.problems.extend(found);
+            match Watched::read(&plan.state_dir, name, now) {
+                Some(watched) => self.problems.extend(problems::log_of(backup, &watched)),
+                None if backup.physical.is_some() => self.undecided.push(format!("backup/{name}/wal")),
+                None => {}
+            }
             let held = prune::held(plan, alerts, backup, &catalog, now)?;
             if !held.is_empty() {
                 self.problems.push(problems::held_retention(backup, prune::held_in_words(backup, &held), &held, now));

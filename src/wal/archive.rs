@@ -141,7 +141,7 @@ impl Archive {
     fn legs(&self, timeline: u32, from: Lsn, to_timeline: u32) -> Result<Vec<Leg>, NoWay> {
         let legs = match self.histories.get(&to_timeline) {
             Some(history) => history.legs(to_timeline),
-            None if timeline == to_timeline => vec![Leg { timeline, from: Lsn(0), until: None }],
+            None if timeline == to_timeline || to_timeline == 1 => vec![Leg { timeline: to_timeline, from: Lsn(0), until: None }],
             None => return Err(NoWay(format!("the history of timeline {to_timeline} is not in the archive"))),
         };
         let start = legs.iter().position(|leg| leg.timeline == timeline);

@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     fn sealed() -> (Bytes, Bytes) {
-        let raw: Bytes = (0..3_000_000u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
+        let raw: Bytes = (0..600_000u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
         let header = Header::of("000000010000000000000003", &raw, DateTime::UNIX_EPOCH, Some(7));
         let packed = seal(&header, &raw, Codec::Zstd(1)).unwrap();
         (raw, packed)
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn every_cut_and_flip_is_noticed() {
         let (raw, packed) = sealed();
-        for n in 0..200 {
+        for n in 0..100 {
             let at = n * 7_919 % packed.len();
             assert!(open("000000010000000000000003", &packed[..at]).is_err(), "cut at {at}");
             let mut flipped = packed.to_vec();

@@ -45,6 +45,7 @@ mod owner;
 mod page;
 mod pings;
 mod pitr;
+mod pitr_restore;
 mod restore;
 mod restore_hard;
 mod restore_page;

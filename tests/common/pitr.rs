@@ -96,3 +96,52 @@ impl Site {
         stock("zstd", &["-dc", &format!("cluster/wal/00000001/{name}")], &self.world.store())
     }
 }
+
+/// A cluster that was restored and runs; stopped when it is dropped.
+pub struct Restored {
+    major: u32,
+    dir: std::path::PathBuf,
+    pub answer: serde_json::Value,
+}
+
+impl Site {
+    /// Restores `cluster/latest` (or another ID in `args`) and starts it.
+    #[track_caller]
+    pub fn restore(&self, args: &[&str]) -> Restored {
+        let dir = self.world.path("restored").join(crate::common::unique("at"));
+        let mut all = vec!["--json", "restore"];
+        if !args.first().is_some_and(|arg| arg.starts_with("cluster/")) {
+            all.push("cluster/latest");
+        }
+        all.extend(args);
+        let dir_text = dir.display().to_string();
+        all.extend(["--target-dir", &dir_text, "--start"]);
+        let answer = self.pgvigil(&all).expect(0).json();
+        Restored { major: self.major, dir, answer }
+    }
+}
+
+impl Restored {
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    #[track_caller]
+    pub fn sql(&self, sql: &str) -> String {
+        let connection = self.answer["connection"].as_str().unwrap();
+        let mut psql = std::process::Command::new(crate::support::programs(self.major).join("psql"));
+        psql.env("PGUSER", "postgres").env("PGPASSWORD", crate::common::password());
+        let output = run(psql.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", connection, "-c", sql]));
+        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+}
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        let program = crate::support::programs(self.major).join("pg_ctl");
+        let mut stop = crate::support::postgres_command(program.as_os_str());
+        let _ = run(stop.args(["stop", "-s", "-m", "immediate", "-D"]).arg(&self.dir));
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use tokio_util::sync::CancellationToken;
 
 use crate::catalog::manifest::RESTORE_PAGE;
 use crate::catalog::{FileEntry, Id, Manifest, PHYSICAL, Physical, Role};
@@ -15,7 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::host::{Tag, clock};
 use crate::job::dump::{self, Way};
 use crate::job::make::{Made, Making};
-use crate::job::physical::archive;
+use crate::job::physical::{archive, stream};
 use crate::job::verify::Opened;
 use crate::pack::end::EndWatch;
 use crate::pack::tar::{BACKUP_MANIFEST, Passed};
@@ -23,7 +24,7 @@ use crate::physical::page;
 use crate::physical::whole::{ServerManifest, WalRange};
 use crate::postgres::Server;
 use crate::postgres::basebackup::{Cluster, Standing, arguments};
-use crate::state::State;
+use crate::state::{Lock, State};
 use crate::store::Upload;
 use crate::store::original::Original;
 
@@ -58,6 +59,8 @@ pub async fn fill(making: &Making<'_>, upload: &mut dyn Upload, server: &Server,
     cluster.check(&server.facts.user, spec.wal == Some(Wal::ArchiveCommand))?;
     let with_wal = spec.wal.is_none();
     making.progress.expect(cluster.bytes);
+    // With a daemon it is streamed already; else for as long as this takes.
+    let _receiver = if spec.wal == Some(Wal::Stream) { Receiving::begin(making, &state)? } else { None };
     let archives = take(making, upload, server, &cluster, id, with_wal).await?;
     let manifest = ServerManifest::parse(&archives.manifest).map_err(not_whole)?;
     let range = manifest.range().map_err(not_whole)?;
@@ -231,6 +234,29 @@ fn spool_of(dir: &Path, tag: &Tag) -> PathBuf {
 impl Drop for Spool {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The log is received while this lives.
+struct Receiving {
+    cancel: CancellationToken,
+    _lock: Lock,
+}
+
+impl Receiving {
+    /// `None`: another process receives it.
+    fn begin(making: &Making<'_>, state: &State) -> Result<Option<Self>> {
+        let Some(lock) = state.lock(&stream::lock_name(making.backup))? else { return Ok(None) };
+        let cancel = CancellationToken::new();
+        let (plan, backup, owner, ends) = (making.plan.clone(), making.backup.clone(), state.owner().to_owned(), cancel.clone());
+        tokio::spawn(async move { stream::stream(&plan, &backup, &owner, &ends).await });
+        Ok(Some(Receiving { cancel, _lock: lock }))
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.cancel.cancel();
     }
 }
 

@@ -3,4 +3,11 @@
 pub mod archive;
 pub mod base;
 pub mod fetch;
+pub mod look;
+pub mod prune;
 pub mod push;
+pub mod restore;
+pub mod start;
+pub mod status;
+pub mod stream;
+pub mod unpack;

@@ -115,8 +115,11 @@ async fn find(plan: &Plan, wanted: &Wanted, store: Option<&str>) -> Result<(Entr
 fn refuse_not_yet(manifest: &Manifest) -> Result<()> {
     let what = if manifest.encryption.is_some() {
         "is encrypted"
+    } else if manifest.physical.is_some() {
+        return Err(Error::new(Kind::Usage, format!("{} is a base backup: it is restored whole, into a folder of its own", manifest.id))
+            .hint("add --target-dir DIR, and --latest or --at TIME"));
     } else if manifest.kind != "dump" {
-        "is a physical one"
+        "is of another kind"
     } else {
         return Ok(());
     };
