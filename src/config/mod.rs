@@ -11,6 +11,7 @@ pub mod hours;
 pub mod labels;
 pub mod listen;
 pub mod overlay;
+pub mod physical;
 pub mod plan;
 pub mod rules;
 mod s3;

@@ -16,6 +16,7 @@ use super::faults::Examined;
 use super::file::{self, BackupKind, Contents, EvidenceMode, File, Format, LogFormat, LogLevel, SslMode, Via, Want};
 use super::labels::LabelFault;
 use super::listen::{self, Listen};
+use super::physical::{self, Physical};
 use super::rules;
 use super::values::{Compression, Count, Given, Name, Schedule};
 use crate::keys::{Recipient, Trusted};
@@ -218,6 +219,8 @@ pub struct Backup {
     pub deadline: Option<Duration>,
     pub stall_timeout: Duration,
     pub dump: DumpSpec,
+    /// Base backups and the log, instead of dumps.
+    pub physical: Option<Physical>,
     pub globals: bool,
     /// What is recorded under the snapshot of the dump.
     pub evidence: EvidenceMode,
@@ -261,6 +264,12 @@ pub struct Keep {
     pub weekly: Count,
     pub monthly: Count,
     pub yearly: Count,
+    /// Of physical backups: the newest that are whole by themselves.
+    #[serde(default)]
+    pub base_backups: Option<Count>,
+    /// Of physical backups: so far back every moment can be restored.
+    #[serde(default)]
+    pub window: Option<Duration>,
 }
 
 impl Default for Keep {
@@ -272,6 +281,8 @@ impl Default for Keep {
             weekly: Count::Number(4),
             monthly: Count::Number(12),
             yearly: Count::Forever,
+            base_backups: None,
+            window: None,
         }
     }
 }
@@ -280,7 +291,7 @@ impl Keep {
     /// No unit is named.
     pub fn nothing() -> Self {
         let none = Count::Number(0);
-        Keep { last: none, within: None, daily: none, weekly: none, monthly: none, yearly: none }
+        Keep { last: none, within: None, daily: none, weekly: none, monthly: none, yearly: none, base_backups: None, window: None }
     }
 
     fn of(keep: &file::Keep) -> Self {
@@ -292,6 +303,8 @@ impl Keep {
             weekly: count(keep.weekly),
             monthly: count(keep.monthly),
             yearly: count(keep.yearly),
+            base_backups: keep.base_backups,
+            window: keep.window.map(|span| span.0),
         }
     }
 }
@@ -542,7 +555,7 @@ fn plan_backup(name: &Name, backup: &file::Backup, file: &File, examined: &mut E
         jitter: backup.jitter.map(|span| span.0),
         catch_up: backup.catch_up.unwrap_or(true),
         retries: backup.retries.unwrap_or(RETRIES),
-        keep: backup.keep.as_ref().map(Keep::of).unwrap_or_default(),
+        keep: backup.keep.as_ref().map_or_else(|| physical::default_keep(kind), Keep::of),
         max_age: backup.max_age.map(|span| span.0),
         want: backup.want.unwrap_or_default(),
         deadline: backup.deadline.map(|span| span.0),
@@ -556,6 +569,7 @@ fn plan_backup(name: &Name, backup: &file::Backup, file: &File, examined: &mut E
             schemas: backup.schemas.clone().unwrap_or_default(),
             compression: backup.compression.unwrap_or_default(),
         },
+        physical: physical::plan_physical(name, backup, served_by, examined),
         globals: backup.globals.unwrap_or(true),
         evidence: backup.evidence.unwrap_or_default(),
         checks: backup.checks.clone().unwrap_or_default(),

@@ -92,6 +92,7 @@ impl Daemon {
                 break;
             }
         }
+        self.end_receiving().await;
         self.work.abort_all();
         self.drills.task.abort_all();
         self.copies.tasks.abort_all();

@@ -9,6 +9,7 @@ mod file;
 mod looking;
 mod notify;
 mod probe;
+mod receiving;
 mod reload;
 mod runs;
 mod telling;
@@ -65,6 +66,7 @@ pub async fn run(mut file: Watch, plan: Plan, load: Load<'_>) -> Result<()> {
     daemon.listener.follow(&daemon.plan)?;
     daemon.begin()?;
     daemon.follow();
+    daemon.receive();
     daemon.probe();
     let ticker = Ticker::start().await?;
     daemon.step(clock::now());
@@ -153,6 +155,7 @@ struct Daemon {
     followers: Followers,
     faulty: Option<reload::Faulty>,
     discovery: discovery::Discovery,
+    receiving: receiving::Receiving,
     pulse: Pulse,
     stops: bool,
 }
@@ -185,6 +188,7 @@ impl Daemon {
             followers: Followers::default(),
             faulty: None,
             discovery: discovery::Discovery::default(),
+            receiving: receiving::Receiving::default(),
             pulse: Pulse::new(host::notify::watchdog(), Instant::now()),
             stops: false,
         })

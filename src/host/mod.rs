@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod containers;
+pub mod detached;
 pub mod disk;
 pub mod docker;
 pub mod journal;

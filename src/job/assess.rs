@@ -26,6 +26,7 @@ use crate::schedule::due::{self, Job};
 use crate::state::alerts::Change;
 use crate::state::copies::copy_lock;
 use crate::state::discovered::Discovered;
+use crate::state::watched::Watched;
 use crate::state::{Alerts, DRILL, History, Run, State};
 use crate::store::catalog_of;
 
@@ -166,6 +167,11 @@ impl Assessment {
             for copy in &copies {
                 self.undecided.extend(copy.silent.then(|| copies::key(name, copy.store.as_str())));
                 self.problems.extend(copies::of_copies(backup, copy, now));
+            }
+            match Watched::read(&plan.state_dir, name, now) {
+                Some(watched) => self.problems.extend(problems::log_of(backup, &watched)),
+                None if backup.physical.is_some() => self.undecided.push(format!("backup/{name}/wal")),
+                None => {}
             }
             let held = prune::held(plan, alerts, backup, &catalog, now)?;
             if !held.is_empty() {

@@ -14,6 +14,7 @@ use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::{Tag, clock, secret};
 use crate::job::fill::{Filling, Sealing};
+use crate::job::physical;
 use crate::job::progress::Progress;
 use crate::job::verify::Opened;
 use crate::job::{keys, stores};
@@ -102,7 +103,12 @@ impl Making<'_> {
         let sealing = Sealing::of(self.backup);
         let filling = Filling { making: self, server, id: &id, sealing: &sealing, last: last.as_ref() };
         let mut upload = self.store.begin(&id).await?;
-        match filling.fill(&mut *upload, &databases, started_at).await {
+        let filled = if self.backup.physical.is_some() {
+            physical::base::fill(self, &mut *upload, server, &id, started_at).await
+        } else {
+            filling.fill(&mut *upload, &databases, started_at).await
+        };
+        match filled {
             Ok(mut made) => {
                 made.problems.extend(last.as_ref().and_then(|last| shrunk(last, &made.manifest)));
                 let lease = match lease {

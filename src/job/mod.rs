@@ -13,6 +13,7 @@ pub mod fill;
 pub mod follow;
 pub mod keys;
 pub mod make;
+pub mod physical;
 pub mod progress;
 pub mod prune;
 pub mod restore;

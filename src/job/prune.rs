@@ -6,19 +6,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 
 use crate::catalog::entry::in_order;
-use crate::catalog::{Catalog, Entry, Id, Pin, Rung};
+use crate::catalog::{Catalog, Entry, Id, Pin, Rung, Wanted};
 use crate::config::Plan;
 use crate::config::plan::{Backup, Keep};
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::clock;
-use crate::job::{keys, stores, verify};
+use crate::job::{keys, physical, stores, verify};
 use crate::retain::awaited::awaited;
 use crate::retain::doubt::{self, Doubt};
 use crate::retain::policy::{self, Candidate, Reason, Verdict};
 use crate::retain::terms::{self, Standing, Terms};
 use crate::state::{Alerts, History, State};
-use crate::store::Store;
+use crate::store::{Store, catalog_of};
 
 /// What retention says about the copies of a backup in one store, newest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +86,8 @@ pub fn received(history: &History, backup: &Backup, catalog: &Catalog) -> Result
                 taken_at,
                 rung: Rung::Readable,
                 pinned: false,
+                physical: backup.physical.is_some(),
+                incremental_of: None,
             });
             known.insert(store.clone(), copies.collect());
         } else {
@@ -98,7 +100,9 @@ pub fn received(history: &History, backup: &Backup, catalog: &Catalog) -> Result
 
 /// What is kept of a backup in a store.
 pub fn keep_in<'a>(plan: &'a Plan, backup: &'a Backup, store: &Name) -> &'a Keep {
-    plan.stores.get(store).and_then(|store| store.keep.as_ref()).unwrap_or(&backup.keep)
+    // Units of dumps say nothing of base backups.
+    let speaks = |keep: &&Keep| backup.physical.is_none() || keep.base_backups.is_some() || keep.window.is_some();
+    plan.stores.get(store).and_then(|store| store.keep.as_ref()).filter(speaks).unwrap_or(&backup.keep)
 }
 
 fn candidates(backup: &Backup, store: &Name, catalog: &Catalog) -> Vec<Candidate> {
@@ -117,7 +121,16 @@ pub fn candidate(entry: &Entry, store: &Name) -> Option<Candidate> {
         return None;
     }
     let rung = entry.rung_in(store.as_str())?;
-    Some(Candidate { id: entry.id.clone(), taken_at: entry.manifest.taken_at, rung, pinned: entry.pinned })
+    let physical = entry.manifest.physical.as_ref();
+    let incremental_of = physical.and_then(|physical| physical.incremental_of.as_ref()).and_then(|id| Wanted::parse(id).ok());
+    Some(Candidate {
+        id: entry.id.clone(),
+        taken_at: entry.manifest.taken_at,
+        rung,
+        pinned: entry.pinned,
+        physical: physical.is_some(),
+        incremental_of: incremental_of.and_then(|wanted| Some(Id { backup: wanted.backup, label: wanted.label? })),
+    })
 }
 
 /// Notes what retention goes by for what is new in the file.
@@ -275,7 +288,20 @@ pub async fn apply(plan: &Plan, state: &State, backup: &Backup, judged: &mut [Ju
         verify::point_latest(plan, &*store, judged.store.as_str(), backup.name.as_str()).await?;
         result.map_err(|error| error.context(format_args!("store {}", judged.store)))?;
     }
+    if backup.physical.is_some() {
+        for judged in judged.iter() {
+            prune_log(plan, state, backup, judged).await.map_err(|error| error.context(format_args!("store {}", judged.store)))?;
+        }
+    }
     Ok(deleted)
+}
+
+/// The log that nothing needs any more which is there.
+async fn prune_log(plan: &Plan, state: &State, backup: &Backup, judged: &Judged) -> Result<()> {
+    let store = stores::open(&plan.stores[&judged.store], state.owner())?;
+    let mut catalog = Catalog::trusting(keys::trust(plan));
+    catalog_of(&*store, judged.store.as_str(), Some(backup.name.as_str()), &mut catalog).await?;
+    physical::prune::prune(&*store, backup.name.as_str(), &catalog).await.map(drop)
 }
 
 async fn delete(plan: &Plan, state: &State, store: &dyn Store, judged: &mut Judged, deleted: &mut usize) -> Result<()> {

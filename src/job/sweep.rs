@@ -71,6 +71,9 @@ pub async fn sweep_idle(plan: &Plan, state: &State, history: &History, backup: &
 
 async fn clean_up(plan: &Plan, state: &State, dead: &Unfinished) -> bool {
     let stores = sweep_stores(plan, state, &dead.backup).await;
+    if let Some(tag) = &dead.tag {
+        crate::job::physical::base::remove_spool(plan, tag);
+    }
     let processes = match (&dead.tag, plan.servers.get(dead.server.as_str())) {
         (Some(tag), Some(server)) => match end_everything(server, tag).await {
             Ok(()) => true,

@@ -7,6 +7,7 @@
 
 use super::census::{Census, TableRows};
 use super::lexer::{Lexer, Place};
+use super::tar::{Passed, TarWatch};
 
 /// Watches a dump go by.
 pub enum EndWatch {
@@ -15,6 +16,8 @@ pub enum EndWatch {
     /// An archive of `pg_dump --format=custom`, which has no end marker: the exit status, the
     /// length and the hash are its proof.
     Custom { head: Vec<u8>, bytes: u64 },
+    /// A tar archive of pg_basebackup.
+    Tar(Box<TarWatch>),
 }
 
 /// The first bytes of an archive of `pg_dump`.
@@ -24,6 +27,10 @@ impl EndWatch {
     /// `digests`: takes one of the rows of each table as they pass.
     pub fn plain(digests: bool) -> Self {
         EndWatch::Plain(Box::new(PlainWatch::new(digests)))
+    }
+
+    pub fn tar() -> Self {
+        EndWatch::Tar(Box::default())
     }
 
     pub fn custom() -> Self {
@@ -39,6 +46,7 @@ impl EndWatch {
                 head.extend_from_slice(&bytes[..missing.min(bytes.len())]);
                 *count += bytes.len() as u64;
             }
+            EndWatch::Tar(watch) => watch.feed(bytes),
         }
     }
 
@@ -56,18 +64,21 @@ impl EndWatch {
             EndWatch::Plain(watch) => watch.finish(),
             EndWatch::Custom { bytes: 0, .. } => Err("it is empty".to_owned()),
             EndWatch::Custom { head, .. } if head != ARCHIVE_MAGIC => Err("it does not begin like an archive of pg_dump".to_owned()),
-            EndWatch::Custom { .. } => Ok(Seen { tables: None, rows: None }),
+            EndWatch::Custom { .. } => Ok(Seen::default()),
+            EndWatch::Tar(watch) => Ok(Seen { tar: Some(Box::new(watch.finish()?)), ..Seen::default() }),
         }
     }
 }
 
 /// What a whole dump held.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
     /// `CREATE TABLE` statements; `None` where the format hides them.
     pub tables: Option<u64>,
     /// The rows of each table in `COPY` data; `None` where the format hides them.
     pub rows: Option<Vec<TableRows>>,
+    /// The files of a tar archive.
+    pub tar: Option<Box<Passed>>,
 }
 
 /// The longest end of a text that matters here, in bytes.
@@ -91,7 +102,7 @@ impl PlainWatch {
 
     fn finish(self) -> Result<Seen, String> {
         self.census.ending.judge(self.lexer.place())?;
-        Ok(Seen { tables: Some(self.census.tables), rows: Some(self.census.found) })
+        Ok(Seen { tables: Some(self.census.tables), rows: Some(self.census.found), tar: None })
     }
 }
 

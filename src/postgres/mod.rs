@@ -1,5 +1,6 @@
 //! server -> bytes: PostgreSQL through its own programs.
 
+pub mod basebackup;
 pub mod dump;
 pub mod lease;
 pub mod programs;

@@ -37,7 +37,14 @@ mod tests {
 
     fn copy(day: i64, rung: Rung) -> Candidate {
         let taken_at = "2024-01-01T01:00:00Z".parse::<DateTime<Utc>>().unwrap() + chrono::TimeDelta::days(day);
-        Candidate { id: Id { backup: "x".into(), label: Label::of(taken_at) }, taken_at, rung, pinned: false }
+        Candidate {
+            id: Id { backup: "x".into(), label: Label::of(taken_at) },
+            taken_at,
+            rung,
+            pinned: false,
+            physical: false,
+            incremental_of: None,
+        }
     }
 
     fn now() -> DateTime<Utc> {

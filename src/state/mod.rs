@@ -11,6 +11,7 @@ pub mod outbox;
 pub mod pings;
 mod restored;
 pub mod restores;
+pub mod watched;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::Write;

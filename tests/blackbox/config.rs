@@ -270,10 +270,7 @@ fn with_keys(world: &World, section: &str, keys: &str) {
 #[test]
 fn keys_that_a_backup_cannot_do_without_refuse_its_run() {
     let world = World::new();
-    for (section, keys) in [
-        ("backups.x", "kind = \"physical\""),
-        ("stores.far", "ssh = { host = \"h\", path = \"/p\" }\n[backups.y]\ndatabase = \"y\"\nstores = [\"local\"]"),
-    ] {
+    for (section, keys) in [("stores.far", "ssh = { host = \"h\", path = \"/p\" }\n[backups.y]\ndatabase = \"y\"\nstores = [\"local\"]")] {
         with_keys(&world, section, keys);
         if section == "stores.far" {
             let text = std::fs::read_to_string(world.config()).unwrap().replace("[backups.x]\n", "[backups.x]\nstores = [\"far\"]\n");

@@ -13,6 +13,8 @@
 mod common;
 #[path = "../common/http.rs"]
 mod http;
+#[path = "../common/pitr.rs"]
+mod pitr_site;
 #[path = "../common/smtp.rs"]
 mod smtp;
 mod support;
@@ -48,6 +50,8 @@ mod offsite;
 mod owner;
 mod page;
 mod pings;
+mod pitr;
+mod pitr_restore;
 mod restore;
 mod restore_hard;
 mod restore_page;

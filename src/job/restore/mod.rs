@@ -151,6 +151,10 @@ fn refuse_unsigned(entry: &Entry, store: &str, asked: &Asked) -> Result<Option<S
 }
 
 fn refuse_not_yet(manifest: &Manifest) -> Result<()> {
+    if manifest.physical.is_some() {
+        return Err(Error::new(Kind::Usage, format!("{} is a base backup: it is restored whole, into a folder of its own", manifest.id))
+            .hint("add --target-dir DIR, and --latest or --at TIME"));
+    }
     if manifest.kind == "dump" {
         return Ok(());
     }
