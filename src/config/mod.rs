@@ -13,6 +13,7 @@ pub mod listen;
 pub mod overlay;
 pub mod plan;
 pub mod rules;
+pub mod ssh;
 pub mod survey;
 pub mod telling;
 pub mod values;

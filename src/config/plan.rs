@@ -2,7 +2,7 @@
 //! carried out; nothing downstream asks again whether it makes sense.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono_tz::Tz;
@@ -17,6 +17,7 @@ use super::file::{self, BackupKind, Contents, EvidenceMode, File, Format, LogFor
 use super::labels::LabelFault;
 use super::listen::{self, Listen};
 use super::rules;
+use super::ssh;
 use super::values::{Compression, Count, Given, Name, Schedule};
 
 /// Where a debian or systemd installation keeps the daemon's state.
@@ -176,6 +177,8 @@ pub struct S3Place {
 #[derive(Debug, Clone)]
 pub struct SshPlace {
     pub at: file::Ssh,
+    /// Where a folder is until it is on that host.
+    pub spool_dir: PathBuf,
 }
 
 #[derive(Debug, Clone)]
@@ -319,8 +322,13 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
         .iter()
         .filter_map(|(name, server)| Some((name.clone(), plan_server(name, server, examined)?)))
         .collect::<BTreeMap<_, _>>();
-    let stores =
-        file.stores.iter().filter_map(|(name, store)| Some((name.clone(), plan_store(name, store, examined)?))).collect::<BTreeMap<_, _>>();
+    let state_dir = file.state_dir.clone().unwrap_or_else(|| PathBuf::from(STATE_DIR));
+    let spool_dir = file.spool_dir.clone().unwrap_or_else(|| state_dir.join("spool"));
+    let stores = file
+        .stores
+        .iter()
+        .filter_map(|(name, store)| Some((name.clone(), plan_store(name, store, &spool_dir, examined)?)))
+        .collect::<BTreeMap<_, _>>();
     let backups = file
         .backups
         .iter()
@@ -331,9 +339,8 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
     let email = file.email.as_ref().and_then(|email| email::plan_email(email, channels.policy.remind_every, examined));
     let listen = listen::plan_listen(file, examined);
     let log = file.log.clone().unwrap_or_default();
-    let state_dir = file.state_dir.clone().unwrap_or_else(|| PathBuf::from(STATE_DIR));
     Plan {
-        spool_dir: file.spool_dir.clone().unwrap_or_else(|| state_dir.join("spool")),
+        spool_dir,
         state_dir,
         max_concurrent_runs: file.max_concurrent_runs.unwrap_or(1),
         shutdown_grace: file.shutdown_grace.map_or(SHUTDOWN_GRACE, |span| span.0),
@@ -424,7 +431,7 @@ fn plan_server(name: &Name, server: &file::Server, examined: &mut Examined<'_>) 
     })
 }
 
-fn plan_store(name: &Name, store: &file::Store, examined: &mut Examined<'_>) -> Option<Store> {
+fn plan_store(name: &Name, store: &file::Store, spool_dir: &Path, examined: &mut Examined<'_>) -> Option<Store> {
     let kinds = [store.path.is_some(), store.s3.is_some(), store.ssh.is_some()];
     if kinds.iter().filter(|is| **is).count() != 1 {
         examined.lack(
@@ -462,7 +469,7 @@ fn plan_store(name: &Name, store: &file::Store, examined: &mut Examined<'_>) -> 
             secret_access_key: store.secret_access_key.clone(),
             session_token: store.session_token.clone(),
         }),
-        (None, None, at) => StoreKind::Ssh(SshPlace { at: at.clone()? }),
+        (None, None, at) => StoreKind::Ssh(ssh::plan_ssh(name, at.as_ref()?, spool_dir, examined)),
     };
     Some(Store {
         name: name.clone(),

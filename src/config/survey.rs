@@ -64,7 +64,6 @@ pub fn not_yet(file: &File, examined: &Examined<'_>) -> Vec<NotYet> {
         let named = backup.stores.iter().flatten().chain(file.stores.keys().filter(|_| backup.stores.is_none()));
         for (name, store) in named.filter_map(|name| file.stores.get_key_value(name)) {
             note(&["stores", name.as_str(), "s3"], store.s3.is_some(), stops.clone());
-            note(&["stores", name.as_str(), "ssh"], store.ssh.is_some(), stops.clone());
         }
     }
     found

@@ -7,6 +7,7 @@ use crate::config::Plan;
 use crate::config::plan::{self, StoreKind};
 use crate::error::{Error, Kind, Result};
 use crate::store::local::LocalStore;
+use crate::store::ssh::SshStore;
 use crate::store::{Store, catalog_of};
 
 /// Opens a store. `owner` names the `state_dir` that unfinished work belongs to.
@@ -16,7 +17,8 @@ use crate::store::{Store, catalog_of};
 pub fn open(store: &plan::Store, owner: &str) -> Result<Arc<dyn Store>> {
     match &store.kind {
         StoreKind::Local(path) => Ok(Arc::new(LocalStore::new(path.clone(), owner.to_owned()))),
-        StoreKind::S3(_) | StoreKind::Ssh(_) => {
+        StoreKind::Ssh(place) => Ok(Arc::new(SshStore::new(place, owner.to_owned()))),
+        StoreKind::S3(_) => {
             Err(Error::new(Kind::NotYet, format!("store {}: not yet: this version keeps backups in folders only", store.name))
                 .hint("name a store with path"))
         }

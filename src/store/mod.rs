@@ -7,6 +7,7 @@ pub mod local;
 #[cfg(test)]
 mod memory;
 pub mod original;
+pub mod ssh;
 
 use std::path::{Path, PathBuf};
 

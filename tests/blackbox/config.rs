@@ -315,7 +315,6 @@ fn keys_that_a_backup_cannot_do_without_refuse_its_run() {
         ("backups.x", "encrypt_to = [\"age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p\"]"),
         ("backups.x", "kind = \"physical\""),
         ("stores.far", "s3 = { bucket = \"b\" }\n[backups.y]\ndatabase = \"y\"\nstores = [\"local\"]"),
-        ("stores.far", "ssh = { host = \"h\", path = \"/p\" }\n[backups.y]\ndatabase = \"y\"\nstores = [\"local\"]"),
         ("", "signing_key = \"x\""),
     ] {
         with_keys(&world, section, keys);
