@@ -15,6 +15,7 @@ pub mod physical;
 pub mod plan;
 pub mod rules;
 mod s3;
+pub mod ssh;
 pub mod survey;
 pub mod telling;
 pub mod values;

@@ -58,10 +58,6 @@ pub fn not_yet(file: &File, examined: &Examined<'_>) -> Vec<NotYet> {
         let is_physical = backup.kind == Some(BackupKind::Physical);
         note(&key("incremental"), is_physical && backup.incremental.is_some(), None);
         note(&key("encrypt_to"), is_physical && backup.encrypt_to.is_some(), stops.clone());
-        let named = backup.stores.iter().flatten().chain(file.stores.keys().filter(|_| backup.stores.is_none()));
-        for (name, store) in named.filter_map(|name| file.stores.get_key_value(name)) {
-            note(&["stores", name.as_str(), "ssh"], store.ssh.is_some(), stops.clone());
-        }
     }
     found
 }

@@ -485,7 +485,7 @@ async fn read(store: &Store, backup: &str, mut catalog: Catalog) -> Result<Catal
 
 /// The answer to a question, unless it takes too long. Then it is not asked again before the first
 /// one is answered: each holds a thread, and they are not without number.
-async fn asked<T: Send + 'static>(question: String, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+pub async fn asked<T: Send + 'static>(question: String, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     static UNANSWERED: Mutex<BTreeMap<String, AbortHandle>> = Mutex::new(BTreeMap::new());
     let unanswered = || UNANSWERED.lock().unwrap_or_else(PoisonError::into_inner);
     if unanswered().get(&question).is_some_and(|task| !task.is_finished()) {

@@ -10,6 +10,7 @@ use crate::host::disk::Usage;
 use crate::job::{assess, keys};
 use crate::store::local::LocalStore;
 use crate::store::s3::S3Store;
+use crate::store::ssh::SshStore;
 use crate::store::{Store, aside, catalog_of};
 
 /// Opens a store. `owner` names the `state_dir` that unfinished work belongs to.
@@ -20,10 +21,7 @@ pub fn open(store: &plan::Store, owner: &str) -> Result<Arc<dyn Store>> {
     match &store.kind {
         StoreKind::Local(path) => Ok(Arc::new(LocalStore::new(path.clone(), owner.to_owned()))),
         StoreKind::S3(place) => Ok(Arc::new(S3Store::new(store.name.as_str(), place, owner.to_owned())?)),
-        StoreKind::Ssh(_) => {
-            Err(Error::new(Kind::NotYet, format!("store {}: not yet: this version keeps backups in folders and in S3 only", store.name))
-                .hint("name a store with path or s3"))
-        }
+        StoreKind::Ssh(place) => Ok(Arc::new(SshStore::new(place, owner.to_owned()))),
     }
 }
 
@@ -58,7 +56,10 @@ pub async fn try_out(store: &plan::Store) -> Result<String> {
             let tried = S3Store::new(store.name.as_str(), place, "check".to_owned())?.try_out().await?;
             Ok(format!("{}: writable, {tried}", store.place()))
         }
-        StoreKind::Ssh(_) => open(store, "").map(|_| String::new()),
+        StoreKind::Ssh(at) => Ok(match SshStore::new(at, "check".to_owned()).try_out().await? {
+            Some(available) => format!("{}: writable, {} available", store.place(), crate::status::words::size(available)),
+            None => format!("{}: writable", store.place()),
+        }),
     }
 }
 
@@ -66,7 +67,11 @@ pub async fn try_out(store: &plan::Store) -> Result<String> {
 pub async fn usage(store: &plan::Store) -> Option<Result<Usage>> {
     match &store.kind {
         StoreKind::Local(path) => Some(assess::usage(path.clone()).await),
-        StoreKind::S3(_) | StoreKind::Ssh(_) => None,
+        StoreKind::Ssh(at) => {
+            let at = at.clone();
+            assess::asked(format!("usage of {}", store.place()), async move { SshStore::new(&at, String::new()).usage().await }).await.transpose()
+        }
+        StoreKind::S3(_) => None,
     }
 }
 

@@ -8,6 +8,7 @@ pub mod local;
 mod memory;
 pub mod original;
 pub mod s3;
+pub mod ssh;
 
 use std::path::{Path, PathBuf};
 
