@@ -163,7 +163,8 @@ mod tests {
             }
             let trust = Trust::in_signers(vec![key.public()]);
             if let Signed::By(_) = judged(&changed, &trust) {
-                prop_assert_eq!(read(&changed).unwrap().content.as_ref(), DOCUMENT);
+                let read = read(&changed).unwrap();
+                prop_assert_eq!(read.content.as_ref(), DOCUMENT);
             }
         }
     }

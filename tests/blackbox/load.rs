@@ -9,11 +9,13 @@ use pgvigil::catalog::{Id, Manifest};
 use pgvigil::config::file::Contents;
 use pgvigil::error::{Error, Kind, Result};
 use pgvigil::host::Tag;
+use pgvigil::keys::{Identities, Trust};
 use pgvigil::pack::packer::Meter;
 use pgvigil::postgres::Server as Connected;
 use pgvigil::restore::load::{Load, Loaded, load};
 use pgvigil::restore::select::Selection;
 use pgvigil::restore::source::{Sql, check};
+use pgvigil::verify::stored::Stored;
 
 use crate::common::{Database, Server, World, run};
 
@@ -377,11 +379,12 @@ fn a_backup_of_any_format_becomes_sql() {
         runtime().block_on(async {
             let store = pgvigil::job::stores::open(plan.stores.values().next().unwrap(), "test").unwrap();
             let manifest = std::fs::read(world.folder(&id.to_string()).join("manifest.json")).unwrap();
-            let manifest = Manifest::parse(&manifest, &id).unwrap();
+            let (manifest, _) = Manifest::read(&manifest, &id, &Trust::default()).unwrap();
+            let stored = Stored { store: &*store, id: &id, manifest: &manifest, keys: &Identities::default() };
             let host = Arc::clone(connected(Server::Pg15).await.host());
-            let nosuch = check(&*store, &id, &manifest, "nosuch").await.err().unwrap();
+            let nosuch = check(stored, "nosuch").await.err().unwrap();
             assert_eq!(nosuch.kind, Kind::NotFound);
-            let mut sql = check(&*store, &id, &manifest, &database.name).await?.open(host).await?;
+            let mut sql = check(stored, &database.name).await?.open(host, &plan.spool_dir).await?;
             let mut text = Vec::new();
             while let Some(block) = sql.blocks.recv().await {
                 text.extend_from_slice(&block);

@@ -277,7 +277,7 @@ fn a_label_that_somebody_took_keeps_no_slot() {
     let database = Database::sample(Server::Pg15);
     let world = signed_world(&database, "");
     let real = world.backup("x");
-    let (slot, schedule) = once_in(6);
+    let (slot, schedule) = once_in(10);
     let label = slot.format("%Y%m%dT%H%M%SZ").to_string();
     let fake = forge(&world, &real, &label, &slot.format("%Y-%m-%dT%H:%M:%SZ").to_string());
     let top = signing(&world.path("pgvigil"));
