@@ -29,6 +29,8 @@ pub enum Kind {
     Dump,
     /// A store refused or failed.
     Store,
+    /// A store does not let us delete: the keys may not, or a lock holds the object.
+    Undeletable,
     /// A backup's bytes are not what its manifest says.
     Damaged,
     /// What is needed to prove a backup is not to be had: no verdict on the backup.
@@ -75,6 +77,7 @@ impl Kind {
             | Kind::Docker
             | Kind::Dump
             | Kind::Store
+            | Kind::Undeletable
             | Kind::Damaged
             | Kind::Cancelled
             | Kind::Timeout
@@ -101,7 +104,7 @@ impl Kind {
             // A restore takes a database away for a moment.
             | Kind::NotFound => true,
             // Somebody has to install or to change something first.
-            Kind::Usage | Kind::Config | Kind::Secret | Kind::Refused | Kind::Unverifiable | Kind::NotYet => false,
+            Kind::Usage | Kind::Config | Kind::Secret | Kind::Undeletable | Kind::Refused | Kind::Unverifiable | Kind::NotYet => false,
         }
     }
 }

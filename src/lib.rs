@@ -15,6 +15,7 @@ pub mod job;
 pub mod keys;
 pub mod listen;
 pub mod pack;
+pub mod physical;
 pub mod postgres;
 pub mod restore;
 pub mod retain;
@@ -23,6 +24,7 @@ pub mod state;
 pub mod status;
 pub mod store;
 pub mod verify;
+pub mod wal;
 
 pub use error::{Error, Result};
 

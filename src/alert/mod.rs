@@ -1,5 +1,6 @@
 //! outcome -> alerts: what is wrong, who was told, and the ways to tell them.
 
+pub mod copies;
 pub mod delivery;
 pub mod digest;
 pub mod drills;

@@ -113,13 +113,29 @@ pub fn settle(
 
 /// What a recipient is told of an open problem, if it is its turn.
 fn news(route: &Route, told_at: Option<DateTime<Utc>>, since: DateTime<Utc>, now: DateTime<Utc>) -> Option<State> {
+    let is_turn = turn(route, told_at, since).is_some_and(|turn| turn <= now);
     match told_at {
         // Where it is told only of what others did not take, it waits for that; then it is reminded as
         // everybody, for the others may be deaf for long.
-        None => route.after.filter(|after| now - since >= delta(*after) || after.is_zero()).map(|_| State::Open),
+        None => (is_turn || route.after.is_some_and(|after| after.is_zero())).then_some(State::Open),
         // Told in the future: the clock has jumped back since.
-        Some(told_at) => (told_at > now || now - told_at >= delta(route.remind_every)).then_some(State::Reminder),
+        Some(told_at) => (is_turn || told_at > now).then_some(State::Reminder),
     }
+}
+
+/// When it is a recipient's turn. `None`: only after others were deaf.
+fn turn(route: &Route, told_at: Option<DateTime<Utc>>, since: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let (from, after) = match told_at {
+        Some(told_at) => (told_at, route.remind_every),
+        None => (since, route.after?),
+    };
+    from.checked_add_signed(delta(after))
+}
+
+/// When somebody's turn comes next, of what is open.
+pub fn next_turn(known: &[Known], routes: &[Route], now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let turns = known.iter().flat_map(|known| routes.iter().filter_map(|route| turn(route, known.told_at(route), known.since)));
+    turns.filter(|turn| *turn > now).min()
 }
 
 fn tell(route: &Route, state: State, severity: Severity, now: DateTime<Utc>) -> Tell {
@@ -243,6 +259,27 @@ mod tests {
         let mail = |to: &str| Route { to: to.into(), ..route("email") };
         assert_eq!(ask(Some(&old), Some(&a), &[mail("b@c"), route("a")], 1).unwrap().1, to(&[("a", Open)]));
         assert_eq!(ask(Some(&old), None, &[mail("b@c"), route("a")], 1).unwrap().1, to(&[("email", Closed)]));
+    }
+
+    #[test]
+    fn whose_turn_comes_next() {
+        let late = Route { after: Some(4 * HOUR), ..route("late") };
+        let spare = Route { after: None, ..route("spare") };
+        let routes = [route("a"), late, spare];
+        for (told, now, expected) in [
+            (&[("a", 0)][..], 0, Some(4)),
+            // The turn that is there now is told now.
+            (&[("a", 0)], 4, Some(24)),
+            (&[("a", 0), ("late", 5)], 5, Some(24)),
+            (&[("a", 0), ("late", 5)], 24, Some(29)),
+            (&[("a", 0), ("late", 5), ("spare", 1)], 24, Some(25)),
+            (&[], 9, None),
+        ] {
+            assert_eq!(next_turn(&[known("x", 0, told)], &routes, at(now)), expected.map(at), "{told:?} {now}");
+        }
+        assert_eq!(next_turn(&[], &routes, at(0)), None);
+        let never = [Route { after: Some(Duration::MAX), ..route("never") }];
+        assert_eq!(next_turn(&[known("x", 0, &[])], &never, at(0)), None);
     }
 
     #[test]

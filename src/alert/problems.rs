@@ -17,6 +17,7 @@ use crate::host::disk::Usage;
 use crate::host::printable;
 use crate::schedule::due::stale_at;
 use crate::state::pings::FailedPing;
+use crate::state::watched::Watched;
 use crate::state::{Outcome, Run};
 
 /// One thing that is wrong, as it is told.
@@ -106,6 +107,20 @@ pub fn of_backup(facts: &BackupFacts<'_>, now: DateTime<Utc>) -> Vec<Problem> {
         drills::budget(facts, now),
     ];
     found.into_iter().flatten().collect()
+}
+
+/// The log of a physical backup is not whole, or does not come.
+pub fn log_of(backup: &Backup, watched: &Watched) -> Option<Problem> {
+    let name = &backup.name;
+    let first = watched.problems.first()?;
+    Some(Problem {
+        key: format!("backup/{name}/wal"),
+        since: watched.since,
+        summary: format!("the log of backup {name}: {first}"),
+        details: watched.problems[1..].join("\n"),
+        facts: vec![("Backup", name.to_string()), ("Server", backup.server.to_string())],
+        commands: vec![format!("pgvigil wal status --backup {name}")],
+    })
 }
 
 /// Labels of a container that cannot be obeyed.

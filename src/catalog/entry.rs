@@ -73,6 +73,8 @@ pub type Documents = Vec<(String, Bytes)>;
 pub struct Catalog {
     pub entries: Vec<Entry>,
     pub unreadable: Vec<(Id, Error)>,
+    /// Stores that gave no answer, by name: what they hold is not in here.
+    pub silent: Vec<(String, Error)>,
     trust: Trust,
     /// Where an entry stands, while documents are taken in: there may be a hundred thousand.
     places: HashMap<Id, usize>,
@@ -182,8 +184,17 @@ impl Catalog {
 
 /// The documents of a kind that count, oldest first. One that cannot be read proves nothing and is left out.
 pub fn in_order<T: serde::de::DeserializeOwned>(prefix: &str, id: &Id, documents: &Documents, trust: &Trust) -> Vec<T> {
-    let ordered = documents.iter().filter_map(|(name, bytes)| Some((document_order(prefix, name)?, name, bytes)));
-    let mut found: Vec<_> = ordered.collect();
-    found.sort_by(|(a, ..), (b, ..)| a.cmp(b));
-    found.into_iter().filter_map(|(_, name, bytes)| signed::counting(bytes, id, name, trust)).collect()
+    sorted(prefix, documents).into_iter().filter_map(|(name, bytes)| signed::counting(bytes, id, name, trust)).collect()
+}
+
+/// The newest document of a kind, with its name.
+pub fn newest_document<'a>(prefix: &str, documents: &'a Documents) -> Option<(&'a str, &'a Bytes)> {
+    sorted(prefix, documents).pop()
+}
+
+fn sorted<'a>(prefix: &str, documents: &'a Documents) -> Vec<(&'a str, &'a Bytes)> {
+    let mut found: Vec<_> =
+        documents.iter().filter_map(|(name, bytes)| Some((document_order(prefix, name)?, (name.as_str(), bytes)))).collect();
+    found.sort_by(|(a, _), (b, _)| a.cmp(b));
+    found.into_iter().map(|(_, document)| document).collect()
 }

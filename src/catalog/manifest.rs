@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::evidence::Evidence;
 use super::id::{Id, Label};
+use super::physical::Physical;
 use super::signed;
 use crate::config::file::{Contents, Format};
 use crate::error::{Error, Kind, Result};
@@ -26,7 +27,7 @@ pub struct Manifest {
     pub taken_at: DateTime<Utc>,
     pub started_at: DateTime<Utc>,
     pub finished_at: DateTime<Utc>,
-    /// `dump`.
+    /// `dump` or `physical`.
     pub kind: String,
     /// The user asked for a part.
     pub narrow: bool,
@@ -57,6 +58,9 @@ pub struct Manifest {
     /// The names that another tool gave to the dumps; of our own there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub adopted_from: Vec<String>,
+    /// Of a base backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub physical: Option<Physical>,
 }
 
 /// The version of what nobody noted.
@@ -91,6 +95,10 @@ pub enum Role {
     Globals,
     /// The page that says how to restore.
     Notes,
+    /// The data directory of a cluster, or a tablespace of it, as a tar archive.
+    Base,
+    /// PostgreSQL's own list of the files of a base backup.
+    BackupManifest,
 }
 
 /// A file of a backup as it is stored.

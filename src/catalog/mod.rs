@@ -6,6 +6,7 @@ pub mod evidence;
 pub mod foreign;
 pub mod id;
 pub mod manifest;
+pub mod physical;
 pub mod proof;
 pub mod signed;
 
@@ -13,4 +14,5 @@ pub use entry::{Catalog, Entry, Standing};
 pub use evidence::{DatabaseEvidence, Evidence};
 pub use id::{Id, Label, Wanted};
 pub use manifest::{FileEntry, Manifest, Role};
+pub use physical::{PHYSICAL, Physical, Tablespace};
 pub use proof::{Compared, DrillFacts, Mismatch, Pin, Proof, Rung};

@@ -163,8 +163,8 @@ mod tests {
             }
             let trust = Trust::in_signers(vec![key.public()]);
             if let Signed::By(_) = judged(&changed, &trust) {
-                let read = read(&changed).unwrap();
-                prop_assert_eq!(read.content.as_ref(), DOCUMENT);
+                let now = read(&changed).unwrap();
+                prop_assert_eq!(now.content.as_ref(), DOCUMENT);
             }
         }
     }

@@ -189,10 +189,49 @@ pub enum Command {
     /// Try the channels of alerts
     #[command(subcommand, after_help = "Example:\n  pgvigil alert test")]
     Alert(AlertCommand),
-    /// Archive and fetch WAL (not yet)
-    Wal {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-        rest: Vec<String>,
+    /// Archive and fetch the log of a cluster
+    #[command(subcommand)]
+    Wal(WalCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum WalCommand {
+    /// Put a file of the log into every store: for archive_command
+    #[command(
+        after_help = "In postgresql.conf:\n  archive_command = 'pgvigil --config /etc/pgvigil/wal.toml wal push %p'\n\nExit codes: 0 durable in every store, 1 to 125 not: the server keeps the file and tries again."
+    )]
+    Push {
+        /// The file, as %p gives it
+        file: PathBuf,
+        /// A [backups.NAME] section; default: the only physical one
+        #[arg(long, value_name = "NAME")]
+        backup: Option<String>,
+    },
+    /// Fetch a file of the log from a store: for restore_command
+    #[command(
+        after_help = "In postgresql.conf:\n  restore_command = 'pgvigil wal fetch %f %p'\n\nExit codes: 0 fetched, 1 the archive answered that it has no such file, 255 anything else: recovery stops instead of ending too early."
+    )]
+    Fetch {
+        /// The name, as %f gives it
+        name: String,
+        /// Where to, as %p gives it
+        dest: PathBuf,
+        /// A [backups.NAME] section; default: the only physical one
+        #[arg(long, value_name = "NAME")]
+        backup: Option<String>,
+        /// Only from this store
+        #[arg(long, value_name = "S")]
+        store: Option<String>,
+        /// Fetch what follows the file, so that it waits beside its place
+        #[arg(long, hide = true)]
+        ahead: bool,
+    },
+    /// Show what can be restored, what is missing, and how old the newest log in the archive is
+    #[command(after_help = "Example:\n  pgvigil wal status\n\nExit codes: 0 nothing is wrong, 3 something is.")]
+    Status {
+        /// Only of this backup
+        #[arg(long, value_name = "NAME")]
+        backup: Option<String>,
     },
 }
 
@@ -261,7 +300,8 @@ pub struct ExportArgs {
     pgvigil restore euem_db/latest --to-database euem_db_look         # beside the live one\n  \
     pgvigil restore euem_db/latest --clean --disconnect --keep-old    # in the place of the live one\n  \
     pgvigil restore euem_db/latest --table orders --into-schema rescued   # one table, beside the live one\n  \
-    pgvigil restore euem_db/latest --to-server other --globals        # on another server\n\n\
+    pgvigil restore euem_db/latest --to-server other --globals        # on another server\n  \
+    pgvigil restore cluster/latest --at \"5 minutes ago\" --target-dir /srv/restored --start   # a cluster as of then\n\n\
     Exit codes: 0 restored, 1 refused or failed, 2 wrong usage, 3 restored, with something that needs a look."
 )]
 #[expect(clippy::struct_excessive_bools, reason = "they are the switches of the command line")]
@@ -323,40 +363,53 @@ pub struct RestoreArgs {
     #[arg(long)]
     pub dry_run: bool,
     #[command(flatten)]
-    pub later: LaterRestoreArgs,
+    pub physical: PhysicalRestoreArgs,
 }
 
-/// What later versions bring: physical backups.
+/// Of physical backups: the cluster as of a moment, in a folder of its own.
 #[derive(Debug, clap::Args)]
-pub struct LaterRestoreArgs {
-    #[arg(long, hide = true, value_name = "TIME")]
+pub struct PhysicalRestoreArgs {
+    /// Physical: all that was committed by then, such as "2026-01-15 14:30:00 Europe/Vienna" or "5 minutes ago"
+    #[arg(long, value_name = "TIME", group = "moment")]
     at: Option<String>,
-    #[arg(long, hide = true, value_name = "L")]
+    /// Physical: up to this place in the log
+    #[arg(long, value_name = "L", group = "moment")]
     lsn: Option<String>,
-    #[arg(long, hide = true, value_name = "X")]
+    /// Physical: up to this transaction, with it
+    #[arg(long, value_name = "X", group = "moment")]
     xid: Option<String>,
-    #[arg(long, hide = true, value_name = "N")]
+    /// Physical: up to this restore point
+    #[arg(long, value_name = "N", group = "moment")]
     name: Option<String>,
-    #[arg(long, hide = true)]
-    latest: bool,
-    #[arg(long, hide = true, value_name = "DIR")]
-    target_dir: Option<PathBuf>,
-    #[arg(long, hide = true)]
-    start: bool,
+    /// Physical: all there is
+    #[arg(long, group = "moment")]
+    pub latest: bool,
+    /// Physical: where to, a folder that is not there yet or empty
+    #[arg(long, value_name = "DIR")]
+    pub target_dir: Option<PathBuf>,
+    /// Physical: start it, and wait until it is there
+    #[arg(long, requires = "target_dir")]
+    pub start: bool,
+    /// Physical: the port to start it on; default: the first that is free from 5433 on
+    #[arg(long, value_name = "P", requires = "start")]
+    pub port: Option<u16>,
+    /// Physical: along this timeline; default: the newest that comes of the base backup
+    #[arg(long, value_name = "N")]
+    pub timeline: Option<u32>,
+    /// Physical: where a tablespace goes, by its name, OID or old place (repeatable); default: DIR_tablespaces/OID
+    #[arg(long, value_name = "NAME=DIR")]
+    pub tablespace: Vec<String>,
 }
 
-impl LaterRestoreArgs {
-    /// The first of them that was given.
-    pub fn first(&self) -> Option<&'static str> {
-        let given = [
-            ("--at", self.at.is_some()),
-            ("--lsn", self.lsn.is_some()),
-            ("--xid", self.xid.is_some()),
-            ("--name", self.name.is_some()),
-            ("--latest", self.latest),
-            ("--target-dir", self.target_dir.is_some()),
-            ("--start", self.start),
-        ];
-        given.into_iter().find(|(_, given)| *given).map(|(option, _)| option)
+impl PhysicalRestoreArgs {
+    /// Whether a cluster is meant and not a dump.
+    pub fn are_given(&self) -> bool {
+        self.target().is_some() || self.latest || self.target_dir.is_some() || self.timeline.is_some() || !self.tablespace.is_empty()
+    }
+
+    /// The option that names a target, with its value.
+    pub fn target(&self) -> Option<(&'static str, &str)> {
+        let given = [("--at", &self.at), ("--lsn", &self.lsn), ("--xid", &self.xid), ("--name", &self.name)];
+        given.into_iter().find_map(|(option, value)| Some((option, value.as_deref()?)))
     }
 }

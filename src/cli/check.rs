@@ -16,7 +16,7 @@ use crate::alert::ping::Pinger;
 use crate::alert::webhook::Poster;
 use crate::config::channels::Hook;
 use crate::config::email::Email;
-use crate::config::plan::{self, Backup, Blocked, Place, StoreKind};
+use crate::config::plan::{self, Backup, Blocked, Place};
 use crate::config::values::Name;
 use crate::config::{DEFAULT_PATH, Faults, Plan};
 use crate::error::{Error, Kind, exit};
@@ -87,7 +87,7 @@ pub fn check(session: &Session, offline: bool) -> Done {
         "file",
         format!(
             "{}: {}, {}, {}",
-            session.config.display(),
+            session.source(),
             count(plan.servers.len(), "server"),
             count(plan.stores.len(), "store"),
             count(plan.backups.len(), "backup")
@@ -186,7 +186,7 @@ async fn online(plan: &Plan, unit: Option<&Unit>, lines: &mut Vec<Line>) {
         }
     }
     for store in plan.stores.values() {
-        lines.push(of_store(store));
+        lines.push(of_store(store).await);
         lines.extend(unit.and_then(|unit| of_unit(store, unit)));
     }
     if let Some(email) = &plan.email {
@@ -342,21 +342,17 @@ async fn of_drill(plan: &Plan, backup: &Backup, server: &Server) -> Line {
     }
 }
 
-fn of_store(store: &plan::Store) -> Line {
+async fn of_store(store: &plan::Store) -> Line {
     let subject = format!("store {}", store.name);
-    let StoreKind::Local(path) = &store.kind else {
-        let error = stores::open(store, "").err().unwrap_or_else(|| Error::new(Kind::NotYet, "not yet"));
-        return Line::bad(subject, &error);
-    };
-    match crate::store::aside::try_out(path) {
-        Ok(available) => Line::good(subject, format!("{}: writable, {} available", path.display(), output::size(available))),
+    match stores::try_out(store).await {
+        Ok(how) => Line::good(subject, how),
         Err(error) => Line::bad(subject, &error),
     }
 }
 
 /// Whether the unit lets the daemon write the store, whatever this process may.
 fn of_unit(store: &plan::Store, unit: &Unit) -> Option<Line> {
-    let StoreKind::Local(path) = &store.kind else { return None };
+    let path = store.kind.folder()?;
     let hint = unit.lacks(path)?;
     let message = format!("{}: {} does not let the daemon write there", path.display(), unit::NAME);
     // It may be there for nothing, as beside a cron job.

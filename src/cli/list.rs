@@ -68,6 +68,9 @@ pub fn catalog(plan: &Plan, backup: Option<&str>) -> Result<Catalog> {
     for (_, error) in &catalog.unreadable {
         output::warn(&error.message, error.hint.as_deref());
     }
+    for (_, error) in &catalog.silent {
+        output::warn(&error.message, error.hint.as_deref());
+    }
     Ok(catalog)
 }
 
@@ -90,7 +93,8 @@ pub fn list(session: &Session, backup: Option<&str>, every: Option<Duration>) ->
     } else {
         output::text(&table(&catalog, &reasons))?;
     }
-    Ok(if catalog.unreadable.is_empty() { exit::OK } else { exit::PROBLEMS })
+    let is_whole = catalog.unreadable.is_empty() && catalog.silent.is_empty();
+    Ok(if is_whole { exit::OK } else { exit::PROBLEMS })
 }
 
 fn table(catalog: &Catalog, reasons: &Reasons) -> String {
@@ -117,7 +121,8 @@ fn table(catalog: &Catalog, reasons: &Reasons) -> String {
             Cell::new(marks.join(", ")),
         ]);
     }
-    format!("{}\n", table.trim_fmt())
+    // The ID names backup and slot.
+    format!("{}\n", output::fitted(table, &[4, 6, 5, 1, 3, 7]).trim_fmt())
 }
 
 /// The tiers that a backup fills in any of its stores.

@@ -19,11 +19,13 @@ mod pin;
 mod prune;
 mod rebuild;
 mod restore;
+mod restore_physical;
 mod run;
 mod session;
 mod show;
 mod status;
 mod verify;
+mod wal;
 mod watch;
 
 use std::process::ExitCode;
@@ -39,13 +41,23 @@ type Done = Result<u8>;
 
 /// The whole life of the program.
 pub fn main() -> ExitCode {
+    if !wal::is_fetch(std::env::args()) {
+        return ExitCode::from(life(|error| error.kind.exit_code(), exit::USAGE));
+    }
+    // PostgreSQL takes most exit codes for the end of the archive, that of a panic too.
+    let ended = std::panic::catch_unwind(|| life(|_| wal::NO_ANSWER, wal::NO_ANSWER));
+    ExitCode::from(ended.unwrap_or(wal::NO_ANSWER))
+}
+
+/// Its exit code, with those of a failure and of wrong usage as they are given.
+fn life(failed: impl Fn(&Error) -> u8, usage: u8) -> u8 {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
             // --help and --version are asked for, and go to stdout.
             let _ = error.print();
             if !error.use_stderr() {
-                return ExitCode::from(exit::OK);
+                return exit::OK;
             }
             // What could not be read as a whole may still have asked for JSON.
             if std::env::args().take_while(|arg| arg != "--").any(|arg| arg == "--json") {
@@ -53,7 +65,7 @@ pub fn main() -> ExitCode {
                 let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
                 output::json_failure(&Error::new(Kind::Usage, message).hint("pgvigil --help"));
             }
-            return ExitCode::from(exit::USAGE);
+            return usage;
         }
     };
     let json = args.json;
@@ -63,10 +75,10 @@ pub fn main() -> ExitCode {
     // Dumps, state and their folders are for the eyes of their owner, whatever the shell's umask.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     match dispatch(args) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(error) => {
             output::failure(json, &error);
-            ExitCode::from(error.kind.exit_code())
+            failed(&error)
         }
     }
 }
@@ -110,14 +122,6 @@ fn dispatch(args: Args) -> Done {
         Command::Status { alive: true, .. } => status::alive(&session),
         Command::Status { watch, .. } => status::status(&session, watch.every()),
         Command::Alert(AlertCommand::Test) => alert::test(&session),
-        Command::Wal { .. } => not_yet("wal"),
+        Command::Wal(command) => wal::wal(&session, &command),
     }
-}
-
-fn not_yet_error(command: &str) -> Error {
-    Error::new(Kind::NotYet, format!("{command}: not yet: a later version brings this command"))
-}
-
-fn not_yet(command: &str) -> Done {
-    Err(not_yet_error(command).hint("pgvigil --help names what works in this version"))
 }

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{Cell, Color, ContentArrangement, Table};
+use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Table};
 use serde::Serialize;
 use tracing::Level;
 
@@ -91,6 +91,24 @@ pub fn table(header: &[&str]) -> Table {
         table.set_content_arrangement(ContentArrangement::Dynamic);
     } else {
         table.set_content_arrangement(ContentArrangement::Disabled);
+    }
+    table
+}
+
+/// Leaves columns out while a table is wider than the terminal, the first of `spare` first: a name that
+/// is broken over lines can be neither read at a glance nor copied.
+pub fn fitted(mut table: Table, spare: &[usize]) -> Table {
+    let Some(room) = table.width() else { return table };
+    // With a blank on each side.
+    let mut widths: Vec<usize> = table.column_max_content_widths().into_iter().map(|width| usize::from(width) + 2).collect();
+    for &n in spare {
+        if widths.iter().sum::<usize>() <= usize::from(room) {
+            break;
+        }
+        if let (Some(width), Some(column)) = (widths.get_mut(n), table.column_mut(n)) {
+            *width = 0;
+            column.set_constraint(ColumnConstraint::Hidden);
+        }
     }
     table
 }

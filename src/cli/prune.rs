@@ -49,23 +49,31 @@ pub fn prune(session: &Session, backup: Option<&str>, dry_run: bool, trust_clock
     }
     let mut judged = Vec::new();
     let mut failed: Option<Error> = None;
+    let mut passed_over = false;
     runtime()?.block_on(async {
         for backup in &backups {
             let work = async {
+                let look = || prune::look(plan, state.owner(), &history, &alerts, backup, clock::now());
                 if dry_run {
-                    return prune::look(plan, state.owner(), &history, backup, clock::now()).await;
+                    return look().await;
                 }
                 let Some(_lock) = state.lock(backup.name.as_str())? else {
                     return Err(Error::new(Kind::Busy, format!("a run of {} is under way", backup.name))
                         .hint("it prunes by itself when it has ended"));
                 };
-                let mut judged = prune::look(plan, state.owner(), &history, backup, clock::now()).await?;
-                prune::apply(plan, &state, backup, &mut judged).await?;
+                let mut look = look().await?;
+                prune::apply(plan, &state, backup, &mut look.judged).await?;
                 prune::accept_terms(plan, &alerts, backup)?;
-                Ok(judged)
+                Ok(look)
             };
             match work.await {
-                Ok(more) => judged.extend(more),
+                Ok(look) => {
+                    judged.extend(look.judged);
+                    for (_, error) in look.silent {
+                        output::warn(&error.message, error.hint.as_deref());
+                        passed_over = true;
+                    }
+                }
                 // What cannot be pruned holds up no other.
                 Err(error) => {
                     output::tell(&error);
@@ -82,7 +90,8 @@ pub fn prune(session: &Session, backup: Option<&str>, dry_run: bool, trust_clock
         Result::Ok(())
     })?;
     answer(session, &judged, dry_run, failed.as_ref())?;
-    Ok(failed.map_or(exit::OK, |error| error.kind.exit_code()))
+    let done = if passed_over { exit::PROBLEMS } else { exit::OK };
+    Ok(failed.map_or(done, |error| error.kind.exit_code()))
 }
 
 /// Puts on record that a backup could not be pruned, from where it is told.

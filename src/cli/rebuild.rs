@@ -9,7 +9,7 @@ use super::output;
 use super::session::{Session, Uses, runtime};
 use crate::catalog::{Catalog, Rung};
 use crate::config::Plan;
-use crate::config::plan::{Store, StoreKind};
+use crate::config::plan::Store;
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result, exit};
 use crate::job::{keys, stores, verify};
@@ -75,12 +75,7 @@ pub fn rebuild(session: &Session, store: Option<&str>) -> Done {
 
 fn choose<'a>(plan: &'a Plan, store: Option<&str>) -> Result<Vec<&'a Store>> {
     let Some(name) = store else {
-        let (here, elsewhere): (Vec<&Store>, Vec<&Store>) =
-            plan.stores.values().partition(|store| matches!(store.kind, StoreKind::Local(_)));
-        for store in elsewhere {
-            output::warn(&format!("store {}: not yet: this version keeps backups in folders only", store.name), None);
-        }
-        return Ok(here);
+        return Ok(plan.stores.values().collect());
     };
     plan.stores.get(name).map(|store| vec![store]).ok_or_else(|| {
         let names: Vec<&str> = plan.stores.keys().map(Name::as_str).collect();

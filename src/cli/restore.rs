@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::answer::{Answer, FailureRow, code, could_not};
 use super::args::RestoreArgs;
 use super::session::{Session, Uses, runtime};
-use super::{Done, bar, not_yet_error, output};
+use super::{Done, bar, output, restore_physical};
 use crate::catalog::Wanted;
 use crate::config::Plan;
 use crate::error::{Error, Kind, Result, exit};
@@ -26,6 +26,9 @@ use crate::state::Outcome;
 const FAILURES_SHOWN: usize = 20;
 
 pub fn restore(session: &Session, args: &RestoreArgs) -> Done {
+    if args.physical.are_given() {
+        return restore_physical::restore(session, args);
+    }
     match carry_out(session, args) {
         Ok(Did::Looked(looked)) => tell_plan(session, &looked.plan),
         Ok(Did::Restored(looked, report)) => tell(session, &looked.plan, &report),
@@ -42,9 +45,6 @@ enum Did {
 }
 
 fn carry_out(session: &Session, args: &RestoreArgs) -> Result<Did> {
-    if let Some(option) = args.later.first() {
-        return Err(not_yet_error(&format!("restore {option}")).hint("this version restores dumps: leave the option out"));
-    }
     let wanted = Wanted::parse(&args.id)?;
     // With the caller's rights, which may end with the next step.
     let given = args.identity.as_deref().map(keys::of_file).transpose()?;

@@ -72,6 +72,16 @@ impl Session {
         }))
     }
 
+    /// What says how things are to be: the file, the environment, or both.
+    pub fn source(&self) -> String {
+        let file = self.config.display();
+        match (environment().is_empty(), self.config.exists()) {
+            (true, _) => file.to_string(),
+            (false, true) => format!("{file} and the environment"),
+            (false, false) => "the environment alone".to_owned(),
+        }
+    }
+
     /// Where the state is, if the file can be read at all, be it ever so faulty.
     pub fn state_dir(&self) -> Option<PathBuf> {
         let overlays = environment();

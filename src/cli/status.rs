@@ -20,7 +20,7 @@ use crate::state::{Alerts, State};
 use crate::status::forecast::of_stores;
 use crate::status::verdict::{Word, headline, of_backup};
 use crate::status::words::roughly;
-use crate::status::{Alert, Config, Daemon, Gathered, Outbox, Record, Status, gather};
+use crate::status::{Alert, Config, Copies, Daemon, Gathered, Outbox, Record, Status, gather};
 
 pub fn status(session: &Session, every: Option<Duration>) -> Done {
     let opened = match session.open(Uses::None) {
@@ -129,8 +129,10 @@ fn bar(share: f64) -> String {
 }
 
 fn backups(seen: &Gathered, worded: &[(&Record, Word)]) -> comfy_table::Table {
-    let mut table =
-        output::table(&["", "BACKUP", "STATE", "NEWEST GOOD", "RUNG", "AGE", "", "TOO OLD AT", "RESTORE TAKES", "NEXT SLOT", "LAST RUN"]);
+    let mut titles = vec!["", "BACKUP", "STATE", "NEWEST GOOD", "RUNG", "AGE", "", "TOO OLD AT", "RESTORE TAKES", "NEXT SLOT", "LAST RUN"];
+    let has_copies = seen.status.backups.iter().any(|backup| !backup.copies.is_empty());
+    titles.extend(has_copies.then_some("COPIES"));
+    let mut table = output::table(&titles);
     for backup in &seen.status.backups {
         let Some((record, word)) = worded.iter().find(|(record, _)| record.name.as_str() == backup.name) else { continue };
         let (color, sign) = sign(*word);
@@ -139,7 +141,7 @@ fn backups(seen: &Gathered, worded: &[(&Record, Word)]) -> comfy_table::Table {
         let share = backup.age_seconds.zip(backup.max_age_seconds).map(|(age, limit)| seconds(age) / seconds(limit.max(1)));
         let is_over = share.is_some_and(|share| share > 1.0);
         let run_is_bad = ["failed", "interrupted"].contains(&last.as_str());
-        table.add_row(vec![
+        let mut row = vec![
             Cell::new(sign).fg(color),
             Cell::new(&backup.name),
             Cell::new(word.as_str()).fg(color),
@@ -151,9 +153,24 @@ fn backups(seen: &Gathered, worded: &[(&Record, Word)]) -> comfy_table::Table {
             restore(record),
             Cell::new(backup.next_at.map(|at| time(at, record.zone)).unwrap_or_default()),
             if backup.running { Cell::new("running").fg(Color::Blue) } else { tinted(last, run_is_bad.then_some(Color::Red)) },
-        ]);
+        ];
+        row.extend(has_copies.then(|| copies(&backup.copies)));
+        table.add_row(row);
     }
-    table
+    // The bar says what stands beside it, and `list` has the IDs; the state and what comes next stay.
+    output::fitted(table, &[6, 3, 8, 10, 7, 11, 4])
+}
+
+/// How a backup stands in each of its other stores.
+fn copies(copies: &[Copies]) -> Cell {
+    let told = copies.iter().map(|copy| match (copy.answers, copy.awaited, copy.rung) {
+        (false, ..) => format!("{}: no answer", copy.store),
+        (true, 0, Some(rung)) => format!("{}: {rung}", copy.store),
+        (true, 0, None) => format!("{}: nothing yet", copy.store),
+        (true, awaited, _) => format!("{}: {awaited} behind", copy.store),
+    });
+    let is_behind = copies.iter().any(|copy| !copy.answers || copy.awaited > 0);
+    tinted(told.collect::<Vec<_>>().join(", "), is_behind.then_some(Color::Yellow))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a share is shown")]
@@ -204,7 +221,7 @@ fn stores(seen: &Gathered, plan: &Plan, now: DateTime<Utc>) -> comfy_table::Tabl
             Cell::new(full.unwrap_or_default()),
         ]);
     }
-    table
+    output::fitted(table, &[4, 1, 2])
 }
 
 fn notes(status: &Status) -> String {

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use terminal_size::{Height, terminal_size};
+use terminal_size::{Height, Width, terminal_size};
 
 use super::Done;
 use super::session::runtime;
@@ -31,8 +31,9 @@ pub fn watch(interval: Duration, mut look: impl FnMut() -> String) -> Done {
         if !has_color {
             frame = anstream::adapter::strip_str(&frame).to_string();
         }
-        let height = terminal_size().map_or(usize::MAX, |(_, Height(height))| height.into());
-        shown = if on_terminal { write(&in_place(&frame, height)) } else { write(&format!("{frame}\n")) };
+        let (width, height) =
+            terminal_size().map_or((usize::MAX, usize::MAX), |(Width(width), Height(height))| (width.into(), height.into()));
+        shown = if on_terminal { write(&in_place(&frame, width, height)) } else { write(&format!("{frame}\n")) };
         let pause = async { tokio::time::timeout(interval, told.cancelled()).await };
         let _ = runtime.block_on(pause);
     }
@@ -49,17 +50,32 @@ pub fn watch(interval: Duration, mut look: impl FnMut() -> String) -> Done {
 
 /// A frame over the one before: each line overwrites, nothing is cleared first, and a terminal that knows
 /// how shows it in one go. What does not fit is counted.
-fn in_place(frame: &str, height: usize) -> String {
-    let lines: Vec<&str> = frame.lines().collect();
+fn in_place(frame: &str, width: usize, height: usize) -> String {
+    let width = width.max(1);
+    let lines: Vec<(&str, usize)> =
+        frame.lines().map(|line| (line, anstream::adapter::strip_str(line).to_string().chars().count())).collect();
+    // A long line takes several rows.
+    let rows = |letters: usize| letters.div_ceil(width).max(1);
+    let all: usize = lines.iter().map(|(_, letters)| rows(*letters)).sum();
+    let room = if all < height { all } else { height.saturating_sub(2) };
+    let mut used = 0;
+    let fits = |(_, letters): &&(&str, usize)| {
+        used += rows(*letters);
+        used <= room
+    };
+    let shown = lines.iter().take_while(fits).count();
     let mut text = String::from("\x1b[?2026h\x1b[H");
-    let fits = lines.len() < height;
-    let room = if fits { lines.len() } else { height.saturating_sub(2) };
-    for line in &lines[..room] {
+    for (line, letters) in &lines[..shown] {
         text += line;
-        text += "\x1b[0m\x1b[K\r\n";
+        text += "\x1b[0m";
+        // At the edge it would take the last letter away.
+        if *letters == 0 || letters % width != 0 {
+            text += "\x1b[K";
+        }
+        text += "\r\n";
     }
-    if !fits {
-        text += &format!("... {} more lines\x1b[K\r\n", lines.len() - room);
+    if shown < lines.len() {
+        text += &format!("... {} more lines\x1b[K\r\n", lines.len() - shown);
     }
     text + "\x1b[J\x1b[?2026l"
 }
@@ -70,14 +86,21 @@ mod tests {
 
     #[test]
     fn a_frame_overwrites_and_never_scrolls() {
-        let text = in_place("a\nb\n", 24);
+        let text = in_place("a\nb\n", 80, 24);
         assert_eq!(text, "\x1b[?2026h\x1b[Ha\x1b[0m\x1b[K\r\nb\x1b[0m\x1b[K\r\n\x1b[J\x1b[?2026l");
         for (lines, height) in [(10, 10), (100, 10), (9, 10), (3, 1)] {
             let frame = "line\n".repeat(lines);
-            let text = in_place(&frame, height);
+            let text = in_place(&frame, 80, height);
             assert!(text.matches("\r\n").count() < height.max(2), "{lines} {height}");
             assert_eq!(text.contains("more lines"), lines >= height);
             assert!(!text.contains("\x1b[2J"), "clearing first is what flickers");
         }
+        // Three rows each, whatever the colours.
+        let frame = "\x1b[31mtwenty-five letters here.\x1b[0m\n".repeat(4);
+        assert!(!in_place(&frame, 10, 13).contains("more lines"));
+        let text = in_place(&frame, 10, 12);
+        assert!(text.matches("letters").count() == 3 && text.contains("... 1 more lines"), "{text}");
+        let text = in_place("12345\n\n123456\n", 5, 24);
+        assert!(text.contains("12345\x1b[0m\r\n\x1b[0m\x1b[K\r\n123456\x1b[0m\x1b[K\r\n"), "{text:?}");
     }
 }

@@ -16,6 +16,8 @@ pub struct Drill {
     pub on: DrillOn,
     /// What a restore may take; a longer one is told.
     pub budget: Option<Duration>,
+    /// Whose copy is restored. `None`: the primary's.
+    pub store: Option<Name>,
 }
 
 /// Where a drill restores to.
@@ -89,7 +91,16 @@ pub(super) fn plan_drill(
             "write what it may take, such as \"1h\"",
         );
     }
-    Some(Drill { schedule: drill.schedule.clone(), on, budget: drill.budget.map(|budget| budget.0) })
+    if let Some(store) = &drill.store
+        && !backup.stores.as_ref().map_or_else(|| file.stores.contains_key(store), |stores| stores.contains(store))
+    {
+        examined.fault(
+            &["backups", name.as_str(), "drill", "store"],
+            format!("drill of backup {name} takes the copy in store {store}, which is none of its stores"),
+            "name one of `stores`",
+        );
+    }
+    Some(Drill { schedule: drill.schedule.clone(), on, budget: drill.budget.map(|budget| budget.0), store: drill.store.clone() })
 }
 
 #[cfg(test)]
@@ -130,6 +141,7 @@ mod tests {
             ("host", "drill = { on = \"container\" }", "\"local\""),
             ("host", "drill = { on = \"nosuch\" }", "main, spare"),
             ("host", "drill = { budget = \"0s\" }", "\"1h\""),
+            ("host", "drill = { store = \"nosuch\" }", "name one of"),
             ("host", "drill = { schedule = \"0 0 30 2 *\" }", "never"),
             ("host", "checks = { some = \" \" }", "one value"),
         ] {

@@ -24,6 +24,9 @@ pub struct File {
     pub spool_dir: Option<PathBuf>,
     /// Over all backups; a run that finds no place waits. Default 1.
     pub max_concurrent_runs: Option<u32>,
+    /// Where several installations share a store: one that holds a slot and gives no sign of life for so
+    /// long loses it to another. Default "45s".
+    pub takeover_after: Option<Span>,
     /// SIGTERM: how long a running dump may go on before it is cancelled. Default "60s".
     pub shutdown_grace: Option<Span>,
     /// Address of the status page, /livez, /healthz and /metrics; absent: no listener.
@@ -373,6 +376,8 @@ pub struct Drill {
     pub on: Option<String>,
     /// The restore time that the drill is held to.
     pub budget: Option<Span>,
+    /// The store whose copy is restored; default: the primary.
+    pub store: Option<Name>,
 }
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]

@@ -2,7 +2,7 @@
 //! carried out; nothing downstream asks again whether it makes sense.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono_tz::Tz;
@@ -16,6 +16,7 @@ use super::faults::Examined;
 use super::file::{self, BackupKind, Contents, EvidenceMode, File, Format, LogFormat, LogLevel, SslMode, Via, Want};
 use super::labels::LabelFault;
 use super::listen::{self, Listen};
+use super::physical::{self, Physical};
 use super::rules;
 use super::values::{Compression, Count, Given, Name, Schedule};
 use crate::keys::{Recipient, Trusted};
@@ -30,6 +31,8 @@ pub struct Plan {
     pub spool_dir: PathBuf,
     /// Over all backups.
     pub max_concurrent_runs: u32,
+    /// How long one that holds the lease of a backup may give no sign of life.
+    pub takeover_after: Duration,
     /// How long a running dump may go on after SIGTERM.
     pub shutdown_grace: Duration,
     /// `None`: no listener.
@@ -158,6 +161,17 @@ pub enum StoreKind {
     Ssh(SshPlace),
 }
 
+impl Store {
+    /// Where it is, for people.
+    pub fn place(&self) -> String {
+        match &self.kind {
+            StoreKind::Local(path) => path.display().to_string(),
+            StoreKind::S3(place) => format!("s3://{}/{}", place.at.bucket, place.at.prefix.as_deref().unwrap_or_default()),
+            StoreKind::Ssh(place) => format!("{}:{}", place.at.host, place.at.path.display()),
+        }
+    }
+}
+
 impl StoreKind {
     /// The folder of this machine that it is. `None`: it is elsewhere.
     pub fn folder(&self) -> Option<&PathBuf> {
@@ -175,6 +189,8 @@ pub struct S3Place {
     pub access_key_id: Option<Given>,
     pub secret_access_key: Option<Given>,
     pub session_token: Option<Given>,
+    /// Where large parts wait.
+    pub spool: PathBuf,
 }
 
 /// A folder of another host, and how it is reached.
@@ -203,6 +219,8 @@ pub struct Backup {
     pub deadline: Option<Duration>,
     pub stall_timeout: Duration,
     pub dump: DumpSpec,
+    /// Base backups and the log, instead of dumps.
+    pub physical: Option<Physical>,
     pub globals: bool,
     /// What is recorded under the snapshot of the dump.
     pub evidence: EvidenceMode,
@@ -226,6 +244,11 @@ impl Backup {
         self.drill.as_ref().map_or(&self.drill_default, |drill| &drill.on)
     }
 
+    /// The store whose copy its scheduled drills restore.
+    pub fn drill_store(&self) -> &Name {
+        self.drill.as_ref().and_then(|drill| drill.store.as_ref()).unwrap_or(&self.stores[0])
+    }
+
     /// `None`: drills are only by hand.
     pub fn drill_schedule(&self) -> Option<&Schedule> {
         self.drill.as_ref()?.schedule.as_ref()
@@ -241,6 +264,12 @@ pub struct Keep {
     pub weekly: Count,
     pub monthly: Count,
     pub yearly: Count,
+    /// Of physical backups: the newest that are whole by themselves.
+    #[serde(default)]
+    pub base_backups: Option<Count>,
+    /// Of physical backups: so far back every moment can be restored.
+    #[serde(default)]
+    pub window: Option<Duration>,
 }
 
 impl Default for Keep {
@@ -252,6 +281,8 @@ impl Default for Keep {
             weekly: Count::Number(4),
             monthly: Count::Number(12),
             yearly: Count::Forever,
+            base_backups: None,
+            window: None,
         }
     }
 }
@@ -260,7 +291,7 @@ impl Keep {
     /// No unit is named.
     pub fn nothing() -> Self {
         let none = Count::Number(0);
-        Keep { last: none, within: None, daily: none, weekly: none, monthly: none, yearly: none }
+        Keep { last: none, within: None, daily: none, weekly: none, monthly: none, yearly: none, base_backups: None, window: None }
     }
 
     fn of(keep: &file::Keep) -> Self {
@@ -272,6 +303,8 @@ impl Keep {
             weekly: count(keep.weekly),
             monthly: count(keep.monthly),
             yearly: count(keep.yearly),
+            base_backups: keep.base_backups,
+            window: keep.window.map(|span| span.0),
         }
     }
 }
@@ -312,6 +345,9 @@ pub const STALL_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// Default of `shutdown_grace`.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(60);
 
+/// Default of `takeover_after`.
+const TAKEOVER_AFTER: Duration = Duration::from_secs(45);
+
 /// Default of `alert_above_percent`.
 const ALERT_ABOVE_PERCENT: u8 = 80;
 
@@ -328,8 +364,13 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
         .iter()
         .filter_map(|(name, server)| Some((name.clone(), plan_server(name, server, examined)?)))
         .collect::<BTreeMap<_, _>>();
-    let stores =
-        file.stores.iter().filter_map(|(name, store)| Some((name.clone(), plan_store(name, store, examined)?))).collect::<BTreeMap<_, _>>();
+    let state_dir = file.state_dir.clone().unwrap_or_else(|| PathBuf::from(STATE_DIR));
+    let spool_dir = file.spool_dir.clone().unwrap_or_else(|| state_dir.join("spool"));
+    let stores = file
+        .stores
+        .iter()
+        .filter_map(|(name, store)| Some((name.clone(), plan_store(name, store, &spool_dir, examined)?)))
+        .collect::<BTreeMap<_, _>>();
     let backups = file
         .backups
         .iter()
@@ -340,11 +381,11 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
     let email = file.email.as_ref().and_then(|email| email::plan_email(email, channels.policy.remind_every, examined));
     let listen = listen::plan_listen(file, examined);
     let log = file.log.clone().unwrap_or_default();
-    let state_dir = file.state_dir.clone().unwrap_or_else(|| PathBuf::from(STATE_DIR));
     Plan {
-        spool_dir: file.spool_dir.clone().unwrap_or_else(|| state_dir.join("spool")),
+        spool_dir,
         state_dir,
         max_concurrent_runs: file.max_concurrent_runs.unwrap_or(1),
+        takeover_after: file.takeover_after.map_or(TAKEOVER_AFTER, |span| span.0),
         shutdown_grace: file.shutdown_grace.map_or(SHUTDOWN_GRACE, |span| span.0),
         listen,
         signing_key: file.signing_key.clone(),
@@ -435,7 +476,7 @@ fn plan_server(name: &Name, server: &file::Server, examined: &mut Examined<'_>) 
     })
 }
 
-fn plan_store(name: &Name, store: &file::Store, examined: &mut Examined<'_>) -> Option<Store> {
+fn plan_store(name: &Name, store: &file::Store, spool: &Path, examined: &mut Examined<'_>) -> Option<Store> {
     let kinds = [store.path.is_some(), store.s3.is_some(), store.ssh.is_some()];
     if kinds.iter().filter(|is| **is).count() != 1 {
         examined.lack(
@@ -467,12 +508,16 @@ fn plan_store(name: &Name, store: &file::Store, examined: &mut Examined<'_>) -> 
             );
             return None;
         }
-        (None, Some(at), _) => StoreKind::S3(S3Place {
-            at: at.clone(),
-            access_key_id: store.access_key_id.clone(),
-            secret_access_key: store.secret_access_key.clone(),
-            session_token: store.session_token.clone(),
-        }),
+        (None, Some(at), _) => {
+            super::s3::check(name, store, at, examined);
+            StoreKind::S3(S3Place {
+                at: at.clone(),
+                access_key_id: store.access_key_id.clone(),
+                secret_access_key: store.secret_access_key.clone(),
+                session_token: store.session_token.clone(),
+                spool: spool.to_owned(),
+            })
+        }
         (None, None, at) => StoreKind::Ssh(SshPlace { at: at.clone()? }),
     };
     Some(Store {
@@ -510,7 +555,7 @@ fn plan_backup(name: &Name, backup: &file::Backup, file: &File, examined: &mut E
         jitter: backup.jitter.map(|span| span.0),
         catch_up: backup.catch_up.unwrap_or(true),
         retries: backup.retries.unwrap_or(RETRIES),
-        keep: backup.keep.as_ref().map(Keep::of).unwrap_or_default(),
+        keep: backup.keep.as_ref().map_or_else(|| physical::default_keep(kind), Keep::of),
         max_age: backup.max_age.map(|span| span.0),
         want: backup.want.unwrap_or_default(),
         deadline: backup.deadline.map(|span| span.0),
@@ -524,6 +569,7 @@ fn plan_backup(name: &Name, backup: &file::Backup, file: &File, examined: &mut E
             schemas: backup.schemas.clone().unwrap_or_default(),
             compression: backup.compression.unwrap_or_default(),
         },
+        physical: physical::plan_physical(name, backup, served_by, examined),
         globals: backup.globals.unwrap_or(true),
         evidence: backup.evidence.unwrap_or_default(),
         checks: backup.checks.clone().unwrap_or_default(),

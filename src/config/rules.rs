@@ -154,6 +154,9 @@ pub fn check_rest(file: &File, examined: &mut Examined<'_>) {
     if let Some(discovery) = &file.discovery {
         check_engine(&discovery.docker, &["discovery", "docker"], examined);
     }
+    if file.takeover_after.is_some_and(|span| span.0 < std::time::Duration::from_secs(2)) {
+        examined.fault(&["takeover_after"], "a holder could not give signs of life so often", "write 2s or more, such as \"45s\"");
+    }
     if file.max_concurrent_runs == Some(0) {
         examined.fault(&["max_concurrent_runs"], "no run would ever start", "write 1 or more");
     }

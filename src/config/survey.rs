@@ -55,11 +55,11 @@ pub fn not_yet(file: &File, examined: &Examined<'_>) -> Vec<NotYet> {
     for (name, backup) in &file.backups {
         let key = |key| ["backups", name.as_str(), key];
         let stops = Some(Blocked::One(name.clone()));
-        note(&key("kind"), backup.kind == Some(BackupKind::Physical), stops.clone());
-        note(&key("stores"), backup.stores.as_ref().is_some_and(|stores| stores.len() > 1), stops.clone());
+        let is_physical = backup.kind == Some(BackupKind::Physical);
+        note(&key("incremental"), is_physical && backup.incremental.is_some(), None);
+        note(&key("encrypt_to"), is_physical && backup.encrypt_to.is_some(), stops.clone());
         let named = backup.stores.iter().flatten().chain(file.stores.keys().filter(|_| backup.stores.is_none()));
         for (name, store) in named.filter_map(|name| file.stores.get_key_value(name)) {
-            note(&["stores", name.as_str(), "s3"], store.s3.is_some(), stops.clone());
             note(&["stores", name.as_str(), "ssh"], store.ssh.is_some(), stops.clone());
         }
     }

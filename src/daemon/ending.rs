@@ -30,6 +30,7 @@ impl Daemon {
         let ended = async {
             while self.work.join_next().await.is_some() {}
             while self.drills.task.join_next().await.is_some() {}
+            self.copies.tasks.shutdown().await;
         };
         let _ = tokio::time::timeout(CANCEL_WITHIN, ended).await;
         let problem = problems::unusable_alerts(&self.plan.state_dir, &error, clock::now());
@@ -49,10 +50,11 @@ impl Daemon {
         let mut deadline = tokio::time::Instant::now() + grace;
         // It is no backup, and loses nothing.
         self.drills.cancel.cancel();
+        self.copies.cancel.cancel();
         // Cleaning up after a former life may wait for a server; the next life goes on with it.
         loop {
             let runs = self.busy.values().any(|(work, _)| matches!(work, Work::Run { .. }));
-            if !runs && !self.drills.is_under_way() {
+            if !runs && !self.drills.is_under_way() && self.copies.tasks.is_empty() {
                 break;
             }
             if !runs && !self.cancel.is_cancelled() {
@@ -63,6 +65,10 @@ impl Daemon {
             tokio::select! {
                 Some(done) = self.drills.task.join_next() => {
                     self.drill_ended(done);
+                    continue;
+                }
+                Some(done) = self.copies.tasks.join_next_with_id() => {
+                    self.copied(done);
                     continue;
                 }
                 Some(done) = self.work.join_next_with_id() => {
@@ -86,8 +92,10 @@ impl Daemon {
                 break;
             }
         }
+        self.end_receiving().await;
         self.work.abort_all();
         self.drills.task.abort_all();
+        self.copies.tasks.abort_all();
         self.looking.shutdown().await;
         self.look();
         let telling = async {

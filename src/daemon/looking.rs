@@ -6,8 +6,11 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinError;
 
 use super::{Daemon, broken_off};
+use crate::alert::policy::next_turn;
+use crate::alert::routes::routes;
 use crate::config::values::Name;
 use crate::error::Error;
+use crate::host::clock;
 use crate::job::assess;
 
 /// Looking at how things stand may take this share of the time: one in so many.
@@ -49,8 +52,15 @@ impl Daemon {
         }
         let soonest = self.plan.stores.values().map(|store| store.check_every).min().unwrap_or(Duration::MAX);
         let pause = took.saturating_mul(ASSESS_SHARE).clamp(*ASSESS_EVERY.start(), *ASSESS_EVERY.end());
-        // Sooner, if something has happened meanwhile.
-        self.look_at = self.look_at.min(Instant::now() + pause.min(soonest.max(Duration::from_secs(1))));
+        // Sooner, if something has happened meanwhile, or somebody is to be told of what lasts.
+        let pause = pause.min(soonest.max(Duration::from_secs(1))).min(self.until_turn().unwrap_or(Duration::MAX));
+        self.look_at = self.look_at.min(Instant::now() + pause);
         self.telling.soon();
+    }
+
+    /// How long it is to the next reminder or escalation.
+    fn until_turn(&self) -> Option<Duration> {
+        let (known, now) = (self.alerts.known().ok()?, clock::now());
+        (next_turn(&known, &routes(&self.plan), now)? - now).to_std().ok()
     }
 }

@@ -1,6 +1,7 @@
 //! The life of the daemon: it wakes once a second, begins what is due, looks at how things stand,
 //! and tells. What is due and what is wrong is decided elsewhere, by pure functions.
 
+mod copies;
 mod discovery;
 mod drills;
 mod ending;
@@ -8,6 +9,7 @@ mod file;
 mod looking;
 mod notify;
 mod probe;
+mod receiving;
 mod reload;
 mod runs;
 mod telling;
@@ -64,6 +66,7 @@ pub async fn run(mut file: Watch, plan: Plan, load: Load<'_>) -> Result<()> {
     daemon.listener.follow(&daemon.plan)?;
     daemon.begin()?;
     daemon.follow();
+    daemon.receive();
     daemon.probe();
     let ticker = Ticker::start().await?;
     daemon.step(clock::now());
@@ -82,6 +85,7 @@ pub async fn run(mut file: Watch, plan: Plan, load: Load<'_>) -> Result<()> {
             }
             Some(done) = daemon.work.join_next_with_id() => daemon.ended(done),
             Some(done) = daemon.drills.task.join_next() => daemon.drill_ended(done),
+            Some(done) = daemon.copies.tasks.join_next_with_id() => daemon.copied(done),
             Some(done) = daemon.looking.join_next() => daemon.looked(done),
             Some(done) = daemon.telling.tasks.join_next_with_id() => daemon.told(done),
             Some(seen) = daemon.discovery.heard.recv() => daemon.discovered(seen, load),
@@ -130,6 +134,7 @@ struct Daemon {
     work: JoinSet<Done>,
     busy: BTreeMap<Name, (Work, task::Id)>,
     drills: Drills,
+    copies: copies::Copies,
     listener: Listener,
     /// What was due in time and has found no place yet: it is late, but was not missed.
     waiting: BTreeSet<Name>,
@@ -150,6 +155,7 @@ struct Daemon {
     followers: Followers,
     faulty: Option<reload::Faulty>,
     discovery: discovery::Discovery,
+    receiving: receiving::Receiving,
     pulse: Pulse,
     stops: bool,
 }
@@ -165,6 +171,7 @@ impl Daemon {
             state,
             plan,
             drills: Drills::default(),
+            copies: copies::Copies::default(),
             cancel: CancellationToken::new(),
             work: JoinSet::new(),
             busy: BTreeMap::new(),
@@ -181,6 +188,7 @@ impl Daemon {
             followers: Followers::default(),
             faulty: None,
             discovery: discovery::Discovery::default(),
+            receiving: receiving::Receiving::default(),
             pulse: Pulse::new(host::notify::watchdog(), Instant::now()),
             stops: false,
         })
@@ -263,6 +271,7 @@ impl Daemon {
             self.tell_status(now);
         }
         self.last_step = now;
+        self.begin_due_copies(now);
         if self.looking.is_empty() && Instant::now() >= self.look_at {
             self.look();
         }

@@ -147,6 +147,7 @@ fn of(job: Job) -> &'static str {
         Job::Dump => "",
         Job::Drill => "drill of ",
         Job::Restore => "restore of ",
+        Job::Copy => "copy of ",
     }
 }
 

@@ -6,18 +6,15 @@ use crate::alert::http::Receiver;
 use crate::alert::ping::Pinger;
 use crate::alert::webhook::Poster;
 use crate::config::Plan;
-use crate::config::plan::StoreKind;
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::host::{Tag, program};
+use crate::job::stores;
 use crate::postgres::Server;
-use crate::store::aside;
 
 pub async fn probe(plan: &Plan) {
     for store in plan.stores.values() {
-        let StoreKind::Local(path) = store.kind.clone() else { continue };
-        let tried = tokio::task::spawn_blocking(move || aside::try_out(&path)).await;
-        match tried.unwrap_or_else(|error| Err(Error::new(Kind::Store, error.to_string()))) {
-            Ok(available) => tracing::info!(store = %store.name, available, "store can be written"),
+        match stores::try_out(store).await {
+            Ok(how) => tracing::info!(store = %store.name, "{how}"),
             Err(error) => tracing::warn!(store = %store.name, %error, "store cannot be written"),
         }
     }

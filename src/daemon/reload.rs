@@ -74,6 +74,7 @@ impl Daemon {
         self.plan = plan;
         self.tell_by_new_plan();
         self.follow();
+        self.receive();
     }
 
     fn go_on(&mut self, error: &Error) {

@@ -70,6 +70,7 @@ impl Daemon {
         match done {
             Ok((_, (name, work, result))) => {
                 self.busy.remove(&name);
+                self.copy_soon(&name);
                 let is_held = matches!(&result, Err(error) if error.kind == Kind::Busy);
                 let noted = self.note_end(&name, work, result, now);
                 if let Err(error) = &noted {

@@ -14,6 +14,7 @@ use nix::unistd::{Gid, Pid, Uid};
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 
+use super::pipe::{Pipe, Pipes};
 use super::strays::tagged;
 use super::{Call, Exit, Host, Process, Running, Secret, Tag, Tail};
 use crate::error::{Error, Kind, Result};
@@ -37,6 +38,8 @@ pub struct LocalHost {
     pub folder: Option<Arc<OwnedFd>>,
     /// Whether the programs do what a stranger's dump tells them.
     pub confined: Option<Confined>,
+    /// Where the server beside the programs reads rows.
+    pub pipes: Option<Arc<Pipes>>,
 }
 
 /// What a program may that does what a stranger tells it: it gets nothing of our environment, and
@@ -153,6 +156,10 @@ impl Host for LocalHost {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(found.len())
+    }
+
+    fn pipe(&self) -> Result<Option<Pipe>> {
+        self.pipes.as_ref().map(Pipes::open).transpose()
     }
 }
 

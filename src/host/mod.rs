@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod containers;
+pub mod detached;
 pub mod disk;
 pub mod docker;
 pub mod journal;
@@ -11,6 +12,7 @@ pub mod memory;
 pub mod notify;
 pub mod openings;
 pub mod owner;
+pub mod pipe;
 pub mod program;
 pub mod secret;
 pub mod signals;
@@ -91,6 +93,14 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// The host does not answer, or a process would not end.
     async fn end_tagged(&self, tag: &Tag) -> Result<usize>;
+
+    /// A pipe that the server beside these programs can read by its name; `None`: there is none.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    fn pipe(&self) -> Result<Option<pipe::Pipe>> {
+        Ok(None)
+    }
 }
 
 /// A program that runs. It must come to an end by [`Process::wait`] or [`Process::stop`].

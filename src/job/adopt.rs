@@ -11,14 +11,14 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::foreign::ForeignName;
 use crate::catalog::{Catalog, FileEntry, Id, Label, Manifest, Role, Rung};
 use crate::config::Plan;
-use crate::config::plan::{Backup, StoreKind, Which};
+use crate::config::plan::{Backup, Which};
 use crate::error::{Error, Kind, Result};
 use crate::host::{clock, printable, secret};
 use crate::job::copy::{Candidate, Copying, Obstacle};
 use crate::job::fill::Sealing;
 use crate::job::progress::Progress;
 use crate::job::verify::Opened;
-use crate::job::{assess, keys, run, stores, verify};
+use crate::job::{keys, run, stores, verify};
 use crate::keys::Identities;
 use crate::schedule::slots;
 use crate::state::{Outcome, State};
@@ -318,8 +318,7 @@ impl Adopting<'_> {
     async fn expect_room(&self, dumps: &[Candidate]) -> Result<()> {
         let bytes: u64 = dumps.iter().map(|dump| dump.original.bytes()).sum();
         let name = &self.backup.stores[0];
-        if let StoreKind::Local(path) = &self.plan.stores[name].kind
-            && let Ok(usage) = assess::usage(path.clone()).await
+        if let Some(Ok(usage)) = stores::usage(&self.plan.stores[name]).await
             && usage.available < bytes
         {
             return Err(Error::new(

@@ -9,13 +9,14 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::task::AbortHandle;
 
+use crate::alert::copies::{self, CopyFacts};
 use crate::alert::letter;
 use crate::alert::policy::{self, Known, Step, Tell};
 use crate::alert::problems::{self, BackupFacts, Problem};
 use crate::alert::routes::routes;
 use crate::catalog::{Catalog, Id, Rung};
 use crate::config::Plan;
-use crate::config::plan::{Backup, Store, StoreKind};
+use crate::config::plan::{Backup, Store};
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::clock;
@@ -23,7 +24,9 @@ use crate::host::disk::{self, Usage};
 use crate::job::{keys, prune, stores};
 use crate::schedule::due::{self, Job};
 use crate::state::alerts::Change;
+use crate::state::copies::copy_lock;
 use crate::state::discovered::Discovered;
+use crate::state::watched::Watched;
 use crate::state::{Alerts, DRILL, History, Run, State};
 use crate::store::catalog_of;
 
@@ -60,6 +63,8 @@ pub struct BackupState {
     /// By the newest drill that got so far.
     pub restore_seconds: Option<f64>,
     pub running: bool,
+    /// In the stores beside the primary.
+    pub copies: Vec<CopyFacts>,
 }
 
 /// How a store stands.
@@ -102,18 +107,21 @@ impl Assessment {
     ) -> Result<()> {
         let name = backup.name.as_str();
         let mut catalog = Catalog::trusting(keys::trust(plan));
-        let mut complete = true;
-        for store in
-            backup.stores.iter().filter_map(|store| plan.stores.get(store)).filter(|store| matches!(store.kind, StoreKind::Local(_)))
-        {
+        for store in backup.stores.iter().filter_map(|store| plan.stores.get(store)) {
             let key = format!("store/{}/unreadable", store.name);
-            match read(store, name, catalog.clone()).await {
+            let told = self.problems.iter().position(|problem| problem.key == key);
+            // What is elsewhere and gave no answer is not waited for again with every backup.
+            let read = match told {
+                Some(_) if store.kind.folder().is_none() => Err(no_answer()),
+                _ => read(store, name, catalog.clone()).await,
+            };
+            match read {
                 Ok(more) => catalog = more,
                 Err(error) => {
-                    complete = false;
-                    if !self.problems.iter().any(|problem| problem.key == key) {
+                    if told.is_none() {
                         self.problems.push(problems::unreadable_store(store.name.as_str(), &error, now));
                     }
+                    catalog.silent.push((store.name.to_string(), error));
                 }
             }
             self.looked_at.push(key);
@@ -146,11 +154,25 @@ impl Assessment {
             drilling_since: drilling.map(|drill| drill.started_at),
         };
         let newest_good = facts.newest_good(now).map(|entry| (entry.id.clone(), entry.manifest.taken_at, entry.rung()));
+        let copies = copies_of(plan, history, &catalog, backup, now)?;
         // What a store that cannot be read holds is not known: neither good nor bad.
-        if complete {
+        if catalog.silent.iter().all(|(store, _)| *store != backup.stores[0].as_str()) {
             let found = problems::of_backup(&facts, now);
             self.undecided.extend(problems::undecided(&facts, &found, now));
+            if !catalog.silent.is_empty() {
+                // What is proven may be proven there.
+                self.undecided.push(format!("backup/{name}/unproven"));
+            }
             self.problems.extend(found);
+            for copy in &copies {
+                self.undecided.extend(copy.silent.then(|| copies::key(name, copy.store.as_str())));
+                self.problems.extend(copies::of_copies(backup, copy, now));
+            }
+            match Watched::read(&plan.state_dir, name, now) {
+                Some(watched) => self.problems.extend(problems::log_of(backup, &watched)),
+                None if backup.physical.is_some() => self.undecided.push(format!("backup/{name}/wal")),
+                None => {}
+            }
             let held = prune::held(plan, alerts, backup, &catalog, now)?;
             if !held.is_empty() {
                 self.problems.push(problems::held_retention(backup, prune::held_in_words(backup, &held), &held, now));
@@ -167,6 +189,7 @@ impl Assessment {
             next_at,
             running,
             last_run: history.last_ended(name)?,
+            copies,
             restore_seconds: facts.measured(now).map(|(_, _, seconds)| seconds),
         });
         Ok(())
@@ -177,10 +200,7 @@ impl Assessment {
     /// # Errors
     /// The alerts cannot be read.
     pub async fn look_at_store(&mut self, alerts: &Alerts, store: &Store, now: DateTime<Utc>) -> Result<()> {
-        let usage = match &store.kind {
-            StoreKind::Local(path) => Some(usage(path.clone()).await),
-            StoreKind::S3(_) | StoreKind::Ssh(_) => None,
-        };
+        let usage = stores::usage(store).await;
         if let Some(usage) = &usage {
             let key = format!("store/{}/disk", store.name);
             let open = alerts.known()?.iter().any(|known| known.key == key);
@@ -350,6 +370,31 @@ impl Assessment {
         })?;
         Ok(steps)
     }
+}
+
+/// How a backup stands in the stores that it is copied to.
+fn copies_of(plan: &Plan, history: &History, catalog: &Catalog, backup: &Backup, now: DateTime<Utc>) -> Result<Vec<CopyFacts>> {
+    let received = prune::received(history, backup, catalog)?;
+    let mut copies = Vec::new();
+    for store in prune::receivers(backup) {
+        let awaited = prune::awaited_by(plan, backup, store, catalog, &received, now);
+        let newest_awaited = catalog.entries.iter().find(|entry| awaited.first() == Some(&entry.id));
+        let newest = catalog.entries.iter().find(|entry| {
+            entry.id.backup == backup.name.as_str()
+                && entry.manifest.taken_at <= now
+                && entry.rung_in(store.as_str()).is_some_and(Rung::is_good)
+        });
+        copies.push(CopyFacts {
+            store: store.clone(),
+            silent: catalog.silent.iter().any(|(name, _)| name == store.as_str()),
+            newest: newest.map(|entry| (entry.id.clone(), entry.manifest.taken_at, entry.rung_in(store.as_str()).unwrap_or_default())),
+            awaited: awaited.len(),
+            newest_awaited_at: newest_awaited.map(|entry| entry.manifest.finished_at),
+            copying: State::is_locked(&plan.state_dir, &copy_lock(backup.name.as_str(), store.as_str())),
+            last: history.last_copy(backup.name.as_str(), store.as_str())?,
+        });
+    }
+    Ok(copies)
 }
 
 /// Whether what an alert is about is in the file.

@@ -199,6 +199,7 @@ impl Copying<'_> {
             signature: None,
             generator: crate::GENERATOR.to_owned(),
             adopted_from: dumps.iter().map(|dump| dump.original.name()).collect(),
+            physical: None,
         }
     }
 

@@ -64,7 +64,7 @@ impl DrillReport {
 /// what this version cannot do, or `state_dir` or the store cannot be used.
 pub async fn run(plan: &Plan, backup: &str, order: Order, progress: &Progress, cancel: &CancellationToken) -> Result<DrillReport> {
     let backup = find(plan, backup)?;
-    drill(plan, backup, &backup.stores[0], None, None, order, progress, cancel).await
+    drill(plan, backup, backup.drill_store(), None, None, order, progress, cancel).await
 }
 
 /// One drill by hand, of the copy of a certain backup in a store. `given`: who opens what is

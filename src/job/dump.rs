@@ -54,6 +54,17 @@ pub async fn stream(server: &Server, call: Call, way: Way, writer: Box<dyn FileW
     Ok(whole)
 }
 
+/// Stores what a program has left in a file. Durable when this returns, and whole.
+///
+/// # Errors
+/// The file cannot be read or is not whole, or the store takes no more.
+pub async fn packed(program: &'static str, input: impl AsyncRead + Unpin, way: Way, writer: Box<dyn FileWriter>) -> Result<(Packed, Seen)> {
+    let (pass, writer) = through(input, way, writer).await?;
+    let whole = pass.finish(program)?;
+    writer.finish().await?;
+    Ok(whole)
+}
+
 /// The pass itself, from a stream into a file that is not durable yet.
 async fn through(input: impl AsyncRead + Unpin, way: Way, writer: Box<dyn FileWriter>) -> Result<(Pass, Box<dyn FileWriter>)> {
     let (out, blocks) = mpsc::channel(4);

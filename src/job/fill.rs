@@ -262,6 +262,7 @@ impl Filling<'_> {
             signature: None,
             generator: crate::GENERATOR.to_owned(),
             adopted_from: Vec::new(),
+            physical: None,
         }
     }
 

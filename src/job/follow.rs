@@ -110,7 +110,7 @@ impl Following {
     /// It has ended, or could not begin. `will_retry`: the same slot is tried again.
     pub fn end(&mut self, result: &Result<Report>, will_retry: bool) {
         let ended = match result {
-            Ok(report) if report.outcome == Outcome::Skipped => return,
+            Ok(report) if report.outcome == Outcome::Skipped && self.begun.is_none() => return,
             Ok(report) => of_report(&self.backup, self.order, report, will_retry),
             // It did not begin: another is at it, or nobody wants it any more.
             Err(error) if matches!(error.kind, Kind::Busy | Kind::Cancelled) && self.begun.is_none() => return,
@@ -126,7 +126,8 @@ impl Following {
 }
 
 fn of_report(backup: &str, order: Order, report: &Report, will_retry: bool) -> Ended {
-    let is_success = report.outcome == Outcome::Ok;
+    // What another installation has made is there.
+    let is_success = matches!(report.outcome, Outcome::Ok | Outcome::Skipped);
     let id = report.id.as_ref().map(ToString::to_string);
     let mut text = format!("backup {backup}: {}\n", report.outcome.as_str());
     if let Some(id) = &id {

@@ -9,15 +9,17 @@ use globset::Glob;
 
 use crate::catalog::{Catalog, Entry, Id, Label, Manifest, Rung};
 use crate::config::Plan;
-use crate::config::plan::{Backup, StoreKind, Which};
+use crate::config::plan::{Backup, Which};
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::{Tag, clock, secret};
 use crate::job::fill::{Filling, Sealing};
+use crate::job::physical;
 use crate::job::progress::Progress;
 use crate::job::verify::Opened;
-use crate::job::{assess, keys, stores};
+use crate::job::{keys, stores};
 use crate::keys::{Identities, Signer};
+use crate::postgres::lease::Lease;
 use crate::postgres::quote::identifier;
 use crate::postgres::server::{Database, Server};
 use crate::store::{Store, Upload};
@@ -39,6 +41,7 @@ pub struct Made {
 pub struct Ready {
     upload: Box<dyn Upload>,
     made: Made,
+    lease: Option<(Lease, Server)>,
     signer: Option<Signer>,
 }
 
@@ -46,8 +49,15 @@ impl Ready {
     /// Lets it appear under its name.
     ///
     /// # Errors
-    /// The store cannot be written; the backup is not there.
-    pub async fn commit(self) -> Result<Made> {
+    /// Another installation has taken the slot over, or the store cannot be written; the backup is not
+    /// there.
+    pub async fn commit(mut self) -> Result<Made> {
+        if let Some((lease, server)) = &mut self.lease
+            && let Err(error) = lease.assure(server).await
+        {
+            self.upload.discard().await;
+            return Err(error);
+        }
         let manifest = Bytes::from(self.made.manifest.to_bytes(self.signer.as_ref())?);
         self.upload.commit(manifest).await?;
         Ok(self.made)
@@ -69,11 +79,12 @@ pub struct Making<'a> {
 }
 
 impl Making<'_> {
-    /// The way of the data, down to the commit, which is the caller's: it must not be broken off.
+    /// The way of the data, down to the commit, which is the caller's: it must not be broken off. `None`:
+    /// another installation has made the backup of this slot.
     ///
     /// # Errors
     /// Anything on the way; nothing is left in the store.
-    pub async fn make(&self) -> Result<Ready> {
+    pub async fn make(&self) -> Result<Option<Ready>> {
         let started_at = clock::now();
         let signer = keys::signer(self.plan)?;
         let last = self.expect().await?;
@@ -82,16 +93,32 @@ impl Making<'_> {
         let server = self.server.get_or_init(|| server);
         server.check_client()?;
         let databases = choose(&self.backup.which, &server.facts.databases, &self.backup.name)?;
-        let label = self.free_label(started_at).await?;
+        let lease = self.lease(server).await;
+        let Some(label) = self.free_label(started_at).await? else { return Ok(None) };
         (self.note_slot)(label.slot())?;
         let id = Id { backup: self.backup.name.to_string(), label };
+        if lease.is_ok() && self.slot.is_some() {
+            self.store.clear(&id).await?;
+        }
         let sealing = Sealing::of(self.backup);
         let filling = Filling { making: self, server, id: &id, sealing: &sealing, last: last.as_ref() };
         let mut upload = self.store.begin(&id).await?;
-        match filling.fill(&mut *upload, &databases, started_at).await {
+        let filled = if self.backup.physical.is_some() {
+            physical::base::fill(self, &mut *upload, server, &id, started_at).await
+        } else {
+            filling.fill(&mut *upload, &databases, started_at).await
+        };
+        match filled {
             Ok(mut made) => {
                 made.problems.extend(last.as_ref().and_then(|last| shrunk(last, &made.manifest)));
-                Ok(Ready { upload, made: Made { keys: sealing.keys, ..made }, signer })
+                let lease = match lease {
+                    Ok(lease) => lease.map(|lease| (lease, server.clone())),
+                    Err(error) => {
+                        made.warnings.push(format!("no lease of the slot: {}; two installations might both run it", error.message));
+                        None
+                    }
+                };
+                Ok(Some(Ready { upload, made: Made { keys: sealing.keys, ..made }, lease, signer }))
             }
             Err(error) => {
                 upload.discard().await;
@@ -115,15 +142,14 @@ impl Making<'_> {
         let is_good = |entry: &&Entry| entry.rung_in(store.as_str()).is_some_and(Rung::is_good);
         let Some(last) = catalog.entries.iter().find(is_good) else { return Ok(None) };
         self.progress.expect(last.manifest.raw_bytes());
-        if let StoreKind::Local(path) = &self.plan.stores[store].kind
-            && let Ok(usage) = assess::usage(path.clone()).await
+        if let Some(Ok(usage)) = stores::usage(&self.plan.stores[store]).await
             && usage.available < last.manifest.bytes()
         {
             return Err(Error::new(
                 Kind::Store,
                 format!(
                     "the backup would not fit into {}: the last one has {} bytes, and {} are available",
-                    path.display(),
+                    self.plan.stores[store].place(),
                     last.manifest.bytes(),
                     usage.available
                 ),
@@ -133,29 +159,42 @@ impl Making<'_> {
         Ok(Some(last.manifest.clone()))
     }
 
-    /// The label of the slot, or by hand the second of the start or the next that is free.
-    async fn free_label(&self, now: DateTime<Utc>) -> Result<Label> {
-        let taken = self.store.taken(self.backup.name.as_str()).await?;
-        if let Some(slot) = self.slot {
-            let mut label = Label::of(slot);
-            let id = |label| Id { backup: self.backup.name.to_string(), label };
-            if taken.contains(&label) && !stores::is_ours(self.plan, self.store, &id(label)).await? {
-                tracing::warn!(id = %id(label), "somebody else put it there: this run takes another label");
-                while taken.contains(&label) {
-                    label = label.next();
-                }
-            }
-            if taken.contains(&label) {
-                let there = format!("{}/{label} is there already: a slot is never run again under its label", self.backup.name);
-                return Err(Error::new(Kind::Usage, there).hint("nothing to do; the next slot comes"));
-            }
-            return Ok(label);
+    /// The lease of the backup: of installations that share its store, one at a time runs a slot. By
+    /// hand there is no slot that another could run.
+    async fn lease(&self, server: &Server) -> Result<Option<Lease>> {
+        if self.slot.is_none() {
+            return Ok(None);
         }
-        let mut label = Label::of(now);
+        let (backup, store) = (&self.backup.name, &self.plan.stores[&self.backup.stores[0]]);
+        let heard = || {
+            tracing::info!(%backup, "another installation holds the lease of this backup; waiting for it");
+            self.progress.begin("waiting for another installation");
+        };
+        Lease::take(server, &format!("{} {backup}", store.place()), self.plan.takeover_after, heard).await.map(Some)
+    }
+
+    /// The label of the slot, or by hand the second of the start or the next that is free. `None`: the
+    /// slot has its backup.
+    async fn free_label(&self, now: DateTime<Utc>) -> Result<Option<Label>> {
+        let backup = self.backup.name.as_str();
+        if let Some(slot) = self.slot {
+            let label = Label::of(slot);
+            // What another left unfinished is in nobody's way who holds the lease.
+            if !self.store.labels(backup).await?.contains(&label) {
+                return Ok(Some(label));
+            }
+            let id = Id { backup: backup.to_owned(), label };
+            if stores::is_ours(self.plan, self.store, &id).await? {
+                return Ok(None);
+            }
+            tracing::warn!(%id, "somebody else put it there: this run takes another label");
+        }
+        let taken = self.store.taken(backup).await?;
+        let mut label = Label::of(self.slot.unwrap_or(now));
         while taken.contains(&label) {
             label = label.next();
         }
-        Ok(label)
+        Ok(Some(label))
     }
 }
 

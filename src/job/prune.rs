@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 
 use crate::catalog::entry::in_order;
-use crate::catalog::{Catalog, Entry, Id, Pin};
+use crate::catalog::{Catalog, Entry, Id, Pin, Rung, Wanted};
 use crate::config::Plan;
-use crate::config::plan::{Backup, Keep, StoreKind};
+use crate::config::plan::{Backup, Keep};
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::clock;
-use crate::job::{keys, stores, verify};
+use crate::job::{keys, physical, stores, verify};
+use crate::retain::awaited::awaited;
 use crate::retain::doubt::{self, Doubt};
 use crate::retain::policy::{self, Candidate, Reason, Verdict};
 use crate::retain::terms::{self, Standing, Terms};
@@ -26,19 +27,82 @@ pub struct Judged {
     pub verdicts: Vec<Verdict>,
 }
 
-/// What retention says about a backup's copies in a store, by the catalog.
-pub fn judge(plan: &Plan, backup: &Backup, store: &Name, catalog: &Catalog, now: DateTime<Utc>) -> Judged {
-    let candidates = candidates(backup, store, catalog);
-    let mut verdicts = policy::plan(keep_in(plan, backup, store), &candidates, backup.timezone, now);
+/// What stores held that give no answer now. One of which nothing is known holds nothing: nothing
+/// that it may still have to receive is deleted.
+pub type Received = BTreeMap<Name, Vec<Candidate>>;
+
+/// What retention says about a backup's copies in a store, by the catalog. What another store still
+/// has to receive and would keep stays until it is there.
+pub fn judge(plan: &Plan, backup: &Backup, store: &Name, catalog: &Catalog, received: &Received, now: DateTime<Utc>) -> Judged {
+    let copies = candidates(backup, store, catalog);
+    let mut verdicts = policy::plan(keep_in(plan, backup, store), &copies, backup.timezone, now);
+    if verdicts.iter().any(|verdict| !verdict.keep) {
+        for other in receivers(backup).filter(|other| *other != store) {
+            let awaited: BTreeSet<Id> = awaited_by(plan, backup, other, catalog, received, now).into_iter().collect();
+            for verdict in verdicts.iter_mut().filter(|verdict| awaited.contains(&verdict.id)) {
+                if !verdict.keep {
+                    (verdict.keep, verdict.reasons) = (true, Vec::new());
+                }
+                if verdict.reasons.iter().all(|reason| matches!(reason, Reason::AwaitedBy(_))) {
+                    verdict.reasons.push(Reason::AwaitedBy(other.to_string()));
+                }
+            }
+        }
+    }
     // What does not count takes nobody's place, and nobody deletes it: it may be from before signing.
     let foreign = catalog.entries.iter().filter(|entry| entry.id.backup == backup.name.as_str() && !counts(entry, store));
     verdicts.extend(foreign.map(|entry| Verdict { id: entry.id.clone(), keep: true, reasons: vec![Reason::Unsigned] }));
     Judged { store: store.clone(), verdicts }
 }
 
+/// The stores that copies are made to: all but the primary.
+pub fn receivers(backup: &Backup) -> impl Iterator<Item = &Name> {
+    backup.stores.iter().skip(1)
+}
+
+/// What a store still has to receive of a backup, newest first.
+pub fn awaited_by(plan: &Plan, backup: &Backup, store: &Name, catalog: &Catalog, received: &Received, now: DateTime<Utc>) -> Vec<Id> {
+    let is_silent = catalog.silent.iter().any(|(name, _)| name == store.as_str());
+    let here = match received.get(store) {
+        Some(copies) if is_silent => copies.clone(),
+        _ => candidates(backup, store, catalog),
+    };
+    let others = backup.stores.iter().filter(|other| *other != store);
+    let elsewhere: Vec<Candidate> = others.flat_map(|other| candidates(backup, other, catalog)).collect();
+    awaited(keep_in(plan, backup, store), &here, &elsewhere, backup.timezone, now)
+}
+
+/// Notes what the stores of a backup hold that have answered, and says what those held that have not.
+///
+/// # Errors
+/// The history cannot be read or written.
+pub fn received(history: &History, backup: &Backup, catalog: &Catalog) -> Result<Received> {
+    let mut known = Received::new();
+    for store in receivers(backup) {
+        if catalog.silent.iter().any(|(name, _)| name == store.as_str()) {
+            let Some(copies) = history.received(backup.name.as_str(), store.as_str())? else { continue };
+            let copies = copies.into_iter().map(|(label, taken_at)| Candidate {
+                id: Id { backup: backup.name.to_string(), label },
+                taken_at,
+                rung: Rung::Readable,
+                pinned: false,
+                physical: backup.physical.is_some(),
+                incremental_of: None,
+            });
+            known.insert(store.clone(), copies.collect());
+        } else {
+            let copies: Vec<_> = candidates(backup, store, catalog).into_iter().map(|copy| (copy.id.label, copy.taken_at)).collect();
+            history.note_received(backup.name.as_str(), store.as_str(), &copies)?;
+        }
+    }
+    Ok(known)
+}
+
 /// What is kept of a backup in a store.
 pub fn keep_in<'a>(plan: &'a Plan, backup: &'a Backup, store: &Name) -> &'a Keep {
-    plan.stores.get(store).and_then(|store| store.keep.as_ref()).unwrap_or(&backup.keep)
+    // Units of dumps say nothing of base backups.
+    let speaks = |keep: &&Keep| backup.physical.is_none() || keep.base_backups.is_some() || keep.window.is_some();
+    plan.stores.get(store).and_then(|store| store.keep.as_ref()).filter(speaks).unwrap_or(&backup.keep)
 }
 
 fn candidates(backup: &Backup, store: &Name, catalog: &Catalog) -> Vec<Candidate> {
@@ -57,7 +121,16 @@ pub fn candidate(entry: &Entry, store: &Name) -> Option<Candidate> {
         return None;
     }
     let rung = entry.rung_in(store.as_str())?;
-    Some(Candidate { id: entry.id.clone(), taken_at: entry.manifest.taken_at, rung, pinned: entry.pinned })
+    let physical = entry.manifest.physical.as_ref();
+    let incremental_of = physical.and_then(|physical| physical.incremental_of.as_ref()).and_then(|id| Wanted::parse(id).ok());
+    Some(Candidate {
+        id: entry.id.clone(),
+        taken_at: entry.manifest.taken_at,
+        rung,
+        pinned: entry.pinned,
+        physical: physical.is_some(),
+        incremental_of: incremental_of.and_then(|wanted| Some(Id { backup: wanted.backup, label: wanted.label? })),
+    })
 }
 
 /// Notes what retention goes by for what is new in the file.
@@ -156,7 +229,7 @@ pub fn reasons(plan: &Plan, catalog: &Catalog, now: DateTime<Utc>) -> Reasons {
     let mut reasons = Reasons::new();
     for backup in plan.backups.values() {
         for store in &backup.stores {
-            for verdict in judge(plan, backup, store, catalog, now).verdicts {
+            for verdict in judge(plan, backup, store, catalog, &Received::new(), now).verdicts {
                 reasons.entry(verdict.id).or_default().insert(store.clone(), verdict.reasons);
             }
         }
@@ -164,65 +237,41 @@ pub fn reasons(plan: &Plan, catalog: &Catalog, now: DateTime<Utc>) -> Reasons {
     reasons
 }
 
-/// Judges the copies of a backup in every store of it that this version can read.
+/// What retention says of a backup in its stores.
+pub struct Look {
+    pub judged: Vec<Judged>,
+    /// What an edit of retention holds.
+    pub held: Held,
+    /// Stores beside the primary that give no answer: nothing is said of them.
+    pub silent: Vec<(String, Error)>,
+}
+
+/// Judges the copies of a backup in every store of it that answers.
 ///
 /// # Errors
-/// A store cannot be read, or lists nothing where there were backups: to delete by such a listing
+/// The primary cannot be read, or lists nothing where there were backups: to delete by such a listing
 /// would be to delete blindly.
-pub async fn look(plan: &Plan, owner: &str, history: &History, backup: &Backup, now: DateTime<Utc>) -> Result<Vec<Judged>> {
-    look_by(plan, owner, history, backup, now, |_, _| Ok(())).await
-}
-
-/// The same, with what an edit of retention holds.
-///
-/// # Errors
-/// As [`look`].
-pub async fn look_and_hold(
-    plan: &Plan,
-    state: &State,
-    history: &History,
-    alerts: &Alerts,
-    backup: &Backup,
-    now: DateTime<Utc>,
-) -> Result<(Vec<Judged>, Held)> {
-    let mut held = Held::new();
-    let judged = look_by(plan, state.owner(), history, backup, now, |store, catalog| {
-        held.extend(held_in(plan, alerts, backup, store, catalog, now)?);
-        Ok(())
-    });
-    let judged = judged.await?;
-    Ok((judged, held))
-}
-
-async fn look_by(
-    plan: &Plan,
-    owner: &str,
-    history: &History,
-    backup: &Backup,
-    now: DateTime<Utc>,
-    mut also: impl FnMut(&Name, &Catalog) -> Result<()>,
-) -> Result<Vec<Judged>> {
-    let mut judged = Vec::new();
-    for name in &backup.stores {
-        let store = &plan.stores[name];
-        if !matches!(store.kind, StoreKind::Local(_)) {
+pub async fn look(plan: &Plan, owner: &str, history: &History, alerts: &Alerts, backup: &Backup, now: DateTime<Utc>) -> Result<Look> {
+    let catalog = stores::catalog_of_backup(plan, owner, backup).await?;
+    let primary = &backup.stores[0];
+    let is_empty = !catalog.entries.iter().any(|entry| entry.copies.contains_key(primary.as_str()));
+    if is_empty && history.has_stored(backup.name.as_str())? {
+        return Err(Error::new(
+            Kind::Store,
+            format!("store {primary} lists no backup of {}, and there were some: nothing is pruned", backup.name),
+        )
+        .hint("is its disk mounted? pgvigil list shows what is there"));
+    }
+    let received = received(history, backup, &catalog)?;
+    let (mut judged, mut held) = (Vec::new(), Held::new());
+    for store in &backup.stores {
+        if catalog.silent.iter().any(|(name, _)| name == store.as_str()) {
             continue;
         }
-        let mut catalog = Catalog::trusting(keys::trust(plan));
-        let opened = stores::open(store, owner)?;
-        let read = catalog_of(&*opened, name.as_str(), Some(backup.name.as_str()), &mut catalog).await;
-        read.map_err(|error| error.context(format_args!("store {name}")))?;
-        if catalog.entries.is_empty() && history.has_stored(backup.name.as_str())? {
-            return Err(Error::new(
-                Kind::Store,
-                format!("store {name} lists no backup of {}, and there were some: nothing is pruned", backup.name),
-            )
-            .hint("is its disk mounted? pgvigil list shows what is there"));
-        }
-        judged.push(judge(plan, backup, name, &catalog, now));
-        also(name, &catalog)?;
+        judged.push(judge(plan, backup, store, &catalog, &received, now));
+        held.extend(held_in(plan, alerts, backup, store, &catalog, now)?);
     }
-    Ok(judged)
+    Ok(Look { judged, held, silent: catalog.silent })
 }
 
 /// Deletes what has expired. The caller holds the lock of the backup. What somebody has pinned since
@@ -239,7 +288,20 @@ pub async fn apply(plan: &Plan, state: &State, backup: &Backup, judged: &mut [Ju
         verify::point_latest(plan, &*store, judged.store.as_str(), backup.name.as_str()).await?;
         result.map_err(|error| error.context(format_args!("store {}", judged.store)))?;
     }
+    if backup.physical.is_some() {
+        for judged in judged.iter() {
+            prune_log(plan, state, backup, judged).await.map_err(|error| error.context(format_args!("store {}", judged.store)))?;
+        }
+    }
     Ok(deleted)
+}
+
+/// The log that nothing needs any more which is there.
+async fn prune_log(plan: &Plan, state: &State, backup: &Backup, judged: &Judged) -> Result<()> {
+    let store = stores::open(&plan.stores[&judged.store], state.owner())?;
+    let mut catalog = Catalog::trusting(keys::trust(plan));
+    catalog_of(&*store, judged.store.as_str(), Some(backup.name.as_str()), &mut catalog).await?;
+    physical::prune::prune(&*store, backup.name.as_str(), &catalog).await.map(drop)
 }
 
 async fn delete(plan: &Plan, state: &State, store: &dyn Store, judged: &mut Judged, deleted: &mut usize) -> Result<()> {
@@ -258,7 +320,18 @@ async fn delete(plan: &Plan, state: &State, store: &dyn Store, judged: &mut Judg
             (verdict.keep, verdict.reasons) = (true, vec![Reason::UnderDrill]);
             continue;
         };
-        store.remove(id).await?;
+        match store.remove(id).await {
+            Ok(()) => {}
+            // Keys that may not delete are a way of working: rules of the bucket do it in their time.
+            Err(error) if error.kind == Kind::Undeletable => {
+                tracing::info!(%id, store = %judged.store, %error, "expired, and not ours to delete: kept");
+                (verdict.keep, verdict.reasons) = (true, vec![Reason::Undeletable]);
+                continue;
+            }
+            // Another installation that shares the store was first.
+            Err(_) if store.documents(id).await.is_ok_and(|left| left.is_empty()) => {}
+            Err(error) => return Err(error),
+        }
         *deleted += 1;
         tracing::info!(%id, store = %judged.store, "expired: deleted");
     }

@@ -14,6 +14,7 @@ use crate::host::{Tag, clock};
 use crate::job::follow::{Followers, Following};
 use crate::job::make::{Made, Making};
 use crate::job::progress::Progress;
+use crate::job::spread::Spreading;
 use crate::job::verify::{Opened, Proven};
 use crate::job::{prune, stores, sweep, verify};
 use crate::keys::Identities;
@@ -174,7 +175,13 @@ async fn attempt(
     };
     // From here on it is a matter of moments, and whole or not at all: nobody breaks it off.
     let made = match ready {
-        Ok(ready) => ready.commit().await,
+        Ok(Some(ready)) => ready.commit().await,
+        Ok(None) => {
+            // For the record that is as good as an own one: whatever failed here before is over.
+            let id = order.slot().map(|slot| Id { backup: backup.name.to_string(), label: Label::of(slot) }.to_string());
+            history.end(row, clock::now(), Outcome::Ok, Some("another installation has made it"), id.as_deref(), true)?;
+            return Ok(Report::nothing(Outcome::Skipped, None));
+        }
         Err(error) => Err(error),
     };
     let mut clean = true;
@@ -200,6 +207,23 @@ async fn attempt(
             let hint = error.hint.map(|hint| format!("\nHINT: {hint}")).unwrap_or_default();
             report.problems.push(format!("retention: {}{hint}", error.message));
             report.outcome = Outcome::Problems;
+        }
+    }
+    // A daemon copies beside its runs, and tries again; without one nobody else would.
+    if order == Order::ByHand && report.rung.is_some_and(Rung::is_good) && !matches!(report.outcome, Outcome::Cancelled) {
+        for store in prune::receivers(backup) {
+            let spreading = Spreading { plan, state: &state, history: &history, backup, store, has_lock: true, progress, cancel };
+            match spreading.spread().await {
+                Ok(_) => {}
+                Err(error) if error.kind == Kind::Busy => report.warnings.push(error.message),
+                Err(error) => {
+                    let hint = error.hint.map(|hint| format!("\nHINT: {hint}")).unwrap_or_default();
+                    report.problems.push(format!("{}{hint}", error.message));
+                    if report.outcome == Outcome::Ok {
+                        report.outcome = Outcome::Problems;
+                    }
+                }
+            }
         }
     }
     report.seconds = verify::round(started.elapsed().as_secs_f64());
@@ -315,13 +339,17 @@ async fn prune(plan: &Plan, state: &State, history: &History, backup: &Backup) -
         tracing::warn!(backup = %backup.name, "{}", doubt.told());
         return Ok(());
     }
-    let (mut judged, held) = prune::look_and_hold(plan, state, history, &alerts, backup, clock::now()).await?;
-    if !held.is_empty() {
-        tracing::warn!(backup = %backup.name, "{}", prune::held_in_words(backup, &held));
+    let mut look = prune::look(plan, state.owner(), history, &alerts, backup, clock::now()).await?;
+    for (_, error) in &look.silent {
+        // It is told by itself, and must not keep the primary from its work.
+        tracing::warn!(backup = %backup.name, %error, "nothing is pruned there");
+    }
+    if !look.held.is_empty() {
+        tracing::warn!(backup = %backup.name, "{}", prune::held_in_words(backup, &look.held));
         return Ok(());
     }
     prune::accept_terms(plan, &alerts, backup)?;
-    prune::apply(plan, state, backup, &mut judged).await.map(drop)
+    prune::apply(plan, state, backup, &mut look.judged).await.map(drop)
 }
 
 /// From `written` to `readable`.

@@ -3,7 +3,7 @@
 
 use crate::catalog::{Id, Label};
 use crate::config::Plan;
-use crate::config::plan::{Backup, Place, StoreKind};
+use crate::config::plan::{Backup, Place};
 use crate::error::Result;
 use crate::host::docker::DockerHost;
 use crate::host::local::LocalHost;
@@ -71,6 +71,9 @@ pub async fn sweep_idle(plan: &Plan, state: &State, history: &History, backup: &
 
 async fn clean_up(plan: &Plan, state: &State, dead: &Unfinished) -> bool {
     let stores = sweep_stores(plan, state, &dead.backup).await;
+    if let Some(tag) = &dead.tag {
+        crate::job::physical::base::remove_spool(plan, tag);
+    }
     let processes = match (&dead.tag, plan.servers.get(dead.server.as_str())) {
         (Some(tag), Some(server)) => match end_everything(server, tag).await {
             Ok(()) => true,
@@ -126,7 +129,9 @@ pub async fn end_tagged(server: &Server, tag: &Tag) -> Result<()> {
 
 async fn sweep_stores(plan: &Plan, state: &State, backup: &str) -> bool {
     let mut clean = true;
-    for store in plan.stores.values().filter(|store| matches!(store.kind, StoreKind::Local(_))) {
+    // What was copied on is swept by whoever copies; a store that is away holds up no run.
+    let primary = plan.backups.get(backup).map(|backup| &backup.stores[0]);
+    for store in plan.stores.values().filter(|store| primary.is_none_or(|primary| *primary == store.name)) {
         let Ok(opened) = stores::open(store, state.owner()) else { continue };
         match opened.sweep(backup).await {
             Ok(0) => {}

@@ -2,6 +2,7 @@
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
+use super::end::Ending;
 use super::lexer::{Ended, Listener};
 
 /// The rows of one table in a dump.
@@ -81,18 +82,14 @@ impl Lines {
 }
 
 /// Follows a dump.
-#[expect(clippy::struct_excessive_bools, reason = "each is one thing that was met, or not")]
 pub struct Census {
     digests: bool,
     /// `CREATE TABLE` statements so far.
     pub tables: u64,
     pub found: Vec<TableRows>,
-    /// The key of `\restrict` at the top.
-    pub restrict_key: Option<Vec<u8>>,
-    /// Whether `\unrestrict` with that key was met since.
-    pub unrestricted: bool,
     /// Whether `\connect` was met.
     pub connects: bool,
+    pub ending: Ending,
     /// The statement under way, if it may be a `COPY`.
     text: Vec<u8>,
     /// It is none.
@@ -106,9 +103,8 @@ impl Census {
             digests,
             tables: 0,
             found: Vec::new(),
-            restrict_key: None,
-            unrestricted: false,
             connects: false,
+            ending: Ending::default(),
             text: Vec::new(),
             is_other: false,
             lines: Lines::new(digests),
@@ -152,11 +148,8 @@ impl Listener for Census {
     }
 
     fn meta(&mut self, line: &[u8]) {
-        if let Some(key) = line.strip_prefix(b"restrict ") {
-            self.restrict_key.get_or_insert_with(|| key.to_vec());
-        } else if let Some(key) = line.strip_prefix(b"unrestrict ") {
-            self.unrestricted |= self.restrict_key.as_deref() == Some(key);
-        } else if [b"connect".as_slice(), b"c"].contains(&line.split(u8::is_ascii_whitespace).next().unwrap_or_default()) {
+        self.ending.meta(line);
+        if [b"connect".as_slice(), b"c"].contains(&line.split(u8::is_ascii_whitespace).next().unwrap_or_default()) {
             self.connects = true;
         }
     }

@@ -7,6 +7,7 @@
 
 use super::census::{Census, TableRows};
 use super::lexer::{Lexer, Place};
+use super::tar::{Passed, TarWatch};
 
 /// Watches a dump go by.
 pub enum EndWatch {
@@ -15,6 +16,8 @@ pub enum EndWatch {
     /// An archive of `pg_dump --format=custom`, which has no end marker: the exit status, the
     /// length and the hash are its proof.
     Custom { head: Vec<u8>, bytes: u64 },
+    /// A tar archive of pg_basebackup.
+    Tar(Box<TarWatch>),
 }
 
 /// The first bytes of an archive of `pg_dump`.
@@ -24,6 +27,10 @@ impl EndWatch {
     /// `digests`: takes one of the rows of each table as they pass.
     pub fn plain(digests: bool) -> Self {
         EndWatch::Plain(Box::new(PlainWatch::new(digests)))
+    }
+
+    pub fn tar() -> Self {
+        EndWatch::Tar(Box::default())
     }
 
     pub fn custom() -> Self {
@@ -39,6 +46,7 @@ impl EndWatch {
                 head.extend_from_slice(&bytes[..missing.min(bytes.len())]);
                 *count += bytes.len() as u64;
             }
+            EndWatch::Tar(watch) => watch.feed(bytes),
         }
     }
 
@@ -56,18 +64,21 @@ impl EndWatch {
             EndWatch::Plain(watch) => watch.finish(),
             EndWatch::Custom { bytes: 0, .. } => Err("it is empty".to_owned()),
             EndWatch::Custom { head, .. } if head != ARCHIVE_MAGIC => Err("it does not begin like an archive of pg_dump".to_owned()),
-            EndWatch::Custom { .. } => Ok(Seen { tables: None, rows: None }),
+            EndWatch::Custom { .. } => Ok(Seen::default()),
+            EndWatch::Tar(watch) => Ok(Seen { tar: Some(Box::new(watch.finish()?)), ..Seen::default() }),
         }
     }
 }
 
 /// What a whole dump held.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
     /// `CREATE TABLE` statements; `None` where the format hides them.
     pub tables: Option<u64>,
     /// The rows of each table in `COPY` data; `None` where the format hides them.
     pub rows: Option<Vec<TableRows>>,
+    /// The files of a tar archive.
+    pub tar: Option<Box<Passed>>,
 }
 
 /// The longest end of a text that matters here, in bytes.
@@ -77,21 +88,38 @@ const TAIL_BYTES: usize = 256;
 pub struct PlainWatch {
     lexer: Lexer,
     census: Census,
-    /// The last bytes of all.
-    tail: Vec<u8>,
-    empty: bool,
 }
 
 impl PlainWatch {
     fn new(digests: bool) -> Self {
-        PlainWatch { lexer: Lexer::default(), census: Census::new(digests), tail: Vec::new(), empty: true }
+        PlainWatch { lexer: Lexer::default(), census: Census::new(digests) }
     }
 
     fn feed(&mut self, bytes: &[u8]) {
-        if bytes.is_empty() {
-            return;
-        }
-        self.empty = false;
+        self.census.ending.bytes(bytes);
+        self.lexer.feed(bytes, &mut self.census);
+    }
+
+    fn finish(self) -> Result<Seen, String> {
+        self.census.ending.judge(self.lexer.place())?;
+        Ok(Seen { tables: Some(self.census.tables), rows: Some(self.census.found), tar: None })
+    }
+}
+
+/// What the end of a plain dump is judged by, for whoever reads one.
+#[derive(Default)]
+pub struct Ending {
+    /// The last bytes of all.
+    tail: Vec<u8>,
+    /// The key of `\restrict` at the top.
+    restrict_key: Option<Vec<u8>>,
+    /// Whether `\unrestrict` with that key was met since.
+    unrestricted: bool,
+}
+
+impl Ending {
+    /// Takes the next bytes.
+    pub fn bytes(&mut self, bytes: &[u8]) {
         if bytes.len() >= TAIL_BYTES {
             self.tail.clear();
             self.tail.extend_from_slice(&bytes[bytes.len() - TAIL_BYTES..]);
@@ -100,14 +128,36 @@ impl PlainWatch {
             let excess = self.tail.len().saturating_sub(TAIL_BYTES);
             self.tail.drain(..excess);
         }
-        self.lexer.feed(bytes, &mut self.census);
     }
 
-    fn finish(self) -> Result<Seen, String> {
-        if self.empty {
+    /// Takes a command for psql.
+    pub fn meta(&mut self, line: &[u8]) {
+        if let Some(key) = line.strip_prefix(b"restrict ") {
+            self.restrict_key.get_or_insert_with(|| key.to_vec());
+        } else if let Some(key) = line.strip_prefix(b"unrestrict ") {
+            self.unrestricted |= self.is_key(key);
+        }
+    }
+
+    /// Whether this is the key of the dump.
+    pub fn is_key(&self, key: &[u8]) -> bool {
+        self.restrict_key.as_deref() == Some(key)
+    }
+
+    /// Whether the dump has such a key.
+    pub fn has_key(&self) -> bool {
+        self.restrict_key.is_some()
+    }
+
+    /// At the end of the text, where the reader stands at this place.
+    ///
+    /// # Errors
+    /// Why this is not a whole dump.
+    pub fn judge(&self, place: Place) -> Result<(), String> {
+        if self.tail.is_empty() {
             return Err("it is empty".to_owned());
         }
-        match self.lexer.place() {
+        match place {
             Place::Rows => return Err("it ends in the middle of the rows of a table".to_owned()),
             Place::Line => return Err("it ends in the middle of a line".to_owned()),
             Place::Statement => return Err("it ends in the middle of a statement".to_owned()),
@@ -115,8 +165,8 @@ impl PlainWatch {
         }
         // pg_dump writes `\unrestrict` behind the marker, pg_dumpall in front of it.
         let mut end = self.tail.trim_ascii_end();
-        if let Some(key) = &self.census.restrict_key {
-            if !self.census.unrestricted {
+        if let Some(key) = &self.restrict_key {
+            if !self.unrestricted {
                 return Err("it lacks the \\unrestrict line of its own key at the end".to_owned());
             }
             let unrestrict = [b"\\unrestrict ".as_slice(), key].concat();
@@ -127,7 +177,7 @@ impl PlainWatch {
         if !markers.iter().any(|marker| end.ends_with(marker)) {
             return Err("it lacks the end marker of pg_dump".to_owned());
         }
-        Ok(Seen { tables: Some(self.census.tables), rows: Some(self.census.found) })
+        Ok(())
     }
 }
 

@@ -36,6 +36,9 @@ pub struct Ended<'a> {
 /// The end of the rows of a table, with the end of the line before it.
 const COPY_END: &[u8] = b"\n\\.\n";
 
+/// What no row begins with, the same way.
+const COPY_END_BEGINS: &[u8] = b"\n\\.";
+
 /// Longest command for psql that matters here, in bytes.
 const META_BYTES: usize = 256;
 
@@ -274,12 +277,18 @@ impl Lexer {
             if end.starts_with(bytes) {
                 return 0;
             }
+            self.judge_row(bytes);
         }
-        if let Some(found) = memmem::find(bytes, COPY_END) {
-            listener.rows(&bytes[..=found]);
-            listener.rows_end();
-            self.back_to_sql();
-            return found + COPY_END.len();
+        for found in memmem::find_iter(bytes, COPY_END_BEGINS) {
+            if bytes[found..].starts_with(COPY_END) {
+                listener.rows(&bytes[..=found]);
+                listener.rows_end();
+                self.back_to_sql();
+                return found + COPY_END.len();
+            }
+            if found + COPY_END_BEGINS.len() < bytes.len() {
+                self.judge_row(&bytes[found + 1..]);
+            }
         }
         // What may be the beginning of the end waits for more.
         let waits = (1..COPY_END.len()).rev().find(|len| bytes.ends_with(&COPY_END[..*len])).unwrap_or(0);
@@ -289,6 +298,14 @@ impl Lexer {
             self.state = State::Copy { line_start: bytes[read - 1] == b'\n' };
         }
         read
+    }
+
+    /// `\.` ends the rows for `psql` also where a carriage return follows, and what stands behind it
+    /// would be run.
+    fn judge_row(&mut self, row: &[u8]) {
+        if row.starts_with(&COPY_END_BEGINS[1..]) {
+            self.doubt.get_or_insert("rows that end in the middle");
+        }
     }
 
     fn back_to_sql(&mut self) {

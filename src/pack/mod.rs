@@ -6,4 +6,5 @@ pub mod end;
 pub mod lexer;
 pub mod packer;
 pub mod seal;
+pub mod tar;
 pub mod unpacker;

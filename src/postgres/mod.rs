@@ -1,6 +1,8 @@
 //! server -> bytes: PostgreSQL through its own programs.
 
+pub mod basebackup;
 pub mod dump;
+pub mod lease;
 pub mod programs;
 pub mod questions;
 pub mod quote;

@@ -92,6 +92,11 @@ pub fn of_server(given: Option<PathBuf>, major: u32) -> Result<PathBuf> {
     choose_server(&found, major)
 }
 
+/// The major version of the `postgres` in a folder.
+pub fn major_in(dir: &Path) -> Option<u32> {
+    major_of(&dir.join("postgres"))
+}
+
 /// Packages of client programs lack the first two, and what a drill runs there it runs with the rest.
 const OF_A_SERVER: [&str; 4] = ["initdb", "postgres", "psql", "pg_restore"];
 

@@ -42,6 +42,12 @@ impl Session {
         self.stdin.write_all(bytes).await
     }
 
+    /// Waits until the psql ends by itself, where it was asked nothing yet: then something that was
+    /// sent has failed.
+    pub async fn failed(&mut self) {
+        let _ = self.stdout.fill_buf().await;
+    }
+
     /// Waits until all that was sent is done, and returns what it printed.
     ///
     /// # Errors

@@ -6,11 +6,17 @@ use bytes::Bytes;
 use super::contain::{is_delicate, knows_restrict};
 use super::failures::words;
 use super::settings::Settings;
+use super::split::Copy;
 use super::stall::Pulse;
 use crate::error::{Error, Result};
 use crate::host::Tag;
+use crate::host::pipe::Pipe;
 use crate::postgres::Server;
+use crate::postgres::quote::literal;
 use crate::postgres::session::Session;
+
+/// How the statement of a `COPY` ends whose rows come through its session.
+const FROM_SESSION: &[u8] = b"stdin;";
 
 /// Where the lanes lead.
 #[derive(Clone, Copy)]
@@ -30,11 +36,13 @@ pub struct Lane<'a> {
     session: Option<Session>,
     /// The settings that the session has.
     version: u64,
+    /// The way of the rows of the `COPY` under way, where it is not the session.
+    pipe: Option<Pipe>,
 }
 
 impl<'a> Lane<'a> {
     pub fn new(target: Target<'a>) -> Self {
-        Lane { target, session: None, version: 0 }
+        Lane { target, session: None, version: 0, pipe: None }
     }
 
     /// Begins a `psql` if there is none, and gives it the settings.
@@ -95,30 +103,66 @@ impl<'a> Lane<'a> {
         self.answer().await
     }
 
-    /// Begins a `COPY`, whose rows follow by [`Lane::send`].
+    /// Begins a `COPY`, whose rows follow by [`Lane::send`]. Where more of them follow than a pipe
+    /// holds (`many`), the server may read them by itself.
     ///
     /// # Errors
     /// The server cannot be reached.
-    pub async fn begin_copy(&mut self, settings: &Settings, text: &[u8]) -> Done {
+    pub async fn begin_copy(&mut self, settings: &Settings, copy: &Copy, many: bool) -> Done {
         self.ready(settings).await?;
-        if is_delicate(text)
+        if is_delicate(&copy.statement)
             && let Err(words) = self.reassure(settings).await?
         {
             return Ok(Err(words));
         }
-        self.send(text).await;
+        let mut text = [&copy.statement[..], b"\n"].concat();
+        let mut pipe = None;
+        if many
+            && let Some(statement) = copy.statement.strip_suffix(FROM_SESSION)
+            && let Some(made) = self.target.server.host().pipe()?
+        {
+            match self.may_read_files().await? {
+                Err(words) => return Ok(Err(words)),
+                Ok(false) => {}
+                Ok(true) => {
+                    text = [statement, literal(&made.name()).as_bytes(), b";\n"].concat();
+                    pipe = Some(made);
+                }
+            }
+        }
+        self.send(&text).await;
+        self.pipe = pipe;
         Ok(Ok(()))
     }
 
-    /// Sends bytes; false if the `psql` takes no more.
+    /// Whether the role that the dump has chosen may name a file to the server.
+    async fn may_read_files(&mut self) -> Result<Result<bool, String>> {
+        self.send(b"SELECT pg_catalog.current_setting('is_superuser');\n").await;
+        let mut is_superuser = false;
+        let answered = self.answer_into(&mut |line| is_superuser = line == b"on\n").await?;
+        Ok(answered.map(|()| is_superuser))
+    }
+
+    /// Sends bytes; false if they are taken no more.
     pub async fn send(&mut self, bytes: &[u8]) -> bool {
-        match &mut self.session {
-            Some(session) => {
-                let sent = session.send(bytes).await.is_ok();
-                self.target.pulse.beat();
-                sent
-            }
-            None => false,
+        let Some(session) = &mut self.session else {
+            return false;
+        };
+        let sent = match &mut self.pipe {
+            None => session.send(bytes).await.is_ok(),
+            Some(pipe) => tokio::select! {
+                written = pipe.write(bytes) => written.is_ok(),
+                () = session.failed() => false,
+            },
+        };
+        self.target.pulse.beat();
+        sent
+    }
+
+    /// Behind the last row.
+    pub async fn end_copy(&mut self) {
+        if self.pipe.take().is_none() {
+            self.send(b"\\.\n").await;
         }
     }
 
@@ -127,11 +171,21 @@ impl<'a> Lane<'a> {
     /// # Errors
     /// There are no words of the server: it is gone, or `psql` is.
     pub async fn answer(&mut self) -> Done {
+        // What the dump's own questions answer is of no interest, and may be long.
+        self.answer_into(&mut |_| {}).await
+    }
+
+    async fn answer_into(&mut self, heard: &mut (dyn FnMut(&[u8]) + Send)) -> Done {
+        self.pipe = None;
         let Some(session) = &mut self.session else {
             return Ok(Err("the session has ended".to_owned()));
         };
-        // What the dump's own questions answer is of no interest, and may be long.
-        let answered = session.answer_into(&mut |_| true).await;
+        let answered = session
+            .answer_into(&mut |line| {
+                heard(line);
+                true
+            })
+            .await;
         self.target.pulse.beat();
         let Err(error) = answered else {
             return Ok(Ok(()));

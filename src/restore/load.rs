@@ -73,8 +73,7 @@ async fn carry_out(load: Load<'_>, mut sql: Sql, pulse: &Pulse) -> Result<Loaded
     let meter = Arc::clone(&load.meter);
     let mut loader = Loader::new(load, pulse)?;
     let mut splitter = Splitter::default();
-    while let Some(block) = sql.blocks.recv().await {
-        pulse.beat();
+    while let Some(block) = pulse.starve(sql.blocks.recv()).await {
         let bytes = block.len() as u64;
         for item in splitter.feed(&block)? {
             loader.take(item).await?;
@@ -85,8 +84,6 @@ async fn carry_out(load: Load<'_>, mut sql: Sql, pulse: &Pulse) -> Result<Loaded
         }
     }
     (&mut sql.reading).await.map_err(|error| Error::new(Kind::System, format!("the reader of the dump failed: {error}")))??;
-    if !splitter.is_between() {
-        return Err(Error::new(Kind::Damaged, "the dump ends in the middle of a statement"));
-    }
+    splitter.finish().map_err(|error| error.context(&sql.what))?;
     loader.finish().await
 }

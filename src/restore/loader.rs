@@ -89,7 +89,7 @@ impl<'a> Loader<'a> {
                     None => Ok(()),
                 },
             },
-            Item::Rows(rows) => self.rows(&rows).await,
+            Item::Rows(rows) => self.rows(rows).await,
             Item::RowsEnd => self.rows_end().await,
         }
     }
@@ -312,24 +312,24 @@ impl<'a> Loader<'a> {
     async fn copy(&mut self, copy: Copy) -> Result<()> {
         self.drain().await?;
         self.begin().await?;
-        self.copying = Some(Copying::begin(copy, &mut self.lane, &self.settings).await?);
+        self.copying = Some(Copying::new(copy));
         Ok(())
     }
 
-    async fn rows(&mut self, rows: &[u8]) -> Result<()> {
+    async fn rows(&mut self, rows: Bytes) -> Result<()> {
         let Some(copying) = &mut self.copying else {
             return Ok(());
         };
-        // In a database that others see too, rows stay in their order.
-        let second = self.lanes.first_mut().filter(|_| self.load.is_fresh);
-        copying.rows(rows, &mut self.lane, second, &self.settings).await
+        let mut lanes = row_lanes(&mut self.lane, &mut self.lanes, self.load.is_fresh);
+        copying.rows(rows, &mut lanes, &self.settings).await
     }
 
     async fn rows_end(&mut self) -> Result<()> {
         let Some(copying) = self.copying.take() else {
             return Ok(());
         };
-        let (copy, done) = copying.finish(&mut self.lane, self.lanes.first_mut()).await?;
+        let mut lanes = row_lanes(&mut self.lane, &mut self.lanes, self.load.is_fresh);
+        let (copy, done) = copying.finish(&mut lanes, &self.settings).await?;
         match done {
             Ok(rows) => {
                 self.loaded.statements += 1;
@@ -339,6 +339,11 @@ impl<'a> Loader<'a> {
             Err(words) => self.failed(&words, &copy.statement),
         }
     }
+}
+
+/// The sessions that take rows. In a database that others see too, rows stay in their order.
+fn row_lanes<'l, 'a>(first: &'l mut Lane<'a>, others: &'l mut [Lane<'a>], is_fresh: bool) -> Vec<&'l mut Lane<'a>> {
+    std::iter::once(first).chain(others.first_mut().filter(|_| is_fresh)).collect()
 }
 
 /// Whether a statement takes something away that a fresh database does not have: what `--clean` puts

@@ -211,7 +211,7 @@ pub fn plan(given: &Given<'_>) -> Result<RestorePlan, Error> {
     let is_used = |file: &&crate::catalog::FileEntry| match file.role {
         Role::Dump => file.database.as_deref().is_some_and(|database| names.contains(&database)),
         Role::Globals => asked.globals,
-        Role::Notes => false,
+        Role::Notes | Role::Base | Role::BackupManifest => false,
     };
     let files: Vec<&crate::catalog::FileEntry> = manifest.files.iter().filter(is_used).collect();
     let raw_bytes = files.iter().map(|file| file.raw_bytes).sum();

@@ -2,93 +2,126 @@
 //! the other core of the server has nothing to do: behind the first of them, a second session takes
 //! every other portion.
 
-use super::lane::{Done, Lane};
+use bytes::Bytes;
+
+use super::lane::Lane;
 use super::settings::Settings;
 use super::split::Copy;
 use crate::error::Result;
+use crate::host::pipe;
 use crate::pack::census::Lines;
 
 /// A table of fewer bytes is not worth a second session.
 const SHARED_FROM_BYTES: u64 = 4 * 1024 * 1024;
 
+/// Rows go to a session so many bytes at a time. The first portion is more than a pipe holds: once it
+/// is written, the server is known to read.
+const PORTION_BYTES: usize = 1024 * 1024;
+const _: () = assert!(PORTION_BYTES > pipe::HOLDS_BYTES_MAX);
+
 /// A `COPY` under way.
 pub struct Copying {
-    pub copy: Copy,
+    copy: Copy,
     lines: Lines,
     bytes: u64,
-    /// Whether the second session has begun, and whether the row under way is for it.
-    shares: bool,
-    is_second: bool,
+    /// Rows that are not a portion yet.
+    waiting: Vec<Bytes>,
+    waiting_bytes: usize,
+    /// Which of the sessions have begun, and whose turn it is.
+    begun: [bool; 2],
+    turn: usize,
     /// Of the first that failed.
     failed: Option<String>,
 }
 
 impl Copying {
-    /// Begins in the first session.
-    ///
-    /// # Errors
-    /// The server cannot be reached.
-    pub async fn begin(copy: Copy, lane: &mut Lane<'_>, settings: &Settings) -> Result<Self> {
-        let failed = lane.begin_copy(settings, &statement(&copy)).await?.err();
-        Ok(Copying { copy, lines: Lines::new(false), bytes: 0, shares: false, is_second: false, failed })
+    pub fn new(copy: Copy) -> Self {
+        Copying {
+            copy,
+            lines: Lines::new(false),
+            bytes: 0,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            begun: [false; 2],
+            turn: 0,
+            failed: None,
+        }
     }
 
-    /// Takes rows, in pieces of any length. `second`: a session that has nothing else to do.
+    /// Takes rows, in pieces of any length. `lanes`: one or two sessions that have nothing else to do.
     ///
     /// # Errors
     /// The server cannot be reached.
-    pub async fn rows<'a>(&mut self, rows: &[u8], first: &mut Lane<'a>, second: Option<&mut Lane<'a>>, settings: &Settings) -> Result<()> {
-        if self.failed.is_some() {
-            return Ok(());
-        }
-        self.lines.feed(rows);
+    pub async fn rows(&mut self, mut rows: Bytes, lanes: &mut [&mut Lane<'_>], settings: &Settings) -> Result<()> {
+        self.lines.feed(&rows);
         self.bytes += rows.len() as u64;
-        let Some(second) = second else {
-            return self.send(rows, first).await;
-        };
-        let Some(end) = memchr::memrchr(b'\n', rows) else {
-            return self.send(rows, if self.is_second { second } else { first }).await;
-        };
-        let (whole, begun) = rows.split_at(end + 1);
-        self.send(whole, if self.is_second { &mut *second } else { &mut *first }).await?;
-        if !self.shares && self.bytes >= SHARED_FROM_BYTES {
-            self.failed = second.begin_copy(settings, &statement(&self.copy)).await?.err();
-            self.shares = true;
-        }
-        self.is_second = self.shares && !self.is_second;
-        self.send(begun, if self.is_second { second } else { first }).await
-    }
-
-    async fn send(&mut self, rows: &[u8], lane: &mut Lane<'_>) -> Result<()> {
-        if self.failed.is_none() && !lane.send(rows).await {
-            self.failed = Some(lane.answer().await?.err().unwrap_or_default());
+        let whole = memchr::memrchr(b'\n', &rows).map(|end| end + 1);
+        match whole {
+            Some(whole) if self.waiting_bytes + whole >= PORTION_BYTES => {
+                let begun = rows.split_off(whole);
+                self.wait(rows);
+                self.pass(lanes, settings, true).await?;
+                if self.bytes >= SHARED_FROM_BYTES {
+                    self.turn = (self.turn + 1) % lanes.len();
+                }
+                self.wait(begun);
+            }
+            // A row that is longer than a portion goes on where it began.
+            _ if self.waiting_bytes + rows.len() >= PORTION_BYTES => {
+                self.wait(rows);
+                self.pass(lanes, settings, true).await?;
+            }
+            _ => self.wait(rows),
         }
         Ok(())
     }
 
-    /// Ends in both sessions; returns how many rows there were, or why they are not there.
+    fn wait(&mut self, rows: Bytes) {
+        if self.failed.is_none() && !rows.is_empty() {
+            self.waiting_bytes += rows.len();
+            self.waiting.push(rows);
+        }
+    }
+
+    /// Hands what waits to the session whose turn it is.
+    async fn pass(&mut self, lanes: &mut [&mut Lane<'_>], settings: &Settings, many: bool) -> Result<()> {
+        let lane = &mut *lanes[self.turn];
+        if !std::mem::replace(&mut self.begun[self.turn], true) {
+            self.failed = lane.begin_copy(settings, &self.copy, many).await?.err();
+        }
+        self.waiting_bytes = 0;
+        for rows in std::mem::take(&mut self.waiting) {
+            if self.failed.is_none() && !lane.send(&rows).await {
+                self.failed = Some(lane.answer().await?.err().unwrap_or_default());
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends in all sessions; returns how many rows there were, or why they are not there.
     ///
     /// # Errors
     /// The server cannot be reached.
-    pub async fn finish<'a>(mut self, first: &mut Lane<'a>, second: Option<&mut Lane<'a>>) -> Result<(Copy, Result<u64, String>)> {
-        let mut ended = vec![first];
-        ended.extend(second.filter(|_| self.shares));
-        for lane in &mut ended {
-            lane.send(b"\\.\n").await;
+    pub async fn finish(mut self, lanes: &mut [&mut Lane<'_>], settings: &Settings) -> Result<(Copy, Result<u64, String>)> {
+        if self.failed.is_none() {
+            if !self.begun[self.turn] {
+                self.turn = 0;
+            }
+            self.pass(lanes, settings, false).await?;
+        }
+        let mut ended = Vec::new();
+        for (lane, _) in lanes.iter_mut().zip(self.begun).filter(|(_, begun)| *begun) {
+            lane.end_copy().await;
+            ended.push(lane);
         }
         for lane in ended {
             // A session that failed before has ended, and has nothing more to say.
             if lane.is_open() {
-                let done: Done = lane.answer().await;
-                let failed = done?.err();
+                let failed = lane.answer().await?.err();
                 self.failed = self.failed.or(failed);
             }
         }
         let rows = self.lines.finish().0;
         Ok((self.copy, self.failed.map_or(Ok(rows), Err)))
     }
-}
-
-fn statement(copy: &Copy) -> Vec<u8> {
-    [&copy.statement[..], b"\n"].concat()
 }

@@ -14,7 +14,6 @@ use crate::catalog::FileEntry;
 use crate::config::file::Format;
 use crate::error::{Error, Kind, Result};
 use crate::host::{Host, Process};
-use crate::pack::end::EndWatch;
 use crate::postgres::server::explain;
 use crate::verify::archive;
 use crate::verify::stored::{Stored, Unpacked};
@@ -25,8 +24,11 @@ const READ_BYTES: usize = 512 * 1024;
 /// How many blocks wait for whoever takes them.
 const BLOCKS: usize = 4;
 
-/// SQL that comes block by block; the task says at the end whether all of it came.
+/// SQL that comes block by block; the task says at the end whether all of it came. Whether it is a
+/// whole dump is for whoever takes it.
 pub struct Sql {
+    /// The backup and the file, for errors.
+    pub what: String,
     pub blocks: mpsc::Receiver<Bytes>,
     pub reading: JoinHandle<Result<()>>,
 }
@@ -72,27 +74,29 @@ impl Checked<'_> {
         let Checked { stored, first, .. } = self;
         let what = format!("{}: {}", stored.id, first.name);
         let (out, blocks) = mpsc::channel(BLOCKS);
+        let about = what.clone();
         let reading = if stored.manifest.format == Format::Plain {
             let (unpacked, raw_bytes) = (stored.unpacked(first).await?, first.raw_bytes);
-            tokio::spawn(async move { plain(unpacked, raw_bytes, out).await.map_err(|error| error.context(what)) })
+            tokio::spawn(async move { plain(unpacked, raw_bytes, out).await.map_err(|error| error.context(about)) })
         } else {
             let source = stored.archive(first.name.split('/').next().unwrap_or_default(), spool_dir).await?;
-            tokio::spawn(async move { restored(host, source, out).await.map_err(|error| error.context(what)) })
+            tokio::spawn(async move { restored(host, source, out).await.map_err(|error| error.context(about)) })
         };
-        Ok(Sql { blocks, reading })
+        Ok(Sql { what, blocks, reading })
     }
 }
 
 async fn plain(mut unpacked: Unpacked, raw_bytes: u64, out: mpsc::Sender<Bytes>) -> Result<()> {
-    let mut passing = Passing::new(out);
+    let mut bytes = 0;
     while let Some(block) = unpacked.blocks.recv().await {
-        passing.pass(block).await?;
+        bytes += block.len() as u64;
+        pass(&out, block).await?;
     }
     unpacked.end().await?;
-    if passing.bytes != raw_bytes {
-        return Err(Error::new(Kind::Damaged, format!("it unpacks to {} bytes; {raw_bytes} were packed", passing.bytes)));
+    if bytes != raw_bytes {
+        return Err(Error::new(Kind::Damaged, format!("it unpacks to {bytes} bytes; {raw_bytes} were packed")));
     }
-    passing.finish()
+    Ok(())
 }
 
 async fn restored(host: Arc<dyn Host>, source: archive::Source, out: mpsc::Sender<Bytes>) -> Result<()> {
@@ -101,7 +105,6 @@ async fn restored(host: Arc<dyn Host>, source: archive::Source, out: mpsc::Sende
 }
 
 async fn output(process: &mut Process, out: mpsc::Sender<Bytes>) -> Result<()> {
-    let mut passing = Passing::new(out);
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(READ_BYTES);
@@ -109,7 +112,7 @@ async fn output(process: &mut Process, out: mpsc::Sender<Bytes>) -> Result<()> {
         if read.map_err(|error| Error::new(Kind::System, format!("lost the output of pg_restore: {error}")))? == 0 {
             break;
         }
-        if let Err(gone) = passing.pass(buffer.split().freeze()).await {
+        if let Err(gone) = pass(&out, buffer.split().freeze()).await {
             let _ = process.running.stop().await;
             return Err(gone);
         }
@@ -118,28 +121,9 @@ async fn output(process: &mut Process, out: mpsc::Sender<Bytes>) -> Result<()> {
     if !exit.is_success() {
         return Err(explain("pg_restore", exit, &process.stderr.text()));
     }
-    passing.finish()
+    Ok(())
 }
 
-/// Watches for the end of what passes.
-struct Passing {
-    watch: EndWatch,
-    bytes: u64,
-    out: mpsc::Sender<Bytes>,
-}
-
-impl Passing {
-    fn new(out: mpsc::Sender<Bytes>) -> Self {
-        Passing { watch: EndWatch::plain(false), bytes: 0, out }
-    }
-
-    async fn pass(&mut self, block: Bytes) -> Result<()> {
-        self.bytes += block.len() as u64;
-        self.watch.feed(&block);
-        self.out.send(block).await.map_err(|_| Error::new(Kind::Cancelled, "nobody wants more of the dump"))
-    }
-
-    fn finish(self) -> Result<()> {
-        self.watch.finish().map(drop).map_err(|why| Error::new(Kind::Damaged, format!("it is not a whole dump: {why}")))
-    }
+async fn pass(out: &mpsc::Sender<Bytes>, block: Bytes) -> Result<()> {
+    out.send(block).await.map_err(|_| Error::new(Kind::Cancelled, "nobody wants more of the dump"))
 }

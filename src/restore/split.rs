@@ -2,11 +2,11 @@
 //! on. What is no text of a dump at all is refused here, before anything of it reaches a `psql`.
 
 use bytes::Bytes;
-use memchr::memmem;
 
 use crate::error::{Error, Kind, Result};
 use crate::pack::census::copy_target;
-use crate::pack::lexer::{Ended, Lexer, Listener, Place};
+use crate::pack::end::Ending;
+use crate::pack::lexer::{Ended, Lexer, Listener};
 
 /// The longest statement of a dump, in bytes: with `--inserts` it may hold a whole row of up to a
 /// gigabyte, but what is longer than this is no definition and no large object's page.
@@ -48,10 +48,7 @@ struct Pieces {
     items: Vec<Item>,
     /// The statement under way.
     text: Vec<u8>,
-    /// The last bytes of the rows so far.
-    rows_tail: Vec<u8>,
-    /// The key of `\restrict` at the top.
-    restrict_key: Option<Vec<u8>>,
+    ending: Ending,
     any_statement: bool,
     refused: Option<Error>,
 }
@@ -65,6 +62,7 @@ impl Splitter {
         if memchr::memchr(0, block).is_some() {
             return Err(hostile("a zero byte"));
         }
+        self.pieces.ending.bytes(block);
         self.pieces.block = block.clone();
         self.lexer.feed(block, &mut self.pieces);
         self.pieces.block = Bytes::new();
@@ -74,9 +72,13 @@ impl Splitter {
         }
     }
 
-    /// Whether the text came to an end between statements.
-    pub fn is_between(&self) -> bool {
-        self.lexer.place() == Place::Between
+    /// Behind the last block.
+    ///
+    /// # Errors
+    /// The text is not a whole dump.
+    pub fn finish(&self) -> Result<()> {
+        let judged = self.pieces.ending.judge(self.lexer.place());
+        judged.map_err(|why| Error::new(Kind::Damaged, format!("it is not a whole dump: {why}")))
     }
 }
 
@@ -111,18 +113,6 @@ impl Pieces {
     fn refuse(&mut self, error: Error) {
         self.refused.get_or_insert(error);
     }
-
-    /// A line that begins with `\.` ends the rows for `psql` where a carriage return follows, and
-    /// what stands behind it would be run.
-    fn watch_rows(&mut self, bytes: &[u8]) {
-        let head = &bytes[..bytes.len().min(2)];
-        let joined = [self.rows_tail.as_slice(), head].concat();
-        if memmem::find(&joined, b"\n\\.").is_some() || memmem::find(bytes, b"\n\\.").is_some() {
-            self.refuse(hostile("rows that end in the middle"));
-        }
-        let tail = if bytes.len() >= 2 { bytes } else { &joined };
-        self.rows_tail = tail[tail.len().saturating_sub(2)..].to_vec();
-    }
 }
 
 impl Listener for Pieces {
@@ -147,14 +137,12 @@ impl Listener for Pieces {
                 self.refuse(hostile(format_args!("the statement {:?}", beginning(&text))));
             }
             self.items.push(Item::Copy(Copy { table, columns, statement: text }));
-            self.rows_tail = b"\n".to_vec();
         } else {
             self.items.push(Item::Statement(text));
         }
     }
 
     fn rows(&mut self, bytes: &[u8]) {
-        self.watch_rows(bytes);
         let range = self.block.as_ptr_range();
         let rows = if range.contains(&bytes.as_ptr()) { self.block.slice_ref(bytes) } else { Bytes::copy_from_slice(bytes) };
         self.items.push(Item::Rows(rows));
@@ -166,18 +154,15 @@ impl Listener for Pieces {
 
     fn meta(&mut self, line: &[u8]) {
         let between = self.text.trim_ascii().is_empty();
-        if let Some(key) = line.strip_prefix(b"restrict ")
-            && between
-            && !self.any_statement
-            && self.restrict_key.is_none()
-        {
-            self.restrict_key = Some(key.to_vec());
+        if line.starts_with(b"restrict ") && between && !self.any_statement && !self.ending.has_key() {
+            self.ending.meta(line);
             return;
         }
         if let Some(key) = line.strip_prefix(b"unrestrict ")
             && between
-            && self.restrict_key.as_deref() == Some(key)
+            && self.ending.is_key(key)
         {
+            self.ending.meta(line);
             return;
         }
         let command = line.split(u8::is_ascii_whitespace).next().unwrap_or_default();
@@ -190,6 +175,10 @@ impl Listener for Pieces {
     }
 
     fn doubt(&mut self, what: &'static str) {
+        if self.text.is_empty() {
+            self.refuse(hostile(what));
+            return;
+        }
         let beginning = beginning(&self.text);
         self.refuse(hostile(format_args!("{what} in the statement {beginning:?}")));
     }
@@ -198,6 +187,7 @@ impl Listener for Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pack::lexer::Place;
 
     fn split(text: &str, piece: usize) -> Result<Vec<Item>> {
         let mut splitter = Splitter::default();
@@ -214,7 +204,7 @@ mod tests {
             }
             at = end;
         }
-        assert!(splitter.is_between());
+        assert_eq!(splitter.lexer.place(), Place::Between);
         Ok(items)
     }
 

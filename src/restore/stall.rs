@@ -1,6 +1,7 @@
 //! A load that goes nowhere. Silence is no proof: an index may take hours. So the server is asked what
 //! the sessions of the load do before one is given up.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,21 +14,35 @@ use crate::postgres::Server;
 const HINT: &str = "look for locks, a full disk or a frozen process on the server; stall_timeout sets the patience";
 
 /// When something moved last: a byte was taken, or a statement answered.
-pub struct Pulse(Mutex<Instant>);
+pub struct Pulse {
+    last: Mutex<Instant>,
+    /// Whether we wait for more of the dump.
+    is_starved: AtomicBool,
+}
 
 impl Default for Pulse {
     fn default() -> Self {
-        Pulse(Mutex::new(Instant::now()))
+        Pulse { last: Mutex::new(Instant::now()), is_starved: AtomicBool::new(false) }
     }
 }
 
 impl Pulse {
     pub fn beat(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Waits for more of the dump. Meanwhile a session that takes rows from a pipe waits as well, and
+    /// does not say so to the server.
+    pub async fn starve<T>(&self, coming: impl Future<Output = T>) -> T {
+        self.is_starved.store(true, Ordering::Relaxed);
+        let came = coming.await;
+        self.is_starved.store(false, Ordering::Relaxed);
+        self.beat();
+        came
     }
 
     fn last(&self) -> Instant {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -42,8 +57,9 @@ struct Doing {
 }
 
 impl Doing {
-    fn works(&self) -> bool {
-        let waits = matches!(self.wait.as_deref(), Some("Lock" | "Client"));
+    fn works(&self, is_starved: bool) -> bool {
+        let sleeps = is_starved && self.process.as_deref() == Some("S");
+        let waits = sleeps || matches!(self.wait.as_deref(), Some("Lock" | "Client"));
         self.state.as_deref() == Some("active") && !waits && !self.is_frozen()
     }
 
@@ -53,8 +69,8 @@ impl Doing {
 }
 
 /// Why nobody works on the load; `None`: somebody does.
-fn judge(doing: &[Doing]) -> Option<String> {
-    if doing.iter().any(Doing::works) {
+fn judge(doing: &[Doing], is_starved: bool) -> Option<String> {
+    if doing.iter().any(|one| one.works(is_starved)) {
         return None;
     }
     let pids = |wanted: &dyn Fn(&Doing) -> bool| {
@@ -86,7 +102,7 @@ pub async fn watch(server: &Server, pulse: &Pulse, patience: Duration) -> Error 
             continue;
         }
         let why = match asked {
-            Ok(Ok(doing)) => judge(&doing),
+            Ok(Ok(doing)) => judge(&doing, pulse.is_starved.load(Ordering::Relaxed)),
             Ok(Err(error)) => Some(format!("the server does not answer: {}", error.message)),
             Err(_) => Some("the server does not answer".to_owned()),
         };
@@ -128,15 +144,19 @@ mod tests {
     fn one_that_works_is_enough() {
         let idle = doing("idle", "Client", "S");
         for works in [doing("active", "", "R"), doing("active", "IO", "D"), doing("active", "", ""), doing("active", "LWLock", "S")] {
-            assert_eq!(judge(&[idle.clone(), works]), None);
+            assert_eq!(judge(&[idle.clone(), works], false), None);
         }
-        let told = |one: Doing| judge(&[idle.clone(), one]).unwrap();
+        let told = |one: Doing| judge(&[idle.clone(), one], false).unwrap();
         assert!(told(doing("active", "", "T")).contains("stopped (pid 7)"));
         assert!(told(doing("active", "Lock", "S")).contains("lock"));
         // It waits for rows, and none come.
         assert!(told(doing("active", "Client", "S")).contains("no session"));
-        assert!(judge(&[]).is_some() && judge(&[idle]).is_some());
-        assert_eq!(judge(&[doing("active", "Lock", "S"), doing("active", "", "R")]), None, "it holds the lock, perhaps");
+        assert!(judge(&[], false).is_some() && judge(&[idle], false).is_some());
+        assert_eq!(judge(&[doing("active", "Lock", "S"), doing("active", "", "R")], false), None, "it holds the lock, perhaps");
+        // It reads a pipe into which we have nothing to write.
+        assert!(judge(&[doing("active", "", "S")], true).unwrap().contains("no session"));
+        assert_eq!(judge(&[doing("active", "", "S")], false), None);
+        assert_eq!(judge(&[doing("active", "", "R")], true), None);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use chrono_tz::Tz;
 use crate::catalog::{Id, Rung};
 use crate::config::plan::Keep;
 use crate::config::values::Count;
+use crate::physical::retain;
 
 /// One copy of a backup in one store, as retention sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,10 @@ pub struct Candidate {
     pub taken_at: DateTime<Utc>,
     pub rung: Rung,
     pub pinned: bool,
+    /// A base backup, of which base_backups and window speak.
+    pub physical: bool,
+    /// The one that an incremental base backup holds the changes since.
+    pub incremental_of: Option<Id>,
 }
 
 /// Why a copy stays, or that it goes. The order is the order in which reasons are told, and within
@@ -45,6 +50,14 @@ pub enum Reason {
         month: u32,
     },
     Yearly(i32),
+    /// Among the base backups that are whole by themselves; 1 is the newest good one.
+    BaseBackup(u32),
+    /// It leads to moments that can be restored by the file.
+    Window(Duration),
+    /// An incremental base backup that goes with one that is kept for its number.
+    With(Id),
+    /// An incremental one that is kept is nothing without it.
+    NeededBy(Id),
     /// Complete, and proven by nobody: it would fill a tier if it were good. It takes no good one's place.
     Unproven,
     /// Another store still has to receive it. Only who sees all stores can tell; [`plan`] never does.
@@ -54,6 +67,8 @@ pub enum Reason {
     Unsigned,
     /// A drill reads it just now. Only who deletes can tell; [`plan`] never does.
     UnderDrill,
+    /// Its store does not let us delete it. Only who deletes can tell; [`plan`] never does.
+    Undeletable,
     Expired,
 }
 
@@ -78,6 +93,11 @@ impl Reason {
             | Reason::AwaitedBy(_)
             | Reason::Unsigned
             | Reason::UnderDrill
+            | Reason::Undeletable
+            | Reason::BaseBackup(_)
+            | Reason::Window(_)
+            | Reason::With(_)
+            | Reason::NeededBy(_)
             | Reason::Expired => None,
         }
     }
@@ -113,10 +133,15 @@ impl fmt::Display for Reason {
             Reason::Weekly { year, week } => write!(f, "weekly {year:04}-W{week:02}"),
             Reason::Monthly { year, month } => write!(f, "monthly {year:04}-{month:02}"),
             Reason::Yearly(year) => write!(f, "yearly {year:04}"),
+            Reason::BaseBackup(rank) => write!(f, "base backup {rank}"),
+            Reason::Window(span) => write!(f, "window {}", in_largest_unit(*span)),
+            Reason::With(id) => write!(f, "with {id}"),
+            Reason::NeededBy(id) => write!(f, "needed by {id}"),
             Reason::Unproven => f.write_str("unproven"),
             Reason::AwaitedBy(store) => write!(f, "awaited by {store}"),
             Reason::Unsigned => f.write_str("unsigned"),
             Reason::UnderDrill => f.write_str("under drill"),
+            Reason::Undeletable => f.write_str("cannot be deleted"),
             Reason::Expired => f.write_str("expired"),
         }
     }
@@ -136,7 +161,11 @@ pub struct Verdict {
 /// shorter periods that begin with it, so nothing that a longer tier will want is ever deleted by
 /// a shorter one, and pruning often keeps the same as pruning once.
 pub fn plan(keep: &Keep, candidates: &[Candidate], zone: Tz, now: DateTime<Utc>) -> Vec<Verdict> {
-    let mut copies: Vec<&Candidate> = candidates.iter().collect();
+    let (bases, mut copies): (Vec<&Candidate>, Vec<&Candidate>) = candidates.iter().partition(|copy| copy.physical);
+    if copies.is_empty() {
+        return retain::plan(keep, &bases, now);
+    }
+    let of_bases = retain::plan(keep, &bases, now);
     copies.sort_by(|a, b| (b.taken_at, &b.id).cmp(&(a.taken_at, &a.id)));
 
     // Whatever counts, counts from here: a copy from the future would push real ones out.
@@ -184,6 +213,7 @@ pub fn plan(keep: &Keep, candidates: &[Candidate], zone: Tz, now: DateTime<Utc>)
             }
             Verdict { id: copy.id.clone(), keep, reasons }
         })
+        .chain(of_bases)
         .collect()
 }
 
@@ -253,7 +283,14 @@ mod tests {
     }
 
     fn copy(taken_at: DateTime<Utc>, rung: Rung) -> Candidate {
-        Candidate { id: Id { backup: "db".into(), label: Label::of(taken_at) }, taken_at, rung, pinned: false }
+        Candidate {
+            id: Id { backup: "db".into(), label: Label::of(taken_at) },
+            taken_at,
+            rung,
+            pinned: false,
+            physical: false,
+            incremental_of: None,
+        }
     }
 
     fn copies(of: &[(&str, Rung)]) -> Vec<Candidate> {
@@ -451,6 +488,7 @@ mod tests {
             weekly: three,
             monthly: three,
             yearly: three,
+            ..Keep::nothing()
         };
         for (nth, zone) in ZONES.into_iter().take(5).enumerate() {
             // Not random, but without a pattern that a calendar would share.
@@ -573,6 +611,7 @@ mod tests {
             weekly,
             monthly,
             yearly,
+            ..Keep::nothing()
         })
     }
 
@@ -605,6 +644,8 @@ mod tests {
                         taken_at: origin + TimeDelta::seconds(secs),
                         rung: RUNGS[rung],
                         pinned,
+                        physical: false,
+                        incremental_of: None,
                     })
                     .collect();
                 candidates.sort_by(|a, b| (a.taken_at, &a.id).cmp(&(b.taken_at, &b.id)));

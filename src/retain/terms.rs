@@ -69,7 +69,7 @@ mod tests {
         let copy = |days| {
             let taken_at = now - TimeDelta::hours(1) - TimeDelta::days(days);
             let id = Id { backup: "x".into(), label: Label::of(taken_at) };
-            Candidate { id, taken_at, rung: Rung::Readable, pinned: false }
+            Candidate { id, taken_at, rung: Rung::Readable, pinned: false, physical: false, incremental_of: None }
         };
         ((0..count).map(copy).collect(), now)
     }
@@ -104,7 +104,14 @@ mod tests {
         let now: DateTime<Utc> = "2026-06-30T13:00:00Z".parse().unwrap();
         let copy = |text: &str| {
             let taken_at = text.parse().unwrap();
-            Candidate { id: Id { backup: "x".into(), label: Label::of(taken_at) }, taken_at, rung: Rung::Readable, pinned: false }
+            Candidate {
+                id: Id { backup: "x".into(), label: Label::of(taken_at) },
+                taken_at,
+                rung: Rung::Readable,
+                pinned: false,
+                physical: false,
+                incremental_of: None,
+            }
         };
         // In UTC on two days; in New York on one.
         let candidates = [copy("2026-06-29T02:00:00Z"), copy("2026-06-28T23:00:00Z"), copy("2026-06-29T05:00:00Z")];

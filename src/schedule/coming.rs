@@ -156,6 +156,7 @@ mod tests {
                 schedule: Some(drill.parse().unwrap()),
                 on: backup.drill_default.clone(),
                 budget: None,
+                store: None,
             });
         }
         let took = |_: &Name, job| Some(Duration::from_secs(if job == Job::Drill { 3_000 } else { 60 }));

@@ -30,6 +30,8 @@ pub enum Job {
     Drill,
     /// A restore that somebody asked for; it has no schedule.
     Restore,
+    /// Backups copied on to another store; it follows the runs.
+    Copy,
 }
 
 impl Job {
@@ -38,8 +40,15 @@ impl Job {
             Job::Dump => "dump",
             Job::Drill => "drill",
             Job::Restore => "restore",
+            Job::Copy => "copy",
         }
     }
+}
+
+/// How long to wait before a store is tried again that did not take a copy, after so many failures in
+/// a row: from a minute to an hour.
+pub fn copy_again_after(failures: u32) -> TimeDelta {
+    TimeDelta::minutes((1 << failures.saturating_sub(1).min(6)).min(60))
 }
 
 /// What is on record of a backup's schedule.

@@ -53,10 +53,10 @@ pub struct Run {
     pub error: Option<String>,
     /// Of the backup that was made, drilled or restored.
     pub id: Option<String>,
-    /// Where a restore went to.
+    /// Where a restore or a copy went to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
-    /// The one that is held while a restore is under way.
+    /// The one that is held while a restore or a copy is under way.
     #[serde(skip)]
     pub lock: Option<String>,
 }
@@ -74,7 +74,7 @@ impl Run {
         match self.kind {
             Job::Dump => &self.backup,
             Job::Drill => super::DRILL,
-            Job::Restore => self.lock.as_deref().unwrap_or_default(),
+            Job::Restore | Job::Copy => self.lock.as_deref().unwrap_or_default(),
         }
     }
 }
@@ -148,6 +148,12 @@ impl History {
                 backup text primary key,
                 schedule text not null,
                 since text not null
+            );
+            create table if not exists received (
+                backup text not null,
+                store text not null,
+                copies text not null,
+                primary key (backup, store)
             );",
         )?;
         self.add_columns()?;
@@ -438,13 +444,14 @@ impl History {
         Ok(self.select(&last_of(Job::Dump, "outcome is not null"), Some(backup))?.pop())
     }
 
-    /// The run or drill that has ended last, whatever it was of. A restore is no work of the daemon's.
+    /// The run or drill that has ended last, whatever it was of. A restore is no work of the daemon's, and
+    /// copies follow their runs.
     ///
     /// # Errors
     /// The file cannot be read.
     pub fn newest_ended(&self) -> Result<Option<Run>> {
         let newest =
-            "?1 is null and row = (select row from runs where finished_at is not null and outcome <> 'skipped' and kind <> 'restore'
+            "?1 is null and row = (select row from runs where finished_at is not null and outcome <> 'skipped' and kind not in ('restore', 'copy')
             order by finished_at desc, row desc limit 1)";
         Ok(self.select(newest, None)?.pop())
     }
@@ -466,7 +473,7 @@ impl History {
         Ok(run.and_then(|run| (run.finished_at? - run.started_at).to_std().ok()))
     }
 
-    fn select(&self, condition: &str, backup: Option<&str>) -> Result<Vec<Run>> {
+    pub(super) fn select(&self, condition: &str, backup: Option<&str>) -> Result<Vec<Run>> {
         let read = || -> rusqlite::Result<Vec<Run>> {
             let db = self.db();
             let mut statement = db.prepare_cached(&format!(
@@ -495,7 +502,7 @@ impl History {
 }
 
 fn kind(text: &str) -> Job {
-    [Job::Drill, Job::Restore].into_iter().find(|job| job.as_str() == text).unwrap_or(Job::Dump)
+    [Job::Drill, Job::Restore, Job::Copy].into_iter().find(|job| job.as_str() == text).unwrap_or(Job::Dump)
 }
 
 /// The condition for the last row of a backup that fits.
@@ -508,7 +515,7 @@ fn last_of(job: Job, fits: &str) -> String {
 fn schedule_key(job: Job, backup: &str) -> String {
     match job {
         Job::Dump => backup.to_owned(),
-        Job::Drill | Job::Restore => format!("{backup}/{}", job.as_str()),
+        Job::Drill | Job::Restore | Job::Copy => format!("{backup}/{}", job.as_str()),
     }
 }
 

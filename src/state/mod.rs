@@ -3,6 +3,7 @@
 //! of it loses no backup.
 
 pub mod alerts;
+pub mod copies;
 pub mod discovered;
 mod drills;
 pub mod history;
@@ -10,6 +11,7 @@ pub mod outbox;
 pub mod pings;
 mod restored;
 pub mod restores;
+pub mod watched;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::Write;

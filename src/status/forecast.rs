@@ -140,7 +140,10 @@ impl<'a> Played<'a> {
         slots.dedup();
         for slot in slots {
             let id = Id { backup: String::new(), label: Label::of(slot) };
-            self.copies.push((Candidate { id, taken_at: slot, rung: Rung::Readable, pinned: false }, self.growth.at(slot)));
+            self.copies.push((
+                Candidate { id, taken_at: slot, rung: Rung::Readable, pinned: false, physical: false, incremental_of: None },
+                self.growth.at(slot),
+            ));
         }
         let candidates: Vec<Candidate> = self.copies.iter().map(|(copy, _)| copy.clone()).collect();
         let verdicts = policy::plan(self.line.keep, &candidates, zone, to);
@@ -229,8 +232,14 @@ mod tests {
     /// Daily backups of the last days, newest first; each so many bytes larger than the one before.
     fn daily(days: u32, newest: u64, more: u64) -> Vec<(Candidate, u64)> {
         let at = |n: u32| "2026-01-15T02:00:00Z".parse::<DateTime<Utc>>().unwrap() - TimeDelta::days(n.into());
-        let copy =
-            |n| Candidate { id: Id { backup: "x".into(), label: Label::of(at(n)) }, taken_at: at(n), rung: Rung::Readable, pinned: false };
+        let copy = |n| Candidate {
+            id: Id { backup: "x".into(), label: Label::of(at(n)) },
+            taken_at: at(n),
+            rung: Rung::Readable,
+            pinned: false,
+            physical: false,
+            incremental_of: None,
+        };
         (0..days).map(|n| (copy(n), newest - more * u64::from(n))).collect()
     }
 

@@ -3,10 +3,10 @@
 use chrono::{DateTime, Utc};
 
 use super::record::{RUNS_SINCE, Record, record};
-use super::{Alert, Backup, Config, Daemon, LastRun, Outbox, Status, Store};
+use super::{Alert, Backup, Config, Copies, Daemon, LastRun, Outbox, Status, Store};
+use crate::alert::copies::CopyFacts;
 use crate::alert::routes::{message_by, routes};
 use crate::config::Plan;
-use crate::config::plan::StoreKind;
 use crate::error::Result;
 use crate::host::disk::Usage;
 use crate::job::assess::{Assessment, BackupState, StoreState};
@@ -106,6 +106,22 @@ fn of_backup(plan: &Plan, state: BackupState, now: DateTime<Utc>) -> Backup {
         running: state.running,
         last_run: state.last_run.map(|run| LastRun { outcome: run.outcome, error: run.error }),
         restore_seconds: state.restore_seconds,
+        copies: state.copies.into_iter().map(of_copies).collect(),
+    }
+}
+
+fn of_copies(copy: CopyFacts) -> Copies {
+    let (id, taken_at, rung) = match copy.newest {
+        Some((id, taken_at, rung)) => (Some(id.to_string()), Some(taken_at), Some(rung)),
+        None => (None, None, None),
+    };
+    Copies {
+        store: copy.store.to_string(),
+        answers: !copy.silent,
+        last_success_at: taken_at,
+        last_success_id: id,
+        rung,
+        awaited: copy.awaited,
     }
 }
 
@@ -123,7 +139,7 @@ fn of_store(state: StoreState) -> Store {
 /// Backups that lie in a store and that the file does not know: they are never pruned.
 async fn orphaned(plan: &Plan) -> Vec<String> {
     let mut found = Vec::new();
-    for store in plan.stores.values().filter(|store| matches!(store.kind, StoreKind::Local(_))) {
+    for store in plan.stores.values() {
         let Ok(opened) = stores::open(store, "") else { continue };
         for name in opened.backups().await.unwrap_or_default() {
             let unknown = !plan.backups.contains_key(name.as_str()) && !found.contains(&name);

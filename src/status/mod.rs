@@ -67,6 +67,21 @@ pub struct Backup {
     pub last_run: Option<LastRun>,
     /// Measured by the newest drill.
     pub restore_seconds: Option<f64>,
+    /// In the stores beside the primary.
+    pub copies: Vec<Copies>,
+}
+
+/// How a backup stands in a store that it is copied to.
+#[derive(Debug, Clone, Serialize)]
+pub struct Copies {
+    pub store: String,
+    /// Whether the store answers.
+    pub answers: bool,
+    pub last_success_at: Option<DateTime<Utc>>,
+    pub last_success_id: Option<String>,
+    pub rung: Option<Rung>,
+    /// How many backups it still has to receive.
+    pub awaited: usize,
 }
 
 #[derive(Debug, Clone, Serialize)]

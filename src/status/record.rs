@@ -171,7 +171,8 @@ fn seconds(from: DateTime<Utc>, to: DateTime<Utc>) -> Option<f64> {
 /// The tiers that each backup fills in any of its stores.
 fn tiers_by_id(plan: &Plan, backup: &Backup, catalog: &Catalog, now: DateTime<Utc>) -> BTreeMap<Id, Vec<&'static str>> {
     let mut filled: BTreeMap<Id, Vec<&'static str>> = BTreeMap::new();
-    for verdict in backup.stores.iter().flat_map(|store| prune::judge(plan, backup, store, catalog, now).verdicts) {
+    for verdict in backup.stores.iter().flat_map(|store| prune::judge(plan, backup, store, catalog, &prune::Received::new(), now).verdicts)
+    {
         let tiers = filled.entry(verdict.id).or_default();
         for tier in verdict.reasons.iter().filter_map(Reason::tier) {
             if !tiers.contains(&tier) {

@@ -8,11 +8,11 @@ use super::memory::MemoryStore;
 use super::{Added, Listed, Objects, Store};
 use crate::catalog::{Id, Label};
 
-fn id(label: &str) -> Id {
+pub(super) fn id(label: &str) -> Id {
     Id { backup: "b".to_owned(), label: label.parse::<Label>().unwrap() }
 }
 
-async fn put(store: &dyn Store, id: &Id) -> crate::Result<()> {
+pub(super) async fn put(store: &dyn Store, id: &Id) -> crate::Result<()> {
     let mut upload = store.begin(id).await?;
     let mut file = upload.create("x.sql").await?;
     file.write(Bytes::from_static(b"hello ")).await?;
@@ -21,7 +21,7 @@ async fn put(store: &dyn Store, id: &Id) -> crate::Result<()> {
     upload.commit(Bytes::from_static(b"{}")).await
 }
 
-async fn contract(store: &dyn Store) {
+pub(super) async fn contract(store: &dyn Store) {
     let (first, second) = (id("20240115T010000Z"), id("20240116T010000Z"));
     assert!(store.labels("b").await.unwrap().is_empty());
     assert!(store.backups().await.unwrap().is_empty());
@@ -58,7 +58,7 @@ async fn contract(store: &dyn Store) {
     assert_eq!(store.sweep("b").await.unwrap(), 0);
 }
 
-async fn contract_of_objects(store: &dyn Objects) {
+pub(super) async fn contract_of_objects(store: &dyn Objects) {
     assert!(store.list("b/wal").await.unwrap().is_empty());
     for key in ["b/wal/1/02", "b/wal/1/01", "b/wal/00000002.history"] {
         assert_eq!(store.put(key, Bytes::from(key)).await.unwrap(), Added::Done);

@@ -69,7 +69,7 @@ impl LocalStore {
 }
 
 /// Runs what may wait for the disk where it holds up nobody.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(Error::new(Kind::Store, format!("a write was broken off: {error}"))),
@@ -119,7 +119,7 @@ pub(super) fn rename_new(from: &Path, to: &Path) -> nix::Result<()> {
 }
 
 /// The names in a folder; none where there is no folder.
-fn names(dir: &Path) -> Result<Vec<String>> {
+pub(super) fn names(dir: &Path) -> Result<Vec<String>> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -237,7 +237,7 @@ impl Objects for LocalStore {
 }
 
 /// Makes the folders between the root of a store and a folder in it, each durable.
-fn make_dirs(root: &Path, dir: &Path) -> Result<()> {
+pub(super) fn make_dirs(root: &Path, dir: &Path) -> Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
@@ -440,8 +440,10 @@ struct LocalUpload {
 #[async_trait]
 impl Upload for LocalUpload {
     async fn create(&mut self, name: &str) -> Result<Box<dyn FileWriter>> {
-        let path = self.partial.join(name);
+        let (path, partial) = (self.partial.join(name), self.partial.clone());
         blocking(move || {
+            // A file of a directory archive that comes from another store.
+            path.parent().map_or(Ok(()), |dir| make_dirs(&partial, dir))?;
             let file = create_file(&path)?;
             Ok(Box::new(LocalFile::new(file, path)) as Box<dyn FileWriter>)
         })
@@ -484,6 +486,12 @@ impl Upload for LocalUpload {
             let mut file = create_file(&path)?;
             file.write_all(&manifest).and_then(|()| file.sync_all()).map_err(|error| failed("write", &path, &error))?;
             drop(file);
+            for name in names(&self.partial)? {
+                let path = self.partial.join(name);
+                if path.is_dir() {
+                    sync_dir(&path)?;
+                }
+            }
             sync_dir(&self.partial)?;
             rename_new(&self.partial, &self.target).map_err(|error| failed("name", &self.target, &error.into()))?;
             if let Err(error) = sync_dir(&self.parent) {

@@ -7,6 +7,7 @@ pub mod local;
 #[cfg(test)]
 mod memory;
 pub mod original;
+pub mod s3;
 
 use std::path::{Path, PathBuf};
 
@@ -212,7 +213,7 @@ pub trait FileWriter: Send {
 const READS_IN_ONE: usize = 64;
 const READS_MAX: usize = 4;
 
-/// Reads what a store holds into a catalog: of one backup, or of all.
+/// Reads what a store holds into a catalog: of one backup, or of all. All of it, or nothing.
 ///
 /// # Errors
 /// The store cannot be read.
@@ -221,16 +222,18 @@ pub async fn catalog_of(store: &dyn Store, name: &str, backup: Option<&str>, cat
         Some(backup) => vec![backup.to_owned()],
         None => store.backups().await?,
     };
+    let mut found = Vec::new();
     for backup in backups {
         let ids: Vec<Id> = store.labels(&backup).await?.into_iter().map(|label| Id { backup: backup.clone(), label }).collect();
         let goes: Vec<Vec<Id>> = ids.chunks(READS_IN_ONE).map(<[Id]>::to_vec).collect();
         let reads = goes.into_iter().map(|ids| store.documents_of(ids));
         let mut read = futures_util::stream::iter(reads).buffered(READS_MAX);
         while let Some(some) = read.next().await.transpose()? {
-            for (id, documents) in some {
-                catalog.add(name, &id, &documents);
-            }
+            found.extend(some);
         }
+    }
+    for (id, documents) in &found {
+        catalog.add(name, id, documents);
     }
     catalog.sort();
     Ok(())

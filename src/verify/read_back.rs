@@ -8,14 +8,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 use super::stored::Stored;
 use crate::catalog::{FileEntry, Role};
 use crate::config::file::Format;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, plain_io};
 use crate::pack::end::{EndWatch, Seen};
 use crate::pack::packer::{Meter, hex};
+use crate::pack::tar::{BACKUP_MANIFEST, Passed};
+use crate::physical::whole::ServerManifest;
 
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,9 +39,11 @@ pub struct Findings {
 /// The store does not answer, so that nothing can be said of the backup.
 pub async fn read_back(stored: &Stored<'_>, meter: &Meter) -> Result<Findings> {
     let mut findings = Findings::default();
-    if !stored.manifest.files.iter().any(|file| file.role == Role::Dump) {
-        findings.errors.push("the manifest names no dump".to_owned());
+    let (main, what) = if stored.manifest.physical.is_some() { (Role::Base, "base backup") } else { (Role::Dump, "dump") };
+    if !stored.manifest.files.iter().any(|file| file.role == main) {
+        findings.errors.push(format!("the manifest names no {what}"));
     }
+    let mut archives = Vec::new();
     for file in &stored.manifest.files {
         let (bytes, verdict) = match read_file(stored, file, meter).await {
             Ok(read) => read,
@@ -58,11 +62,18 @@ pub async fn read_back(stored: &Stored<'_>, meter: &Meter) -> Result<Findings> {
         findings.bytes += bytes;
         match verdict {
             Ok(seen) => {
+                let seen = seen.map(|mut seen| {
+                    archives.extend(seen.tar.take().map(|passed| (tablespace_of(&file.name), *passed)));
+                    seen
+                });
                 let tables = seen.and_then(|seen| seen.tables).filter(|_| file.role == Role::Dump);
                 findings.tables.extend(file.database.clone().zip(tables));
             }
             Err(error) => findings.errors.push(format!("{}: {error}", file.name)),
         }
+    }
+    if stored.manifest.physical.is_some() && findings.errors.is_empty() {
+        findings.errors.extend(against_the_server(stored, &archives).await?);
     }
     Ok(findings)
 }
@@ -71,13 +82,34 @@ fn is_missing(error: &Error) -> bool {
     error.message.ends_with("no such file or directory")
 }
 
+/// The tablespace that an archive is of; that of the data directory has a name instead of a number.
+fn tablespace_of(name: &str) -> Option<u32> {
+    name.split('.').next()?.parse().ok()
+}
+
+/// Whether what is in the archives of a base backup is what PostgreSQL sent, by its own manifest, whose
+/// hash is right.
+async fn against_the_server(stored: &Stored<'_>, archives: &[(Option<u32>, Passed)]) -> Result<Vec<String>> {
+    let mut bytes = Vec::new();
+    let mut reader = stored.store.read(stored.id, BACKUP_MANIFEST).await?;
+    reader
+        .read_to_end(&mut bytes)
+        .await
+        .map_err(|error| Error::new(Kind::Store, format!("cannot read {BACKUP_MANIFEST}: {}", plain_io(&error))))?;
+    Ok(match ServerManifest::parse(&bytes) {
+        Ok(manifest) => manifest.compare(archives),
+        Err(wrong) => vec![wrong],
+    })
+}
+
 /// Reads one file; returns how many bytes it has, and what was seen in it or is wrong with it.
 async fn read_file(stored: &Stored<'_>, file: &FileEntry, meter: &Meter) -> Result<(u64, Result<Option<Seen>, String>)> {
     let mut unpacked = stored.unpacked(file).await?;
     let mut watch = match (file.role, stored.manifest.format) {
         (Role::Globals, _) | (Role::Dump, Format::Plain) => Some(EndWatch::plain(false)),
         (Role::Dump, Format::Custom) => Some(EndWatch::custom()),
-        (Role::Dump, Format::Directory) | (Role::Notes, _) => None,
+        (Role::Base, _) => Some(EndWatch::tar()),
+        (Role::Dump, Format::Directory) | (Role::Notes | Role::BackupManifest, _) => None,
     };
     let mut raw_bytes = 0u64;
     let before = (meter.raw_bytes(), meter.packed_bytes());

@@ -36,7 +36,8 @@ fn the_environment_alone_is_a_configuration() {
     let world = World::new();
     std::fs::write(world.path("secret"), format!("{}\n", password())).unwrap();
     let pgvigil = |args: &[&str]| ran(&mut alone(&world, &database.name, args));
-    pgvigil(&["check"]).expect(3);
+    let check = pgvigil(&["check"]).expect(3).stdout;
+    assert!(check.starts_with("ok       file: the environment alone: 1 server, 1 store, 1 backup\n"), "{check}");
     let id = pgvigil(&["--json", "run", "euem_db"]).expect(0).json()["id"].as_str().unwrap().to_owned();
     assert!(world.folder(&id).join("manifest.json").exists());
     assert_eq!(pgvigil(&["--json", "next", "--days", "2"]).expect(0).json()[0]["backup"], "euem_db");
@@ -77,6 +78,8 @@ fn the_environment_wins_over_the_file_and_an_edit_of_that_is_seen() {
     assert_eq!(named, ["x", "y"]);
     let of_x = next.as_array().unwrap().iter().find(|row| row["backup"] == "x").unwrap();
     assert!(of_x["local"].as_str().unwrap().contains("T05:00:00"), "{of_x}");
+    let check = ran(&mut with(&["check", "--offline"])).expect(3).stdout;
+    assert!(check.contains(&format!("{} and the environment: 1 server", world.config().display())), "{check}");
     let daemon = Daemon::of(&mut with(&["daemon"]));
     file(7);
     daemon.wait_for_line("changed: x: retries 1 -> 7");

@@ -9,7 +9,7 @@ use base64::Engine;
 use chrono::Timelike;
 use nix::sys::signal::Signal;
 use pgvigil::state::Outcome;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::common::daemon::{Daemon, PATIENCE, now, until, write_config};
 use crate::common::scene::Past;
@@ -343,6 +343,12 @@ fn metrics_are_as_they_are_documented() {
     assert!(panels.iter().all(|panel| panel["title"].is_string() && panel["gridPos"].is_object()), "{dashboard:#}");
     let rules_file = format!("{}/docs/prometheus-rules.yml", env!("CARGO_MANIFEST_DIR"));
     promtool(&["check", "rules", &rules_file], "");
+    // What the panels ask is read as rules are; JSON is YAML.
+    let asked: Vec<&Value> = panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap()).map(|target| &target["expr"]).collect();
+    let as_rules: Vec<Value> = (0..).zip(&asked).map(|(n, expr)| json!({ "record": format!("panel:{n}"), "expr": expr })).collect();
+    std::fs::write(world.path("panels.yml"), json!({ "groups": [{ "name": "panels", "rules": as_rules }] }).to_string()).unwrap();
+    promtool(&["check", "rules", world.path("panels.yml").to_str().unwrap()], "");
+    assert!(asked.len() >= panels.len(), "{dashboard:#}");
     let output = run(Command::new("promtool")
         .args(["test", "rules"])
         .arg(format!("{}/tests/support/prometheus-rules-test.yml", env!("CARGO_MANIFEST_DIR"))));

@@ -9,9 +9,10 @@ use pgvigil::catalog::{Id, Manifest};
 use pgvigil::config::file::Contents;
 use pgvigil::error::{Error, Kind, Result};
 use pgvigil::host::Tag;
-use pgvigil::keys::{Identities, Trust};
+use pgvigil::keys::Identities;
 use pgvigil::pack::packer::Meter;
 use pgvigil::postgres::Server as Connected;
+use pgvigil::postgres::throwaway::{Throwaway, Wanted};
 use pgvigil::restore::load::{Load, Loaded, load};
 use pgvigil::restore::select::Selection;
 use pgvigil::restore::source::{Sql, check};
@@ -49,32 +50,32 @@ struct Way {
 const PLAIN: Way = Way { jobs: 1, is_fresh: false, atomic: false, selection: None, block_bytes: 100_000 };
 
 fn loaded(target: &Database, text: &str, way: &Way) -> Result<Loaded> {
+    runtime().block_on(async { loaded_into(&connected(target.server).await, &target.name, text, way).await })
+}
+
+async fn loaded_into(server: &Connected, database: &str, text: &str, way: &Way) -> Result<Loaded> {
     let text = Bytes::from(text.to_owned());
-    runtime().block_on(async {
-        let server = connected(target.server).await;
-        let (out, blocks) = tokio::sync::mpsc::channel(2);
-        let block_bytes = way.block_bytes;
-        let reading = tokio::spawn(async move {
-            let mut rest = text;
-            while !rest.is_empty() {
-                let block = rest.split_to(block_bytes.min(rest.len()));
-                out.send(block).await.map_err(|_| Error::new(Kind::Cancelled, "nobody wants more"))?;
-            }
-            Ok(())
-        });
-        let meter = Arc::new(Meter::default());
-        let load_way = Load {
-            server: &server,
-            database: &target.name,
-            jobs: way.jobs,
-            is_fresh: way.is_fresh,
-            selection: way.selection.clone(),
-            atomic: way.atomic,
-            meter,
-            stall_timeout: std::time::Duration::from_secs(600),
-        };
-        load(load_way, Sql { blocks, reading }).await
-    })
+    let (out, blocks) = tokio::sync::mpsc::channel(2);
+    let block_bytes = way.block_bytes;
+    let reading = tokio::spawn(async move {
+        let mut rest = text;
+        while !rest.is_empty() {
+            let block = rest.split_to(block_bytes.min(rest.len()));
+            out.send(block).await.map_err(|_| Error::new(Kind::Cancelled, "nobody wants more"))?;
+        }
+        Ok(())
+    });
+    let load_way = Load {
+        server,
+        database,
+        jobs: way.jobs,
+        is_fresh: way.is_fresh,
+        selection: way.selection.clone(),
+        atomic: way.atomic,
+        meter: Arc::new(Meter::default()),
+        stall_timeout: std::time::Duration::from_secs(600),
+    };
+    load(load_way, Sql { what: "x".to_owned(), blocks, reading }).await
 }
 
 /// A dump without what differs from one dump to the next.
@@ -100,6 +101,8 @@ fn a_whole_dump_is_the_same_database_again() {
         }
     }
 }
+
+const END: &str = "\n--\n-- PostgreSQL database dump complete\n--\n\n";
 
 const HEAD: &str = "SET client_encoding = 'UTF8';\nSET standard_conforming_strings = on;\n";
 
@@ -149,7 +152,7 @@ fn a_function_cannot_change_how_psql_reads() {
     let dump = format!(
         "{HEAD}CREATE FUNCTION public.f() RETURNS boolean LANGUAGE sql AS $$select set_config('standard_conforming_strings', 'off', false) = 'off'$$;\n\
          CREATE TABLE public.t (a boolean DEFAULT public.f());\nINSERT INTO public.t DEFAULT VALUES;\n\
-         INSERT INTO public.t SELECT '\\' = ' ; \\! touch {}\n ';\nCREATE SCHEMA behind;\n",
+         INSERT INTO public.t SELECT '\\' = ' ; \\! touch {}\n ';\nCREATE SCHEMA behind;\n{END}",
         touched.display()
     );
     let done = loaded(&target, &dump, &PLAIN).unwrap();
@@ -171,7 +174,7 @@ fn failures_are_skipped_and_counted() {
          COPY public.a (x) FROM stdin;\n1\n2\n\\.\n\nCOPY public.b (x) FROM stdin;\n1\nx\nCREATE SCHEMA from_rows;\n\\.\n\n\
          COMMENT ON TABLE public.b IS 'ünï \\';\n\
          ALTER TABLE ONLY public.a ADD CONSTRAINT k PRIMARY KEY (x);\nALTER TABLE ONLY public.a ADD CONSTRAINT k2 PRIMARY KEY (x);\n\
-         CREATE INDEX i ON public.b USING btree (x);\nCOMMENT ON INDEX public.i IS 'i';\n"
+         CREATE INDEX i ON public.b USING btree (x);\nCOMMENT ON INDEX public.i IS 'i';\n{END}"
     );
     for (jobs, is_fresh) in [(1, false), (2, true)] {
         let done = loaded(&target, &dump, &Way { jobs, is_fresh, ..PLAIN }).unwrap();
@@ -192,6 +195,53 @@ fn failures_are_skipped_and_counted() {
         assert_eq!(target.sql("select sum(x) from public.a"), "3");
         target.sql("drop table public.a, public.b");
     }
+}
+
+/// A server of a drill on this machine reads many rows by itself, from pipes. Rows of any length come
+/// whole, what fails is told with the server's words, and a role that may name no file goes the other way.
+#[test]
+fn rows_that_the_server_reads_by_itself() {
+    let world = World::new();
+    let folder = world.path("clusters");
+    runtime().block_on(async {
+        let wanted =
+            Wanted { major: 15, superuser: "postgres", preload: None, tag: Tag::random(), owner: "test", folder: Path::new(&folder) };
+        let drill = Throwaway::local(None, &wanted).await.unwrap();
+        let row = |x: &str| format!("{x}\t{}\n", "y".repeat(90));
+        let rows = |from: u32, to: u32| (from..to).map(|x| row(&x.to_string())).collect::<String>();
+        let long = format!("0\t{}\n", "z".repeat(3_000_000));
+        let copy = |table: &str, rows: &str| format!("COPY public.{table} (x, t) FROM stdin;\n{rows}\\.\n\n");
+        let tables: String = ["a", "b", "c"].map(|table| format!("CREATE TABLE public.{table} (x integer, t text);\n")).concat();
+        let other = "SET SESSION AUTHORIZATION 'somebody';\nCREATE TABLE other.d (x integer, t text);\n";
+        let dump = format!(
+            "{HEAD}{tables}{}{}{}{}{other}{}{END}",
+            copy("a", &[rows(0, 70_000), long.clone(), rows(70_000, 80_000)].concat()),
+            copy("b", &[rows(0, 60_000), row("no number"), rows(0, 60_000)].concat()),
+            copy("missing", &rows(0, 80_000)),
+            copy("c", "1\tx\n"),
+            copy("d", &rows(0, 80_000)).replace("public.", "other."),
+        );
+        for (n, (jobs, block_bytes)) in [(1, 500_000), (2, 500_000), (2, 9_000), (2, 5_000_000)].into_iter().enumerate() {
+            let database = format!("d{n}");
+            let made = format!("create database {database}; {} select '1'", if n == 0 { "create role somebody;" } else { "" });
+            assert_eq!(drill.server.query::<u32>("postgres", &made).await.unwrap(), 1);
+            let schema = "create schema other; grant all on schema other to somebody; select '1'";
+            assert_eq!(drill.server.query::<u32>(&database, schema).await.unwrap(), 1);
+            let done = loaded_into(&drill.server, &database, &dump, &Way { jobs, is_fresh: true, block_bytes, ..PLAIN }).await.unwrap();
+            let errors: Vec<&str> = done.errors.iter().map(|failure| failure.message.lines().next().unwrap()).collect();
+            let expected = ["invalid input syntax for type integer: \"no number\"", "relation \"public.missing\" does not exist"];
+            assert_eq!(errors, expected, "jobs {jobs}, blocks of {block_bytes}");
+            let told: Vec<(&str, u64)> = done.rows.iter().map(|(table, rows)| (table.as_str(), *rows)).collect();
+            assert_eq!(told, [("public.a", 80_001), ("public.c", 1), ("other.d", 80_000)]);
+            let there = "select json_build_array((select count(*) from a), (select sum(x) from a), (select max(length(t)) from a),
+                (select count(*) from c), (select count(*) from other.d))";
+            let sum: u64 = (0..80_000).sum();
+            assert_eq!(drill.server.query::<[u64; 5]>(&database, there).await.unwrap(), [80_001, sum, 3_000_000, 1, 80_000]);
+        }
+        let cluster = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+        assert_eq!(std::fs::read_dir(cluster.join("pipes")).unwrap().count(), 0);
+        drill.remove().await.unwrap();
+    });
 }
 
 /// In one transaction the first failure is the end of all, and says what to do.
@@ -379,9 +429,10 @@ fn a_backup_of_any_format_becomes_sql() {
         runtime().block_on(async {
             let store = pgvigil::job::stores::open(plan.stores.values().next().unwrap(), "test").unwrap();
             let manifest = std::fs::read(world.folder(&id.to_string()).join("manifest.json")).unwrap();
-            let (manifest, _) = Manifest::read(&manifest, &id, &Trust::default()).unwrap();
-            let stored = Stored { store: &*store, id: &id, manifest: &manifest, keys: &Identities::default() };
+            let manifest: Manifest = serde_json::from_slice(&manifest).unwrap();
             let host = Arc::clone(connected(Server::Pg15).await.host());
+            let keys = Identities::default();
+            let stored = Stored { store: &*store, id: &id, manifest: &manifest, keys: &keys };
             let nosuch = check(stored, "nosuch").await.err().unwrap();
             assert_eq!(nosuch.kind, Kind::NotFound);
             let mut sql = check(stored, &database.name).await?.open(host, &plan.spool_dir).await?;

@@ -13,15 +13,19 @@
 mod common;
 #[path = "../common/http.rs"]
 mod http;
+#[path = "../common/pitr.rs"]
+mod pitr_site;
 #[path = "../common/smtp.rs"]
 mod smtp;
 mod support;
 
 mod adopt;
 mod alerts;
+mod bad_night;
 mod browser;
 mod commands;
 mod config;
+mod copies;
 mod daemon;
 mod drill;
 mod drills;
@@ -37,12 +41,17 @@ mod hooks;
 mod listen;
 mod load;
 mod locks;
+mod machines;
 mod mail;
+mod manifests;
 mod migrate;
 mod next;
+mod offsite;
 mod owner;
 mod page;
 mod pings;
+mod pitr;
+mod pitr_restore;
 mod restore;
 mod restore_hard;
 mod restore_page;

@@ -201,7 +201,7 @@ impl Drop for Cluster {
 }
 
 /// PostgreSQL refuses to run as root.
-fn postgres_command(program: &std::ffi::OsStr) -> Command {
+pub fn postgres_command(program: &std::ffi::OsStr) -> Command {
     if !nix::unistd::Uid::effective().is_root() {
         return Command::new(program);
     }

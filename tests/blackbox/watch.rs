@@ -21,11 +21,14 @@ fn world() -> World {
     world
 }
 
-/// The program on a terminal of its own, 200 columns wide.
-fn on_terminal(world: &World, command: &str) -> Command {
+/// The program on a terminal of its own, so many columns wide.
+fn on_terminal(world: &World, columns: u32, command: &str) -> Command {
     let program = world.command(&[]);
-    let line =
-        format!("stty cols 200 rows 24; exec {} --config {} {command}", program.get_program().to_str().unwrap(), world.config().display());
+    let line = format!(
+        "stty cols {columns} rows 24; exec {} --config {} {command}",
+        program.get_program().to_str().unwrap(),
+        world.config().display()
+    );
     let mut script = Command::new("script");
     script.args(["-q", "-e", "-c", &line, "/dev/null"]).env("TERM", "xterm-256color").env_remove("NO_COLOR");
     script
@@ -49,9 +52,9 @@ fn colours_on_a_terminal_only_and_columns_that_stand() {
     let world = world();
     for command in ["status", "list"] {
         let text = |command: &mut Command| String::from_utf8(run(command).stdout).unwrap();
-        let shown = text(&mut on_terminal(&world, command));
+        let shown = text(&mut on_terminal(&world, 200, command));
         assert!(shown.contains("\x1b["), "{shown}");
-        let without = text(on_terminal(&world, command).env("NO_COLOR", "1"));
+        let without = text(on_terminal(&world, 200, command).env("NO_COLOR", "1"));
         assert!(!without.contains("\x1b["), "{without:?}");
         let piped = world.pgvigil(&[command]);
         assert!(!piped.stdout.contains('\x1b'));
@@ -81,6 +84,31 @@ fn colours_on_a_terminal_only_and_columns_that_stand() {
     }
 }
 
+/// On a terminal of the usual width nothing is broken over lines: columns that do not fit are left out.
+#[test]
+fn a_line_a_backup_on_a_narrow_terminal() {
+    let world = world();
+    let on = |columns, command: &str| {
+        let output = run(&mut on_terminal(&world, columns, command));
+        plain(&String::from_utf8(output.stdout).unwrap())
+    };
+    for columns in [80, 100, 120, 160, 200] {
+        for (command, head, rows) in [("status", "NEXT SLOT", 2), ("list", "RUNG", 6)] {
+            let shown = on(columns, command);
+            let table: Vec<&str> = shown.lines().skip_while(|line| !line.contains(head)).take_while(|line| !line.is_empty()).collect();
+            assert!(table.iter().all(|line| line.len() <= columns as usize), "{shown}");
+            assert_eq!(table.len(), 1 + rows, "{columns} {command}: {shown}");
+            assert!(table[1..].iter().all(|line| line.contains("well") || line.contains("a_longer_name")), "{shown}");
+        }
+    }
+    let (narrow, wide) = (on(80, "status"), on(200, "status"));
+    for kept in ["STATE", "AGE", "NEXT SLOT", "FULL"] {
+        assert!(narrow.contains(kept), "{kept}: {narrow}");
+    }
+    assert!(wide.contains("NEWEST GOOD") && wide.contains("LAST RUN") && !narrow.contains("NEWEST GOOD"), "{narrow}{wide}");
+    assert!(on(80, "list").contains("TIERS"), "{}", on(80, "list"));
+}
+
 #[test]
 fn watched_until_it_is_told_to_end() {
     let world = world();
@@ -91,7 +119,7 @@ fn watched_until_it_is_told_to_end() {
     assert_eq!((seen.status.code(), String::from_utf8_lossy(&seen.stdout).lines().count()), (Some(0), 3), "{seen:?}");
     for command in ["status", "list"] {
         let out = world.path("out");
-        let mut child = on_terminal(&world, &format!("{command} --watch --interval 1s"))
+        let mut child = on_terminal(&world, 200, &format!("{command} --watch --interval 1s"))
             .stdin(Stdio::null())
             .stdout(std::fs::File::create(&out).unwrap())
             .spawn()

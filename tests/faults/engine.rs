@@ -205,6 +205,12 @@ impl Engine {
         });
     }
 
+    /// A script in the network of one that is apart.
+    pub fn within(&self, script: &str) -> String {
+        let pid = self.daemon.as_ref().unwrap().id();
+        must(Command::new("nsenter").args([&format!("--net=/proc/{pid}/ns/net"), "bash", "-c", script]))
+    }
+
     /// In good order: it ends its containers, and starts again those that are to be restarted. After a
     /// kill it does not, for it finds them running and ends them as if somebody had asked it to.
     pub fn stop(&mut self) {

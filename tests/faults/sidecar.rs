@@ -11,6 +11,12 @@ use crate::common::{World, password, run};
 use crate::engine::Engine;
 use crate::tools::{must, until};
 
+const TOKEN: &str = "t0ken";
+
+fn shipped(path: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
 /// A project of docker compose.
 struct Project {
     address: String,
@@ -21,11 +27,10 @@ struct Project {
 impl Project {
     fn new(engine: &Engine, name: &'static str, file: &str, changes: &[(&str, &str)]) -> Self {
         let world = World::new();
-        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         std::fs::write(world.path("postgres_password"), password()).unwrap();
-        let (secret, docker) = (world.path("postgres_password").display().to_string(), here.join("docker").display().to_string());
+        let (secret, docker) = (world.path("postgres_password").display().to_string(), shipped("docker").display().to_string());
         let socket = format!("{}:/var/run/docker.sock", engine.path("docker.sock"));
-        let mut text = std::fs::read_to_string(here.join(file)).unwrap();
+        let mut text = std::fs::read_to_string(shipped(file)).unwrap();
         let here = [
             ("image: postgres:17", "image: pgvigil-test/database"),
             ("image: pgvigil\n    build: .\n", "image: pgvigil-test/pgvigil\n"),
@@ -39,6 +44,13 @@ impl Project {
         text = text.replace("haproxy:3.0-alpine", "pgvigil-test/haproxy").replace("./docker/", &format!("{docker}/"));
         text = text.replace("/var/run/docker.sock:/var/run/docker.sock", &socket);
         std::fs::write(world.path("compose.yaml"), text).unwrap();
+        // As the docs have it, with the listener.
+        let docs = std::fs::read_to_string(shipped("docs/sidecar.md")).unwrap();
+        let (_, more) = docs.split_once("```yaml\nservices:").unwrap();
+        let token = world.path("page_token");
+        std::fs::write(&token, format!("{TOKEN}\n")).unwrap();
+        let more = more.split("```").next().unwrap().replace("./secrets/page_token", token.to_str().unwrap());
+        std::fs::write(world.path("override.yaml"), format!("services:{more}")).unwrap();
         Project { address: engine.address(), world, name }
     }
 
@@ -54,7 +66,14 @@ impl Project {
         if self.name == "beside" {
             command.env_remove("PGVIGIL_UID").env_remove("PGVIGIL_GID");
         }
-        must(command.args(["-p", self.name, "-f"]).arg(self.world.path("compose.yaml")).args(args));
+        must(
+            command
+                .args(["-p", self.name, "-f"])
+                .arg(self.world.path("compose.yaml"))
+                .arg("-f")
+                .arg(self.world.path("override.yaml"))
+                .args(args),
+        );
     }
 
     /// The container of a service; compose may be of either generation.
@@ -81,15 +100,19 @@ impl Project {
         until("there is another backup", || self.ids().into_iter().next().filter(|id| before.first().is_none_or(|newest| id > newest)))
     }
 
-    /// The status that the proxy answers a call with.
-    fn call(&self, method: &str, path: &str) -> String {
-        let script = format!(
-            "exec 3<>/dev/tcp/socket-proxy/2375; printf '{method} {path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\nContent-Length: 0\\r\\n\\r\\n' >&3; head -n 1 <&3"
-        );
-        let network = format!("{}_docker-api", self.name);
-        let args = ["run", "--rm", "--network", &network, "--entrypoint", "bash", "pgvigil-test/database", "-c", &script];
-        must(self.docker(&args)).split(' ').nth(1).unwrap_or_default().to_owned()
+    /// The status that a service answers a request with, asked from the machine of the Engine.
+    fn ask(&self, engine: &Engine, service: &str, port: u16, what: &str, headers: &str) -> String {
+        let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}";
+        let addresses = must(self.docker(&["inspect", "--format", format, &self.container(service)]));
+        answer(engine, &format!("{}/{port}", addresses.split(' ').next().unwrap()), what, headers)
     }
+}
+
+/// The status of the answer to a request.
+fn answer(engine: &Engine, whom: &str, what: &str, headers: &str) -> String {
+    let request = format!("{what} HTTP/1.1\\r\\nConnection: close\\r\\nContent-Length: 0\\r\\n{headers}\\r\\n\\r\\n");
+    let first = engine.within(&format!("exec 3<>/dev/tcp/{whom}; printf '{request}' >&3; head -n 1 <&3"));
+    first.split(' ').nth(1).unwrap_or_default().to_owned()
 }
 
 impl Drop for Project {
@@ -144,23 +167,34 @@ fn compose_with_a_proxy() {
 
     // Backups are all that this list allows.
     let postgres = project.container("postgres");
-    let refused = |drills: bool| {
+    let refused = |engine: &Engine, drills: bool| {
+        let call = |method, path: &str| {
+            project.ask(engine, "socket-proxy", 2375, &format!("{method} {}", path.replace("ID", &postgres)), "Host: x")
+        };
         for (method, path, always) in FORBIDDEN {
             if always || !drills {
-                assert_eq!(project.call(method, &path.replace("ID", &postgres)), "403", "{method} {path}");
+                assert_eq!(call(method, path), "403", "{method} {path}");
             }
         }
         for (path, expected) in
             [("/version", "200"), ("/v1.41/containers/json", "200"), ("/containers/ID/json", "200"), ("/exec/0/json", "404")]
         {
-            assert_eq!(project.call("GET", &path.replace("ID", &postgres)), expected, "{path}");
+            assert_eq!(call("GET", path), expected, "{path}");
         }
     };
-    refused(false);
+    refused(&engine, false);
     let (code, said) = project.exec(&["pgvigil", "verify", "shop/latest", "--drill"]);
     assert!(code == Some(3) && said.contains("as good as root"), "{code:?} {said}");
     let check = project.exec(&["pgvigil", "check"]).1;
     assert!(check.contains("no more is open than backups need"), "{check}");
+
+    // The page, on the machine and for other containers: to who has the token, by a name that is known.
+    let bearer = format!("Authorization: Bearer {TOKEN}");
+    for (host, shown, expected) in [("127.0.0.1:9847", "X: y", "401"), ("127.0.0.1:9847", &bearer, "200"), ("evil", &bearer, "403")] {
+        let headers = format!("Host: {host}\\r\\n{shown}");
+        assert_eq!(answer(&engine, "127.0.0.1/9847", "GET /", &headers), expected, "{headers}");
+    }
+    assert_eq!(project.ask(&engine, "pgvigil", 9847, "GET /metrics", &format!("Host: pgvigil:9847\\r\\n{bearer}")), "200");
 
     // And drills, what the other one allows.
     project.compose("drills", &["up", "--detach"]);
@@ -169,7 +203,7 @@ fn compose_with_a_proxy() {
         assert!(!said.contains("as good as root"), "{said}");
         (code == Some(0) && said.contains("\"matched\"")).then_some(())
     });
-    refused(true);
+    refused(&engine, true);
     let check = project.exec(&["pgvigil", "check"]).1;
     assert!(check.contains("no more is open than drills need; containers can be made, which is as good as root"), "{check}");
 

@@ -121,6 +121,9 @@ async fn find(plan: &Plan, wanted: &Wanted, store: Option<&str>) -> Result<(Entr
             catalog
         }
     };
+    for (_, error) in &catalog.silent {
+        tracing::warn!(%error, "a copy there is not seen");
+    }
     let entry = catalog.find(wanted)?.clone();
     let best = entry.copies.keys().max_by_key(|name| (entry.rung_in(name), std::cmp::Reverse((*name).clone())));
     let store = best.cloned().ok_or_else(|| Error::new(Kind::NotFound, format!("{} is in no store", entry.id)))?;
@@ -148,6 +151,10 @@ fn refuse_unsigned(entry: &Entry, store: &str, asked: &Asked) -> Result<Option<S
 }
 
 fn refuse_not_yet(manifest: &Manifest) -> Result<()> {
+    if manifest.physical.is_some() {
+        return Err(Error::new(Kind::Usage, format!("{} is a base backup: it is restored whole, into a folder of its own", manifest.id))
+            .hint("add --target-dir DIR, and --latest or --at TIME"));
+    }
     if manifest.kind == "dump" {
         return Ok(());
     }

@@ -1,9 +1,9 @@
 //! A throwaway server on this machine: a cluster in a folder of its own, reached by its socket only.
 
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use super::{START_TIMEOUT, Throwaway, Wanted, What, all, left_in, ready, setting
 use crate::config::plan;
 use crate::error::{Error, Kind, Result};
 use crate::host::local::{Confined, LocalHost};
+use crate::host::pipe::Pipes;
 use crate::host::{self, Call, Host, Process, Tag, strays};
 use crate::postgres::server::Reached;
 use crate::postgres::{Server, programs};
@@ -23,6 +24,9 @@ const ACCOUNT: &str = "nobody";
 
 /// The account where the system does not know its name.
 const ACCOUNT_ID: u32 = 65_534;
+
+/// Where rows come in, beside its data.
+const PIPES: &str = "pipes";
 
 /// A cluster with its postmaster, a child of ours.
 pub(super) struct Cluster {
@@ -68,19 +72,26 @@ impl Folder {
         let mark = Tag::random();
         let path = wanted.folder.join(format!("{}_{}", wanted.owner, mark.random_part()));
         let account = nix::unistd::geteuid().is_root().then(account);
-        let made = (|| -> io::Result<OwnedFd> {
+        let made = (|| -> io::Result<(OwnedFd, OwnedFd)> {
             DirBuilder::new().recursive(true).mode(0o700).create(wanted.folder)?;
             DirBuilder::new().mode(0o700).create(&path)?;
+            std::fs::create_dir(path.join(PIPES))?;
+            let pipes = File::open(path.join(PIPES))?;
+            // Whatever our umask says.
+            pipes.set_permissions(Permissions::from_mode(0o711))?;
             if let Some((uid, gid)) = account {
                 std::os::unix::fs::chown(&path, Some(uid.as_raw()), Some(gid.as_raw()))?;
             }
-            Ok(File::open(&path)?.into())
+            Ok((File::open(&path)?.into(), pipes.into()))
         })();
-        let folder = made.map_err(|error| {
-            let _ = std::fs::remove_dir(&path);
+        let (folder, pipes) = made.map_err(|error| {
+            let _ = std::fs::remove_dir_all(&path);
             Error::system(format_args!("cannot make {}", path.display()), &error)
         })?;
-        let host = LocalHost { bin_dir: Some(bin_dir), folder: Some(Arc::new(folder)), confined: Some(Confined { account }) };
+        // The server works in its data.
+        let pipes = Pipes::new(pipes, format!("../{PIPES}"));
+        let host =
+            LocalHost { bin_dir: Some(bin_dir), folder: Some(Arc::new(folder)), confined: Some(Confined { account }), pipes: Some(pipes) };
         Ok(Folder { path, mark, host })
     }
 

@@ -1,0 +1,227 @@
+//! `restore ID --at TIME --target-dir DIR`: a cluster as of a moment.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::answer::{Answer, code, could_not};
+use super::args::RestoreArgs;
+use super::output;
+use super::session::{Session, Uses, runtime};
+use super::{Done, bar};
+use crate::catalog::Wanted;
+use crate::config::Plan;
+use crate::error::{Error, Kind, Result};
+use crate::host::{clock, printable, signals};
+use crate::job::physical::restore::{self as job, Asked, Looked, Restored};
+use crate::job::progress::Progress;
+use crate::job::run::find;
+use crate::physical::plan::Stop;
+use crate::physical::recovery::Reached;
+use crate::physical::target::{self, Target, in_utc};
+use crate::state::Outcome;
+
+/// What was planned, and what came of it.
+#[derive(Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    answer: Answer<'a>,
+    target: String,
+    base: String,
+    timeline: u32,
+    /// Of the log that is needed at least.
+    segments: usize,
+    target_dir: &'a Path,
+    tablespaces: &'a [(u32, String)],
+    /// Of a cluster that was started.
+    reached: Option<&'a Reached>,
+    connection: Option<&'a str>,
+}
+
+pub fn restore(session: &Session, args: &RestoreArgs) -> Done {
+    carry_out(session, args).or_else(|error| {
+        let outcome = if error.kind == Kind::Cancelled { Outcome::Cancelled } else { Outcome::Failed };
+        could_not(session.json, outcome, &error)
+    })
+}
+
+fn carry_out(session: &Session, args: &RestoreArgs) -> Done {
+    let wanted = Wanted::parse(&args.id)?;
+    let opened = session.open(Uses::None)?;
+    let asked = asked(session, args, &opened.plan, &wanted)?;
+    let cancel = signals::cancelled_by_signals()?;
+    let runtime = runtime()?;
+    let done = runtime.block_on(async {
+        let looked = tokio::select! {
+            looked = job::look(&opened.plan, &wanted, &asked) => looked?,
+            () = cancel.cancelled() => return Err(Error::new(Kind::Cancelled, "told to stop")),
+        };
+        if !session.json {
+            output::text(&page(&looked, &asked))?;
+        }
+        if args.dry_run {
+            return tell(session, &looked, &asked, None);
+        }
+        let restored = {
+            let progress = Arc::new(Progress::default());
+            let _bar = bar::show(&progress, bar::TO_GO);
+            job::restore(&opened.plan, &looked, &asked, &progress, &cancel).await?
+        };
+        tell(session, &looked, &asked, Some(&restored))
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done
+}
+
+fn asked(session: &Session, args: &RestoreArgs, plan: &Plan, wanted: &Wanted) -> Result<Asked> {
+    let usage = |what: String, hint: &str| Err(Error::new(Kind::Usage, what).hint(hint));
+    let backup = find(plan, &wanted.backup)?;
+    if backup.physical.is_none() {
+        return usage(
+            format!("{} is a backup of dumps, which show one moment only", backup.name),
+            "leave out --at and its kin, and --target-dir",
+        );
+    }
+    let foreign = [
+        ("--database", !args.database.is_empty()),
+        ("--to-database", args.to_database.is_some()),
+        ("--to-server", args.to_server.is_some()),
+        ("--clean", args.clean),
+        ("--table", !args.table.is_empty()),
+        ("--schema", !args.schema.is_empty()),
+        ("--globals", args.globals),
+        ("--contents", args.contents.is_some()),
+    ];
+    if let Some((option, _)) = foreign.iter().find(|(_, given)| *given) {
+        return usage(format!("{option} with a physical backup"), "it is restored whole, into a folder of its own: --target-dir DIR");
+    }
+    let options = &args.physical;
+    let Some(data) = &options.target_dir else {
+        return usage(
+            "a physical backup needs a folder to be restored into".to_owned(),
+            "add --target-dir DIR, a folder that is not there yet",
+        );
+    };
+    let target = match options.target() {
+        Some(("--at", text)) => Target::Time(moment(text, backup.timezone)?),
+        Some(("--lsn", text)) => {
+            Target::Lsn(text.parse().map_err(|()| Error::new(Kind::Usage, format!("{text:?} is no LSN")).hint("such as 16/B374D848"))?)
+        }
+        Some(("--xid", text)) => {
+            Target::Xid(text.parse().map_err(|_| Error::new(Kind::Usage, format!("{text:?} is no transaction")).hint("such as 4711"))?)
+        }
+        Some((_, text)) => Target::Name(text.to_owned()),
+        None if options.latest => Target::Latest,
+        None => return usage("to which moment?".to_owned(), "add --latest for all there is, or --at TIME, --lsn L, --xid X, --name N"),
+    };
+    let tablespaces = options.tablespace.iter().map(|pair| {
+        let split = pair.split_once('=').filter(|(_, place)| Path::new(place).is_absolute());
+        let split = split.map(|(name, place)| (name.to_owned(), place.to_owned()));
+        split.ok_or_else(|| Error::new(Kind::Usage, format!("--tablespace {pair:?} names no place")).hint("write NAME=/absolute/folder"))
+    });
+    Ok(Asked {
+        target,
+        data: absolute(data)?,
+        start: options.start,
+        port: options.port,
+        store: args.store.clone(),
+        timeline: options.timeline,
+        tablespaces: tablespaces.collect::<Result<_>>()?,
+        config: absolute(&session.config)?,
+    })
+}
+
+/// A moment that is not in the future.
+fn moment(text: &str, zone: chrono_tz::Tz) -> Result<chrono::DateTime<chrono::Utc>> {
+    let now = clock::now();
+    let at = target::time(text, zone, now).map_err(|why| Error::new(Kind::Usage, why).hint(target::FORMS))?;
+    if at > now {
+        return Err(Error::new(Kind::Refused, format!("{} is in the future", in_utc(at))).hint("--latest restores all there is"));
+    }
+    Ok(at)
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|error| Error::system(format_args!("cannot tell where {} is", path.display()), &error))
+}
+
+/// The plan for people.
+fn page(looked: &Looked<'_>, asked: &Asked) -> String {
+    let mut text = String::new();
+    let mut line = |key: &str, value: String| {
+        let _ = writeln!(text, "{key:<12}{value}");
+    };
+    let zone = looked.backup.timezone;
+    line(
+        "target",
+        match &asked.target {
+            Target::Time(at) => format!("{}, {} in {zone}", in_utc(*at), at.with_timezone(&zone).format("%Y-%m-%d %H:%M:%S%.f %z")),
+            other => other.to_string(),
+        },
+    );
+    if let Stop::WithTheLog(newest) = &looked.stop {
+        line("", format!("nothing was committed between {} and then: all of the log is replayed", in_utc(*newest)));
+    }
+    line("base", format!("{} in store {}, {}", looked.way.base, looked.store, output::size(looked.manifest.raw_bytes())));
+    line(
+        "log",
+        match &looked.way.reach {
+            Some(reach) => format!("timeline {}, whole to LSN {} ({} segments)", looked.way.timeline, reach.end, reach.segments.len()),
+            None => "in the base backup".to_owned(),
+        },
+    );
+    line("into", asked.data.display().to_string());
+    for (oid, place) in &looked.places {
+        line("", format!("tablespace {oid} into {}", printable(place)));
+    }
+    text
+}
+
+fn tell(session: &Session, looked: &Looked<'_>, asked: &Asked, restored: Option<&Restored>) -> Done {
+    let warnings = restored.map(|restored| restored.warnings.clone()).unwrap_or_default();
+    let started = restored.and_then(|restored| restored.started.as_ref());
+    if session.json {
+        output::json(&Told {
+            answer: Answer {
+                id: Some(looked.way.base.to_string()),
+                rung: looked.rung,
+                warnings: &warnings,
+                seconds: restored.map_or(0.0, |restored| (restored.seconds * 1000.0).round() / 1000.0),
+                ..Answer::new(Outcome::Ok, None)
+            },
+            target: asked.target.to_string(),
+            base: looked.way.base.to_string(),
+            timeline: looked.way.timeline,
+            segments: looked.segments(),
+            target_dir: &asked.data,
+            tablespaces: &looked.places,
+            reached: started.map(|started| &started.reached),
+            connection: started.map(|started| started.connection.as_str()),
+        })?;
+        return Ok(code(Outcome::Ok, None));
+    }
+    let Some(restored) = restored else { return Ok(code(Outcome::Ok, None)) };
+    for warning in &warnings {
+        output::warn(warning, None);
+    }
+    let mut text = String::new();
+    let mut line = |key: &str, value: String| {
+        let _ = writeln!(text, "{key:<12}{value}");
+    };
+    if let Some(started) = started {
+        let reached = &started.reached;
+        let lsn = reached.lsn.map_or("its end".to_owned(), |lsn| format!("LSN {lsn}"));
+        let last = reached.last_transaction.map(|at| format!(", the last transaction was at {}", in_utc(at))).unwrap_or_default();
+        line("reached", format!("{lsn}{last}"));
+        line("runs", format!("psql '{}'", started.connection));
+    } else {
+        line("start it", format!("pg_ctl -D '{}' start    # it replays the log and promotes by itself", asked.data.display()));
+    }
+    line("archiving", "off: before it takes the place of the live one, give it an archive of its own".to_owned());
+    let _ = writeln!(text, "{}  restored in {}", looked.way.base, output::seconds(restored.seconds));
+    output::text(&text)?;
+    Ok(code(Outcome::Ok, None))
+}

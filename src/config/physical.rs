@@ -1,0 +1,51 @@
+//! Physical backups of the file: base backups, and where the log comes from.
+
+use std::time::Duration;
+
+use super::faults::Examined;
+use super::file::{self, BackupKind, Via, Wal};
+use super::plan::Keep;
+use super::values::{Count, Name, Schedule};
+
+/// A physical backup.
+#[derive(Debug, Clone)]
+pub struct Physical {
+    /// How the log comes into the archive. `None`: not at all; a base backup holds what makes it whole.
+    pub wal: Option<Wal>,
+    /// When an incremental base backup is made.
+    pub incremental: Option<Schedule>,
+}
+
+/// What is kept where the file says nothing.
+const BASE_BACKUPS: u32 = 4;
+const WINDOW: Duration = Duration::from_secs(14 * 86_400);
+
+/// What retention keeps of a kind of backup where the file says nothing.
+pub(super) fn default_keep(kind: BackupKind) -> Keep {
+    match kind {
+        BackupKind::Dump => Keep::default(),
+        BackupKind::Physical => Keep { base_backups: Some(Count::Number(BASE_BACKUPS)), window: Some(WINDOW), ..Keep::nothing() },
+    }
+}
+
+/// Makes the plan of a physical backup; of a dump there is none.
+pub(super) fn plan_physical(
+    name: &Name,
+    backup: &file::Backup,
+    server: Option<&file::Server>,
+    examined: &mut Examined<'_>,
+) -> Option<Physical> {
+    if backup.kind != Some(BackupKind::Physical) {
+        return None;
+    }
+    let key = |key| ["backups", name.as_str(), key];
+    let by_exec = server.is_some_and(|server| server.container.is_some() && server.via.unwrap_or_default() == Via::Exec);
+    if backup.wal == Some(Wal::Stream) && by_exec {
+        examined.fault(
+            &key("wal"),
+            "wal = \"stream\" cannot be received through an exec: a segment would be lost with the container",
+            "set via = \"network\" on the server, so that pg_receivewal runs here",
+        );
+    }
+    Some(Physical { wal: backup.wal, incremental: backup.incremental.clone() })
+}

@@ -1,0 +1,94 @@
+//! The log of physical backups, beside the schedule: received where the file says stream, and looked at
+//! every minute.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::Daemon;
+use crate::config::Plan;
+use crate::config::file::Wal;
+use crate::config::plan::Backup;
+use crate::host::clock;
+use crate::job::physical::{status, stream};
+use crate::state::State;
+use crate::state::watched::Watched;
+
+/// How often somebody who has the lock is asked again.
+const LOCK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How often the archive is held against the server.
+const WATCH_EVERY: Duration = Duration::from_secs(60);
+
+/// How long pg_receivewal and what it has received may take at the end.
+const END_WITHIN: Duration = Duration::from_secs(10);
+
+/// What runs for the log.
+#[derive(Default)]
+pub(super) struct Receiving {
+    tasks: JoinSet<()>,
+    cancel: CancellationToken,
+}
+
+impl Daemon {
+    /// Receives and watches by the file as it is now.
+    pub(super) fn receive(&mut self) {
+        // What goes by the file before ends by itself; the locks are free when it has.
+        self.receiving.cancel.cancel();
+        self.receiving.cancel = CancellationToken::new();
+        let archived = self.plan.backups.values().filter_map(|backup| Some((backup, backup.physical.as_ref()?.wal?)));
+        for (backup, wal) in archived {
+            let of = (Arc::clone(&self.plan), backup.clone(), self.state.clone(), self.receiving.cancel.clone());
+            if wal == Wal::Stream {
+                let (plan, backup, state, cancel) = of.clone();
+                self.receiving.tasks.spawn(async move { keep_receiving(&plan, &backup, &state, &cancel).await });
+            }
+            let (plan, backup, _, cancel) = of;
+            self.receiving.tasks.spawn(async move { watch(&plan, &backup, &cancel).await });
+        }
+    }
+
+    /// Ends it: what has been received is durable, and waits in the spool.
+    pub(super) async fn end_receiving(&mut self) {
+        self.receiving.cancel.cancel();
+        let ended = async { while self.receiving.tasks.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(END_WITHIN, ended).await;
+    }
+}
+
+async fn keep_receiving(plan: &Plan, backup: &Backup, state: &State, cancel: &CancellationToken) {
+    loop {
+        match state.lock(&stream::lock_name(backup)) {
+            Ok(Some(_lock)) => return stream::stream(plan, backup, state.owner(), cancel).await,
+            // A run by hand receives it meanwhile, or what goes by the file before.
+            Ok(None) => {}
+            Err(error) => tracing::warn!(backup = %backup.name, %error, "the log is not received"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOCK_AGAIN) => {}
+            () = cancel.cancelled() => return,
+        }
+    }
+}
+
+/// Notes what is wrong with the log of a backup, for whoever assesses.
+async fn watch(plan: &Plan, backup: &Backup, cancel: &CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(WATCH_EVERY) => {}
+            () = cancel.cancelled() => return,
+        }
+        match status::status(plan, backup).await {
+            Ok(status) if status.error.is_none() => {
+                if let Err(error) = Watched::note(&plan.state_dir, backup.name.as_str(), status.problems, clock::now()) {
+                    tracing::warn!(backup = %backup.name, %error, "cannot note how the log stands");
+                }
+            }
+            // That the server or the store is away is told by those who need them.
+            Ok(status) => tracing::debug!(backup = %backup.name, error = status.error, "cannot tell how the log stands"),
+            Err(error) => tracing::debug!(backup = %backup.name, %error, "cannot tell how the log stands"),
+        }
+    }
+}

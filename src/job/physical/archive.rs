@@ -1,0 +1,138 @@
+//! The archive of a cluster's log in a store, looked at.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Kind, Result};
+use crate::store::{Added, Objects};
+use crate::wal::name::{FOLDER, SEGMENT_BYTES, SUFFIX, key, timeline_folder};
+use crate::wal::object::{self, Header};
+use crate::wal::{Archive, History, Segment, WalName};
+
+/// Whose log it is. Written with the first segment and never changed: log of another cluster is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    pub system_identifier: String,
+    pub segment_bytes: u64,
+}
+
+/// Its name in the folder of the log.
+const OWNER: &str = "cluster.json";
+
+impl Owner {
+    fn key(backup: &str) -> String {
+        format!("{backup}/{FOLDER}/{OWNER}")
+    }
+
+    /// Whose log an archive is. `None`: nothing is in it yet.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn read(store: &dyn Objects, backup: &str) -> Result<Option<Self>> {
+        // A folder that is not there yet answers nothing by itself.
+        if !store.list(&format!("{backup}/{FOLDER}")).await?.iter().any(|listed| listed.name == OWNER) {
+            return Ok(None);
+        }
+        let Some(bytes) = store.get(&Self::key(backup)).await? else { return Ok(None) };
+        serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+            Error::new(Kind::Damaged, format!("{} cannot be read: {error}", Self::key(backup))).hint("is the disk of the store sound?")
+        })
+    }
+
+    /// Makes an archive this cluster's, or makes sure that it is.
+    ///
+    /// # Errors
+    /// It is another's, or the store does not answer.
+    pub async fn claim(&self, store: &dyn Objects, backup: &str) -> Result<()> {
+        let there = match Self::read(store, backup).await? {
+            Some(there) => there,
+            None => {
+                let bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
+                match store.put(&Self::key(backup), Bytes::from(bytes)).await? {
+                    Added::Done => return Ok(()),
+                    // Another came at the same time.
+                    Added::AlreadyThere => Self::read(store, backup).await?.unwrap_or_else(|| self.clone()),
+                }
+            }
+        };
+        if there == *self {
+            return Ok(());
+        }
+        let (ours, its) = (&self.system_identifier, &there.system_identifier);
+        Err(Error::new(Kind::Refused, format!("the archive of {backup} is of cluster {its}, and this is cluster {ours}")).hint(
+            "a cluster that initdb or pg_upgrade has made is another one: give it a [backups.NAME] section of its own, so that no log is mixed",
+        ))
+    }
+}
+
+/// Looks what is in an archive.
+///
+/// # Errors
+/// The store cannot be read, or a history file in it.
+pub async fn look(store: &dyn Objects, backup: &str) -> Result<Archive> {
+    let segment_bytes = Owner::read(store, backup).await?.map_or(SEGMENT_BYTES, |owner| owner.segment_bytes);
+    let mut archive = Archive { segment_bytes, segments: BTreeMap::new(), histories: BTreeMap::new() };
+    for folder in store.list(&format!("{backup}/{FOLDER}")).await? {
+        let Some(timeline) = folder.bytes.is_none().then(|| u32::from_str_radix(&folder.name, 16).ok()).flatten() else { continue };
+        let mut numbers = BTreeSet::new();
+        for file in store.list(&timeline_folder(backup, timeline)).await? {
+            let Some(name) = file.name.strip_suffix(SUFFIX) else { continue };
+            match WalName::parse(name) {
+                Some(WalName::Segment(segment)) if segment.timeline == timeline => {
+                    numbers.extend(segment.segment(segment_bytes).map(|segment| segment.number));
+                }
+                Some(WalName::History(of)) if of == timeline => {
+                    archive.histories.insert(timeline, history(store, backup, name, timeline).await?);
+                }
+                _ => {}
+            }
+        }
+        archive.segments.insert(timeline, numbers);
+    }
+    Ok(archive)
+}
+
+async fn history(store: &dyn Objects, backup: &str, name: &str, timeline: u32) -> Result<History> {
+    let damaged = |why: String| Error::new(Kind::Damaged, format!("{name} in the archive of {backup}: {why}"));
+    let (_, raw) = read(store, backup, name, WalName::History(timeline)).await?.ok_or_else(|| damaged("it has just gone".to_owned()))?;
+    History::parse(&String::from_utf8_lossy(&raw), timeline).map_err(damaged)
+}
+
+/// A file of the log, unpacked and checked. `None`: the archive answered that it has none.
+///
+/// # Errors
+/// The store cannot be read, or the file is damaged.
+pub async fn read(store: &dyn Objects, backup: &str, name: &str, parsed: WalName) -> Result<Option<(Header, Vec<u8>)>> {
+    let folder = timeline_folder(backup, parsed.timeline());
+    let Some(packed) = get(store, &folder, &key(backup, name, parsed)).await? else { return Ok(None) };
+    let name = name.to_owned();
+    let opened = tokio::task::spawn_blocking(move || object::open(&name, &packed).map_err(|why| (name, why))).await;
+    let opened = opened.map_err(|error| Error::new(Kind::System, format!("an unpacker failed: {error}")))?;
+    opened.map(Some).map_err(|(name, why)| {
+        Error::new(Kind::Damaged, format!("{name} in the archive of {backup} is damaged: {why}"))
+            .hint("another store may have a sound copy; look into the kernel's log of the one that keeps it")
+    })
+}
+
+/// An object, where its folder is. Without the folder of its timeline there is none either, if the
+/// archive itself is there.
+async fn get(store: &dyn Objects, folder: &str, key: &str) -> Result<Option<Bytes>> {
+    match store.get(key).await {
+        Ok(found) => Ok(found),
+        Err(error) => {
+            let (parent, name) = folder.rsplit_once('/').unwrap_or(("", folder));
+            let there = store.list(parent).await?;
+            if !there.is_empty() && !there.iter().any(|listed| listed.name == name) { Ok(None) } else { Err(error) }
+        }
+    }
+}
+
+/// What is missing of the log between two places of a timeline.
+///
+/// # Errors
+/// The store cannot be read.
+pub async fn missing(store: &dyn Objects, backup: &str, timeline: u32, from: crate::wal::Lsn, to: crate::wal::Lsn) -> Result<Vec<Segment>> {
+    Ok(look(store, backup).await?.missing(timeline, from, to))
+}

@@ -1,0 +1,330 @@
+//! A base backup in the making: the folder of a cluster as a tar archive through the one pass, and the
+//! log that makes it whole.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::manifest::RESTORE_PAGE;
+use crate::catalog::{FileEntry, Id, Manifest, PHYSICAL, Physical, Role};
+use crate::config::file::{Contents, Format, Wal};
+use crate::config::plan;
+use crate::error::{Error, Kind, Result};
+use crate::host::{Tag, clock};
+use crate::job::dump::{self, Way};
+use crate::job::make::{Made, Making};
+use crate::job::physical::{archive, stream};
+use crate::job::verify::Opened;
+use crate::keys::Identities;
+use crate::pack::codec::Codec;
+use crate::pack::end::EndWatch;
+use crate::pack::seal::Seal;
+use crate::pack::tar::{BACKUP_MANIFEST, Passed};
+use crate::physical::page;
+use crate::physical::whole::{ServerManifest, WalRange};
+use crate::postgres::Server;
+use crate::postgres::basebackup::{Cluster, Standing, arguments};
+use crate::state::{Lock, State};
+use crate::store::Upload;
+use crate::store::original::Original;
+
+/// How often the archive is looked at for the log of a base backup.
+const WAIT_FOR_WAL: Duration = Duration::from_millis(500);
+
+/// What the spool keeps free beside the base backup itself, in percent: a cluster grows meanwhile.
+const SPOOL_RESERVE_PERCENT: u64 = 10;
+
+/// The archives of a base backup as they were stored, before they are held against each other.
+struct Archives {
+    files: Vec<FileEntry>,
+    /// With the tablespace that each is of.
+    passed: Vec<(Option<u32>, Passed)>,
+    manifest: Vec<u8>,
+}
+
+/// Makes one.
+///
+/// # Errors
+/// Anything on the way.
+pub async fn fill(making: &Making<'_>, upload: &mut dyn Upload, server: &Server, id: &Id, started_at: DateTime<Utc>) -> Result<Made> {
+    let spec = making.backup.physical.as_ref().ok_or_else(|| Error::new(Kind::Usage, "it is no physical backup"))?;
+    let state = State::open(&making.plan.state_dir)?;
+    // No backup can have a dot in its name.
+    let Some(_alone) = state.lock(&format!("{}.BASE", making.backup.server))? else {
+        return Err(
+            Error::new(Kind::Busy, format!("another base backup of server {} is under way", making.backup.server)).hint("wait for it")
+        );
+    };
+    let cluster = Cluster::ask(server).await?;
+    cluster.check(&server.facts.user, spec.wal == Some(Wal::ArchiveCommand))?;
+    let with_wal = spec.wal.is_none();
+    making.progress.expect(cluster.bytes);
+    // With a daemon it is streamed already; else for as long as this takes.
+    let _receiver = if spec.wal == Some(Wal::Stream) { Receiving::begin(making, &state)? } else { None };
+    let archives = take(making, upload, server, &cluster, id, with_wal).await?;
+    let manifest = ServerManifest::parse(&archives.manifest).map_err(not_whole)?;
+    let range = manifest.range().map_err(not_whole)?;
+    let wrong = manifest.compare(&archives.passed);
+    if !wrong.is_empty() {
+        return Err(not_whole(wrong.join("\n  ")));
+    }
+    let stood = Standing::ask(server).await?;
+    if !with_wal {
+        wait_for_wal(making, range).await?;
+    }
+    let (cluster_files, cluster_bytes) = manifest.total();
+    let physical = Physical {
+        system_identifier: cluster.system_identifier,
+        timeline: range.timeline,
+        start_lsn: range.start,
+        stop_lsn: range.end,
+        started_at: cluster.now,
+        stopped_at: stood.now,
+        next_xid: stood.next_xid,
+        wal_segment_bytes: cluster.wal_segment_bytes,
+        with_wal,
+        from_standby: cluster.in_recovery,
+        data_checksums: cluster.data_checksums,
+        cluster_files,
+        cluster_bytes,
+        tablespaces: cluster.tablespaces,
+        settings: cluster.settings,
+        incremental_of: None,
+    };
+    let mut files = archives.files;
+    let mut manifest = describe(making, server, id, started_at, physical);
+    files.push(put(upload, BACKUP_MANIFEST, archives.manifest, Role::BackupManifest).await?);
+    manifest.files = files;
+    let text = page::page(&manifest);
+    manifest.files.push(put(upload, RESTORE_PAGE, text.into_bytes(), Role::Notes).await?);
+    manifest.finished_at = clock::now();
+    Ok(Made {
+        manifest,
+        warnings: Vec::new(),
+        problems: Vec::new(),
+        tables_there: std::collections::BTreeMap::new(),
+        opened: Opened::default(),
+        keys: Identities::default(),
+    })
+}
+
+fn not_whole(why: String) -> Error {
+    Error::new(Kind::Dump, format!("what pg_basebackup sent is no whole base backup: {why}"))
+        .hint("run it again; if it stays so, look into the log of the server and the kernel's log of its disk")
+}
+
+async fn put(upload: &mut dyn Upload, name: &str, bytes: Vec<u8>, role: Role) -> Result<FileEntry> {
+    let packed = dump::put(upload, name, Bytes::from(bytes)).await?;
+    Ok(dump::entry(name.to_owned(), packed, None, role))
+}
+
+/// Lets pg_basebackup run: to stdout, or, where there are tablespaces, by way of the spool.
+async fn take(
+    making: &Making<'_>,
+    upload: &mut dyn Upload,
+    server: &Server,
+    cluster: &Cluster,
+    id: &Id,
+    with_wal: bool,
+) -> Result<Archives> {
+    let label = format!("pgvigil {id}");
+    if !cluster.tablespaces.is_empty() {
+        return by_spool(making, upload, server, cluster, &label, with_wal).await;
+    }
+    let name = file_name(making, None);
+    let writer = upload.create(&name).await?;
+    let call = server.call("pg_basebackup", arguments(&label, with_wal, None));
+    let (packed, seen) = dump::stream(server, call, way(making, "copying the cluster"), writer).await?;
+    let mut passed = *seen.tar.unwrap_or_default();
+    let manifest = passed.manifest.take().ok_or_else(|| not_whole(format!("{BACKUP_MANIFEST} is missing")))?;
+    Ok(Archives { files: vec![dump::entry(name, packed, None, Role::Base)], passed: vec![(None, passed)], manifest })
+}
+
+fn way(making: &Making<'_>, stage: &str) -> Way {
+    Way {
+        watch: EndWatch::tar(),
+        codec: codec(making),
+        seal: Seal::Open,
+        stall_timeout: making.backup.stall_timeout,
+        meter: making.progress.begin(stage),
+    }
+}
+
+fn codec(making: &Making<'_>) -> Codec {
+    Codec::from(making.backup.dump.compression)
+}
+
+fn file_name(making: &Making<'_>, oid: Option<u32>) -> String {
+    let stem = oid.map_or("base".to_owned(), |oid| oid.to_string());
+    format!("{stem}.tar{}", codec(making).suffix())
+}
+
+/// pg_basebackup sends several archives into a folder only: there they wait for the pass.
+async fn by_spool(
+    making: &Making<'_>,
+    upload: &mut dyn Upload,
+    server: &Server,
+    cluster: &Cluster,
+    label: &str,
+    with_wal: bool,
+) -> Result<Archives> {
+    if matches!(making.plan.servers[&making.backup.server].place, plan::Place::Container { via: crate::config::file::Via::Exec, .. }) {
+        let names: Vec<&str> = cluster.tablespaces.iter().map(|space| space.name.as_str()).collect();
+        return Err(Error::new(
+            Kind::Refused,
+            format!(
+                "the cluster has tablespaces ({}), and pg_basebackup writes several archives into a folder only, which an exec has not",
+                names.join(", ")
+            ),
+        )
+        .hint("set via = \"network\" on the server, so that pg_basebackup runs here"));
+    }
+    let spool = Spool::make(&making.plan.spool_dir, making.tag, cluster)?;
+    let call = server.call("pg_basebackup", arguments(label, with_wal, Some(&spool.0)));
+    let meter = making.progress.begin("copying the cluster into the spool");
+    dump::into_folder(server, call, &spool.0, making.backup.stall_timeout, &meter).await?;
+    let manifest = std::fs::read(spool.0.join(BACKUP_MANIFEST)).map_err(|error| spool.unreadable(BACKUP_MANIFEST, &error))?;
+    let mut archives = Archives { files: Vec::new(), passed: Vec::new(), manifest };
+    let spaces = cluster.tablespaces.iter().map(|space| Some(space.oid));
+    for oid in std::iter::once(None).chain(spaces) {
+        let from = oid.map_or("base.tar".to_owned(), |oid| format!("{oid}.tar"));
+        let file = Original::open(&spool.0.join(&from)).and_then(|file| file.reader())?;
+        let name = file_name(making, oid);
+        let writer = upload.create(&name).await?;
+        let what = oid.map_or("packing the data directory".to_owned(), |oid| format!("packing tablespace {oid}"));
+        let (packed, seen) = dump::packed("pg_basebackup", file, way(making, &what), writer).await?;
+        let _ = std::fs::remove_file(spool.0.join(&from));
+        archives.files.push(dump::entry(name, packed, None, Role::Base));
+        archives.passed.push((oid, *seen.tar.unwrap_or_default()));
+    }
+    Ok(archives)
+}
+
+/// A folder of the spool, which goes with this.
+struct Spool(PathBuf);
+
+impl Spool {
+    fn make(dir: &Path, tag: &Tag, cluster: &Cluster) -> Result<Self> {
+        let path = spool_of(dir, tag);
+        let unmade = |error: &std::io::Error| {
+            Error::system(format_args!("cannot make {}", path.display()), error).hint("set spool_dir to a folder of this user")
+        };
+        std::fs::create_dir_all(dir).map_err(|error| unmade(&error))?;
+        let needed = cluster.bytes.max(cluster.tablespaces.iter().map(|space| space.bytes).sum());
+        let needed = needed + needed / 100 * SPOOL_RESERVE_PERCENT;
+        let room = nix::sys::statvfs::statvfs(dir).map_err(|error| unmade(&error.into()))?;
+        let available = room.blocks_available() * room.fragment_size();
+        if available < needed {
+            return Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "the base backup would not fit into the spool {}: it needs about {needed} bytes, and {available} are available",
+                    dir.display()
+                ),
+            )
+            .hint("set spool_dir to a larger disk: a cluster with tablespaces cannot be streamed"));
+        }
+        std::fs::create_dir(&path).map_err(|error| unmade(&error))?;
+        Ok(Spool(path))
+    }
+
+    fn unreadable(&self, name: &str, error: &std::io::Error) -> Error {
+        Error::system(format_args!("cannot read {}", self.0.join(name).display()), error)
+    }
+}
+
+/// Removes what a dead run left in the spool.
+pub fn remove_spool(plan: &plan::Plan, tag: &Tag) {
+    let _ = std::fs::remove_dir_all(spool_of(&plan.spool_dir, tag));
+}
+
+fn spool_of(dir: &Path, tag: &Tag) -> PathBuf {
+    dir.join(format!("base.{}", tag.as_str()))
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The log is received while this lives.
+struct Receiving {
+    cancel: CancellationToken,
+    _lock: Lock,
+}
+
+impl Receiving {
+    /// `None`: another process receives it.
+    fn begin(making: &Making<'_>, state: &State) -> Result<Option<Self>> {
+        let Some(lock) = state.lock(&stream::lock_name(making.backup))? else { return Ok(None) };
+        let cancel = CancellationToken::new();
+        let (plan, backup, owner, ends) = (making.plan.clone(), making.backup.clone(), state.owner().to_owned(), cancel.clone());
+        tokio::spawn(async move { stream::stream(&plan, &backup, &owner, &ends).await });
+        Ok(Some(Receiving { cancel, _lock: lock }))
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+/// A base backup is none without the log from its beginning to its end.
+async fn wait_for_wal(making: &Making<'_>, range: WalRange) -> Result<()> {
+    making.progress.begin("waiting for its log in the archive");
+    let started = tokio::time::Instant::now();
+    loop {
+        let missing = archive::missing(making.store, making.backup.name.as_str(), range.timeline, range.start, range.end).await?;
+        let Some(first) = missing.first() else { return Ok(()) };
+        if started.elapsed() > making.backup.stall_timeout {
+            let bytes = archive::look(making.store, making.backup.name.as_str()).await?.segment_bytes;
+            return Err(Error::new(
+                Kind::Timeout,
+                format!(
+                    "the log of the base backup did not come into the archive for {} s: segment {} is missing",
+                    making.backup.stall_timeout.as_secs(),
+                    first.name(bytes)
+                ),
+            )
+            .hint("look at archive_command in the log of the server and at pg_stat_archiver, or whether the daemon streams; pgvigil wal status"));
+        }
+        tokio::time::sleep(WAIT_FOR_WAL).await;
+    }
+}
+
+fn describe(making: &Making<'_>, server: &Server, id: &Id, started_at: DateTime<Utc>, physical: Physical) -> Manifest {
+    Manifest {
+        format_version: Manifest::format_version(),
+        id: id.to_string(),
+        backup: id.backup.clone(),
+        label: id.label.to_string(),
+        slot: id.label.slot(),
+        taken_at: physical.stopped_at,
+        started_at,
+        finished_at: started_at,
+        kind: PHYSICAL.to_owned(),
+        narrow: false,
+        server: making.backup.server.to_string(),
+        server_version: server.facts.version.clone(),
+        client_version: server.client_version.clone(),
+        format: Format::Plain,
+        contents: Contents::All,
+        tables: Vec::new(),
+        exclude_tables: Vec::new(),
+        schemas: Vec::new(),
+        databases: server.facts.databases.iter().map(|database| database.name.clone()).collect(),
+        files: Vec::new(),
+        globals: None,
+        evidence: None,
+        encryption: None,
+        signature: None,
+        generator: crate::GENERATOR.to_owned(),
+        adopted_from: Vec::new(),
+        physical: Some(physical),
+    }
+}

@@ -1,0 +1,264 @@
+//! What can be restored of a cluster: its base backups, its archive, and the windows that they make.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use chrono::{DateTime, NaiveDateTime, Utc};
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use crate::catalog::{Catalog, Entry, Rung, Wanted};
+use crate::config::Plan;
+use crate::config::plan::Backup;
+use crate::config::values::Name;
+use crate::error::{Error, Kind, Result};
+use crate::host::local::LocalHost;
+use crate::host::{Call, Host, Tag};
+use crate::job::physical::{archive, fetch};
+use crate::physical::plan::{Base, End, Way, Window, way};
+use crate::postgres::programs;
+use crate::store::{Store, catalog_of};
+use crate::wal::object::Header;
+use crate::wal::{Archive, Reach, Segment, WalName};
+
+/// So many segments are looked through for a transaction; a server that was idle for longer is taken for idle.
+const LOOKED_THROUGH_MAX: usize = 256;
+
+/// A cluster as its stores show it.
+pub struct Seen {
+    pub stores: Vec<(Name, Arc<dyn Store>)>,
+    /// Base backups, newest first.
+    pub catalog: Catalog,
+    /// The log in all of the stores together.
+    pub archive: Archive,
+}
+
+/// Looks at the stores of a backup, or at one of them. One that does not answer is told, if another does.
+///
+/// # Errors
+/// None answers.
+pub async fn look(plan: &Plan, backup: &Backup, only: Option<&Name>) -> Result<Seen> {
+    let stores = fetch::stores(plan, backup, only)?;
+    let name = backup.name.as_str();
+    let mut seen = Seen { stores: Vec::new(), catalog: Catalog::default(), archive: Archive::default() };
+    let mut failed = None;
+    for (store_name, store) in stores {
+        let looked = async {
+            catalog_of(&*store, store_name.as_str(), Some(name), &mut seen.catalog).await?;
+            archive::look(&*store, name).await
+        };
+        match looked.await {
+            Ok(archive) => {
+                merge(&mut seen.archive, archive);
+                seen.stores.push((store_name, store));
+            }
+            Err(error) => {
+                let error = error.context(format_args!("store {store_name}"));
+                tracing::warn!(%error, "what is in there is not seen");
+                failed = Some(error);
+            }
+        }
+    }
+    match failed {
+        Some(error) if seen.stores.is_empty() => Err(error),
+        _ => Ok(seen),
+    }
+}
+
+fn merge(all: &mut Archive, one: Archive) {
+    all.segment_bytes = one.segment_bytes;
+    all.histories.extend(one.histories);
+    for (timeline, numbers) in one.segments {
+        all.segments.entry(timeline).or_default().extend(numbers);
+    }
+}
+
+impl Seen {
+    /// The base backups that a restore may begin with: good ones, or the one that is named.
+    pub fn bases(&self, wanted: Option<&Wanted>) -> Vec<Base> {
+        let label = wanted.and_then(|wanted| wanted.label);
+        let fits = |entry: &&Entry| match label {
+            Some(label) => entry.id.label == label,
+            None => entry.rung().is_good(),
+        };
+        let of = |entry: &Entry| Some(Base { id: entry.id.clone(), physical: entry.manifest.physical.clone()? });
+        self.catalog.entries.iter().filter(fits).filter_map(of).collect()
+    }
+
+    /// The windows out of which any moment can be restored, newest first; those that another one holds are left out.
+    ///
+    /// # Errors
+    /// A store cannot be read.
+    pub async fn windows(&self, backup: &str) -> Result<Vec<Window>> {
+        let mut windows: Vec<Window> = Vec::new();
+        for base in self.bases(None) {
+            let Ok(way) = way(&base, Some(&self.archive), None) else { continue };
+            let (to, to_lsn) = match &way.reach {
+                Some(reach) => (self.archived_at(backup, reach).await?.unwrap_or(base.physical.stopped_at), reach.end),
+                None => (base.physical.stopped_at, base.physical.stop_lsn),
+            };
+            let window = Window {
+                base: base.id.to_string(),
+                timeline: way.timeline,
+                from: base.physical.stopped_at,
+                from_lsn: base.physical.stop_lsn,
+                to: to.max(base.physical.stopped_at),
+                to_lsn,
+            };
+            match windows.last_mut() {
+                // The older base leads as far: one window, which begins earlier.
+                Some(newer) if newer.timeline == window.timeline && newer.to_lsn == window.to_lsn => {
+                    (newer.from, newer.from_lsn, newer.base) = (window.from, window.from_lsn, window.base);
+                }
+                _ => windows.push(window),
+            }
+        }
+        Ok(windows)
+    }
+
+    /// When the last segment of a reach was archived.
+    async fn archived_at(&self, backup: &str, reach: &Reach) -> Result<Option<DateTime<Utc>>> {
+        let Some(last) = reach.segments.last() else { return Ok(None) };
+        Ok(self.header(backup, *last).await?.map(|header| header.at))
+    }
+
+    /// What stands in front of a segment in the archive.
+    ///
+    /// # Errors
+    /// A store cannot be read, or the segment is damaged.
+    pub async fn header(&self, backup: &str, segment: Segment) -> Result<Option<Header>> {
+        Ok(self.read(backup, segment).await?.map(|(header, _)| header))
+    }
+
+    async fn read(&self, backup: &str, segment: Segment) -> Result<Option<(Header, Vec<u8>)>> {
+        let name = segment.name(self.archive.segment_bytes);
+        let Some(parsed) = WalName::parse(&name) else { return Ok(None) };
+        let mut failed = None;
+        for (_, store) in &self.stores {
+            match archive::read(&**store, backup, &name, parsed).await {
+                Ok(Some(found)) => return Ok(Some(found)),
+                Ok(None) => {}
+                Err(error) => failed = Some(error),
+            }
+        }
+        failed.map_or(Ok(None), Err)
+    }
+
+    /// What is known of the end of a way: by `pg_waldump`, in a folder of the spool.
+    ///
+    /// # Errors
+    /// A store cannot be read, or the spool cannot be written.
+    pub async fn end_of(&self, plan: &Plan, backup: &Backup, way: &Way, major: u32) -> Result<Option<End>> {
+        let Some(reach) = way.reach.as_ref().filter(|reach| !reach.segments.is_empty()) else { return Ok(None) };
+        let name = backup.name.as_str();
+        let Some(archived_at) = self.archived_at(name, reach).await? else { return Ok(None) };
+        let given = plan.servers.get(&backup.server).and_then(|server| server.bin_dir.clone());
+        let Ok(bin_dir) = programs::of_server(given, major) else { return Ok(Some(End { archived_at, newest: None })) };
+        let folder = Scratch::make(&plan.spool_dir)?;
+        for segment in reach.segments.iter().rev().take(LOOKED_THROUGH_MAX) {
+            let Some((header, raw)) = self.read(name, *segment).await? else { break };
+            let path = folder.0.join(&header.name);
+            std::fs::write(&path, raw).map_err(|error| Error::system(format_args!("cannot write {}", path.display()), &error))?;
+            let newest = newest_transaction(&bin_dir, &path).await?;
+            let _ = std::fs::remove_file(&path);
+            if newest.is_some() {
+                return Ok(Some(End { archived_at, newest }));
+            }
+        }
+        // Nothing at all behind the base backup: as if its end were the newest.
+        let base = self.bases(None).into_iter().find(|base| base.id == way.base);
+        Ok(Some(End { archived_at, newest: base.map(|base| base.physical.stopped_at) }))
+    }
+
+    /// The copy of a base backup that is read: in the store where it has the highest rung, the first of equals.
+    ///
+    /// # Errors
+    /// It is in none of them.
+    pub fn copy(&self, id: &crate::catalog::Id) -> Result<(&Entry, &Name, &Arc<dyn Store>)> {
+        let entry = self.catalog.entries.iter().find(|entry| entry.id == *id);
+        let entry = entry.ok_or_else(|| Error::new(Kind::NotFound, format!("there is no backup {id}")))?;
+        let rung = |name: &Name| entry.rung_in(name.as_str()).filter(|rung| *rung > Rung::Bad);
+        let best = self.stores.iter().rev().filter(|(name, _)| rung(name).is_some()).max_by_key(|(name, _)| rung(name));
+        let (name, store) = best.ok_or_else(|| Error::new(Kind::Damaged, format!("no store has a sound copy of {id}")))?;
+        Ok((entry, name, store))
+    }
+}
+
+/// A folder that goes with this.
+pub struct Scratch(pub PathBuf);
+
+impl Scratch {
+    /// # Errors
+    /// It cannot be made.
+    pub fn make(dir: &Path) -> Result<Self> {
+        let path = dir.join(format!("look.{}", Tag::random().random_part()));
+        let made = std::fs::create_dir_all(&path);
+        made.map_err(|error| {
+            Error::system(format_args!("cannot make {}", path.display()), &error).hint("set spool_dir to a folder of this user")
+        })?;
+        Ok(Scratch(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The newest end of a transaction in a segment.
+async fn newest_transaction(bin_dir: &Path, segment: &Path) -> Result<Option<DateTime<Utc>>> {
+    let host = LocalHost::new(Some(bin_dir.to_owned()));
+    let call = Call {
+        program: "pg_waldump",
+        args: vec!["--rmgr=Transaction".to_owned(), segment.display().to_string()],
+        env: vec![("TZ".to_owned(), "UTC".to_owned())],
+        password: None,
+        tag: Tag::random(),
+        stdin: false,
+    };
+    let mut process = host.start(call).await?;
+    let mut newest = None;
+    let mut lines = BufReader::new(&mut process.stdout).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        newest = newest.max(transaction(&line));
+    }
+    // Its exit says nothing: at the end of a segment a record goes on in the next one.
+    process.running.wait().await?;
+    Ok(newest)
+}
+
+/// The moment in a line of `pg_waldump` about the end of a transaction.
+fn transaction(line: &str) -> Option<DateTime<Utc>> {
+    let (_, rest) = line.split_once("desc: ")?;
+    let (what, rest) = rest.split_once(' ')?;
+    if !(what.starts_with("COMMIT") || what.starts_with("ABORT")) {
+        return None;
+    }
+    // "COMMIT_PREPARED 745: 2026-..." names the transaction first.
+    let start = rest.find(|c: char| c.is_ascii_digit()).map(|_| rest)?;
+    let text = start
+        .split_once(": ")
+        .map_or(start, |(number, after)| if number.bytes().all(|byte| byte.is_ascii_digit()) { after } else { start });
+    let end = text.find(" UTC")?;
+    NaiveDateTime::parse_from_str(&text[..end], "%Y-%m-%d %H:%M:%S%.f").ok().map(|at| at.and_utc())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_pg_waldump() {
+        let head = "rmgr: Transaction len (rec/tot):     34/    34, tx:        745, lsn: 0/03000148, prev 0/03000110, desc: ";
+        for (desc, expected) in [
+            ("COMMIT 2026-01-15 13:30:00.123456 UTC", Some("2026-01-15T13:30:00.123456Z")),
+            ("COMMIT 2026-01-15 13:30:00.000001 UTC; inval msgs: catcache 7 relcache 1249", Some("2026-01-15T13:30:00.000001Z")),
+            ("ABORT 2026-01-15 13:30:00.5 UTC", Some("2026-01-15T13:30:00.5Z")),
+            ("COMMIT_PREPARED 745: 2026-01-15 13:30:00.5 UTC", Some("2026-01-15T13:30:00.5Z")),
+            ("PREPARE gid x: 2026-01-15 13:30:00.5 UTC", None),
+            ("INVALIDATION ; inval msgs", None),
+        ] {
+            assert_eq!(transaction(&format!("{head}{desc}")), expected.map(|at| at.parse().unwrap()), "{desc}");
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Base backups, the log, and moments: what composes their stages.
+
+pub mod archive;
+pub mod base;
+pub mod fetch;
+pub mod look;
+pub mod prune;
+pub mod push;
+pub mod restore;
+pub mod start;
+pub mod status;
+pub mod stream;
+pub mod unpack;

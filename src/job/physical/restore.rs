@@ -1,0 +1,266 @@
+//! A cluster as of a moment: looked for, planned, fetched, and started if that is asked for.
+
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::{Manifest, Physical, Rung, Wanted};
+use crate::config::Plan;
+use crate::config::plan::Backup;
+use crate::config::values::Name;
+use crate::error::{Error, Kind, Result};
+use crate::job::physical::look::{self, Seen};
+use crate::job::physical::start::{self, Started};
+use crate::job::physical::unpack::{Folders, make_durable, make_folder, unpack_all};
+use crate::job::progress::Progress;
+use crate::job::run::find;
+use crate::physical::plan::{Stop, Way, Window, choose, stop};
+use crate::physical::recovery::{self, Reached, Source};
+use crate::physical::target::Target;
+use crate::postgres::programs::parse_version;
+
+/// What somebody asks for.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    pub target: Target,
+    pub data: PathBuf,
+    /// Starts it and waits for the end of its recovery.
+    pub start: bool,
+    pub port: Option<u16>,
+    pub store: Option<String>,
+    pub timeline: Option<u32>,
+    /// Where tablespaces go, by name, OID or the place where they lay.
+    pub tablespaces: Vec<(String, String)>,
+    /// The file that `restore_command` reads.
+    pub config: PathBuf,
+}
+
+/// What was looked at, and the plan.
+pub struct Looked<'a> {
+    pub backup: &'a Backup,
+    seen: Seen,
+    pub way: Way,
+    pub stop: Stop,
+    pub places: Vec<(u32, String)>,
+    pub manifest: Manifest,
+    pub store: Name,
+    /// Of the copy there.
+    pub rung: Option<Rung>,
+}
+
+impl Looked<'_> {
+    fn physical(&self) -> Result<&Physical> {
+        self.manifest.physical.as_ref().ok_or_else(|| Error::new(Kind::Damaged, format!("{} is no base backup", self.manifest.id)))
+    }
+
+    /// Segments of the log that it needs at least.
+    pub fn segments(&self) -> usize {
+        self.way.reach.as_ref().map_or(0, |reach| reach.segments.len())
+    }
+}
+
+/// What was restored.
+#[derive(Debug, Clone)]
+pub struct Restored {
+    pub seconds: f64,
+    /// Of one that was started.
+    pub started: Option<Started>,
+    pub warnings: Vec<String>,
+}
+
+/// Looks for a way to the target, and plans it.
+///
+/// # Errors
+/// There is none, which is told with the windows that there are; or the stores do not answer.
+pub async fn look<'a>(plan: &'a Plan, wanted: &Wanted, asked: &Asked) -> Result<Looked<'a>> {
+    let backup = find(plan, &wanted.backup)?;
+    let only = asked.store.as_ref().map(|store| store.parse::<Name>().map_err(|_| no_store(backup, store))).transpose()?;
+    if let Some(store) = only.as_ref().filter(|store| !backup.stores.contains(store)) {
+        return Err(no_store(backup, store.as_str()));
+    }
+    let seen = look::look(plan, backup, only.as_ref()).await?;
+    let bases = seen.bases(Some(wanted));
+    if bases.is_empty() {
+        // Says why.
+        seen.catalog.find(wanted)?;
+        return Err(Error::new(Kind::NotFound, format!("there is no base backup {wanted}")).hint(format!("pgvigil list {}", wanted.backup)));
+    }
+    let way = match choose(&asked.target, &bases, Some(&seen.archive), asked.timeline) {
+        Ok(way) => way,
+        Err(against) => return Err(refused(&asked.target, &against.join("\n  "), &seen.windows(&wanted.backup).await?)),
+    };
+    let (entry, store, _) = seen.copy(&way.base)?;
+    let (manifest, store, rung) = (entry.manifest.clone(), store.clone(), entry.rung_in(store.as_str()));
+    let major = parse_version(&manifest.server_version).map_or(0, |(major, _)| major);
+    // Only a moment has an end that is not known by names.
+    let end = match asked.target {
+        Target::Time(_) => seen.end_of(plan, backup, &way, major).await?,
+        _ => None,
+    };
+    let stop = match stop(&asked.target, &way, end, seen.archive.segment_bytes) {
+        Ok(stop) => stop,
+        Err(why) => return Err(refused(&asked.target, &why, &seen.windows(&wanted.backup).await?)),
+    };
+    let tablespaces = manifest.physical.as_ref().map(|physical| physical.tablespaces.as_slice()).unwrap_or_default();
+    let places = recovery::places(tablespaces, &asked.tablespaces, &asked.data.display().to_string());
+    let places = places.map_err(|why| Error::new(Kind::Usage, why))?;
+    Ok(Looked { backup, seen, way, stop, places, manifest, store, rung })
+}
+
+fn no_store(backup: &Backup, store: &str) -> Error {
+    let names: Vec<&str> = backup.stores.iter().map(Name::as_str).collect();
+    Error::new(Kind::NotFound, format!("backup {} is in no store {store:?}", backup.name)).hint(format!("it is in {}", names.join(", ")))
+}
+
+fn refused(target: &Target, why: &str, windows: &[Window]) -> Error {
+    let windows: Vec<String> = windows.iter().map(Window::in_words).collect();
+    let hint = match windows.is_empty() {
+        true => "nothing can be restored to any moment yet: make a base backup with pgvigil run".to_owned(),
+        false => format!("any moment can be restored from {}; --latest takes all there is", windows.join(", and from ")),
+    };
+    Error::new(Kind::Refused, format!("{target} cannot be restored: {why}")).hint(hint)
+}
+
+/// Carries a plan out. The folder is made for it, and removed again if it fails before it is whole.
+///
+/// # Errors
+/// The folder is not empty or too small, something is damaged, or PostgreSQL does not come to the target.
+pub async fn restore(plan: &Plan, looked: &Looked<'_>, asked: &Asked, progress: &Progress, cancel: &CancellationToken) -> Result<Restored> {
+    let began = std::time::Instant::now();
+    if asked.start {
+        start::check(plan, looked.backup, &looked.manifest)?;
+    }
+    make_folder(&asked.data)?;
+    let fetched = tokio::select! {
+        fetched = fetch(looked, asked, progress) => fetched,
+        () = cancel.cancelled() => Err(Error::new(Kind::Cancelled, "told to stop")),
+    };
+    if let Err(error) = fetched {
+        remove(&asked.data, &looked.places);
+        return Err(error);
+    }
+    let mut warnings = Vec::new();
+    let started = if asked.start {
+        progress.begin("replaying the log");
+        let started = tokio::select! {
+            started = start::start(plan, looked.backup, &looked.manifest, &asked.data, asked.port) => started?,
+            () = cancel.cancelled() => {
+                start::stop(plan, looked.backup, &looked.manifest, &asked.data).await;
+                return Err(Error::new(Kind::Cancelled, "told to stop; the cluster is there and can be started"));
+            }
+        };
+        if let Err(error) = judge(looked, &started.reached) {
+            start::stop(plan, looked.backup, &looked.manifest, &asked.data).await;
+            return Err(error);
+        }
+        Some(started)
+    } else {
+        None
+    };
+    if !asked.data.join("pg_hba.conf").exists() {
+        warnings.push("the cluster keeps its configuration elsewhere: it has a bare one here".to_owned());
+    }
+    Ok(Restored { seconds: began.elapsed().as_secs_f64(), started, warnings })
+}
+
+/// A folder that is not whole must not be taken for a cluster.
+fn remove(data: &Path, places: &[(u32, String)]) {
+    let folders = std::iter::once(data).chain(places.iter().map(|(_, place)| Path::new(place)));
+    for folder in folders {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let _ = if entry.path().is_dir() { std::fs::remove_dir_all(entry.path()) } else { std::fs::remove_file(entry.path()) };
+        }
+        let _ = std::fs::remove_dir(folder);
+    }
+}
+
+async fn fetch(looked: &Looked<'_>, asked: &Asked, progress: &Progress) -> Result<()> {
+    let physical = looked.physical()?;
+    check_room(&asked.data, physical.cluster_bytes)?;
+    let tablespaces: Vec<(u32, PathBuf)> = looked.places.iter().map(|(oid, place)| (*oid, PathBuf::from(place))).collect();
+    for (_, place) in &tablespaces {
+        make_folder(place)?;
+    }
+    let meter = progress.restart("fetching the base backup", looked.manifest.raw_bytes());
+    let (_, _, store) = looked.seen.copy(&looked.way.base)?;
+    unpack_all(&**store, &looked.way.base, &looked.manifest, &Folders { data: &asked.data, tablespaces: &tablespaces }, &meter).await?;
+    progress.begin("making it durable");
+    let program = std::env::current_exe().map_err(|error| Error::system("cannot find this program", &error))?;
+    let source =
+        Source::Fetch { program: &program, config: &asked.config, backup: looked.backup.name.as_str(), store: asked.store.as_deref() };
+    configure(&asked.data, looked, physical, &source)?;
+    for folder in std::iter::once(asked.data.as_path()).chain(tablespaces.iter().map(|(_, place)| place.as_path())) {
+        make_durable(folder)?;
+    }
+    Ok(())
+}
+
+fn check_room(data: &Path, bytes: u64) -> Result<()> {
+    let room = nix::sys::statvfs::statvfs(data)
+        .map_err(|error| Error::system(format_args!("cannot look at {}", data.display()), &error.into()))?;
+    let available = room.blocks_available() * room.fragment_size();
+    if available < bytes {
+        return Err(Error::new(
+            Kind::Refused,
+            format!("the cluster would not fit into {}: it has {bytes} bytes, and {available} are available", data.display()),
+        )
+        .hint("name a --target-dir on a larger disk"));
+    }
+    Ok(())
+}
+
+/// Writes what PostgreSQL is told.
+fn configure(data: &Path, looked: &Looked<'_>, physical: &Physical, source: &Source<'_>) -> Result<()> {
+    let failed = |error: &std::io::Error| Error::system(format_args!("cannot write into {}", data.display()), error);
+    let auto = data.join("postgresql.auto.conf");
+    let mut text = std::fs::read_to_string(&auto).unwrap_or_default();
+    text.push_str(recovery::NEVER_ARCHIVES);
+    let write = |name: &str, text: &str| std::fs::write(data.join(name), text).map_err(|error| failed(&error));
+    if looked.way.reach.is_some() {
+        text.push_str(&recovery::settings(source, &looked.stop, looked.way.timeline));
+        write("recovery.signal", "")?;
+    }
+    write("postgresql.auto.conf", &text)?;
+    // One from a standby would go on as one.
+    let _ = std::fs::remove_file(data.join("standby.signal"));
+    if !looked.places.is_empty() {
+        write("tablespace_map", &recovery::tablespace_map(&looked.places))?;
+    }
+    if !data.join("postgresql.conf").exists() {
+        write("postgresql.conf", &recovery::bare_conf(&physical.settings))?;
+        write("pg_hba.conf", recovery::BARE_HBA)?;
+        write("pg_ident.conf", "")?;
+    }
+    Ok(())
+}
+
+/// Whether a recovery came where it should: it may end too early without a word.
+fn judge(looked: &Looked<'_>, reached: &Reached) -> Result<()> {
+    let short = |why: String| {
+        Err(Error::new(Kind::Damaged, format!("the recovery ended elsewhere: {why}"))
+            .hint("the cluster is stopped, and there to be looked at; pgvigil wal status names gaps of the archive"))
+    };
+    let Some(reach) = &looked.way.reach else { return Ok(()) };
+    let at = reached.lsn.map_or("an unknown place".to_owned(), |lsn| format!("LSN {lsn}"));
+    match &looked.stop {
+        Stop::At(Target::Latest) | Stop::WithTheLog(_) => {
+            let last = reach.segments.last().map(|segment| segment.start(looked.seen.archive.segment_bytes));
+            if last.zip(reached.lsn).is_some_and(|(last, lsn)| lsn < last) || reached.lsn.is_none() {
+                return short(format!("at {at}, and the log leads to {}", reach.end));
+            }
+            Ok(())
+        }
+        Stop::At(Target::Time(time)) => match reached.stopped_before {
+            Some(before) if before > *time && reached.last_transaction.is_none_or(|last| last <= *time) => Ok(()),
+            Some(before) => short(format!("before the transaction of {}", crate::physical::target::in_utc(before))),
+            None => short(format!("at {at}, before any transaction behind {}", looked_at(*time))),
+        },
+        Stop::At(target) if !reached.at_target => short(format!("at {at}, not at {target}")),
+        Stop::At(_) => Ok(()),
+    }
+}
+
+fn looked_at(time: DateTime<Utc>) -> String {
+    crate::physical::target::in_utc(time)
+}

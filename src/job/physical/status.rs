@@ -1,0 +1,142 @@
+//! How the log of a cluster stands: its windows, its gaps, and what the server has that the archive has not.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use crate::config::Plan;
+use crate::config::file::Wal;
+use crate::config::plan::Backup;
+use crate::error::Result;
+use crate::host::{Tag, clock};
+use crate::job::physical::look::{self, Seen};
+use crate::job::physical::stream::slot_name;
+use crate::physical::lag::{self, ServerLog, Standing};
+use crate::physical::plan::{Window, way};
+use crate::postgres::Server;
+use crate::postgres::quote::literal;
+use crate::wal::{Lsn, Segment};
+
+#[derive(Debug, Serialize)]
+pub struct Status {
+    pub backup: String,
+    pub windows: Vec<Window>,
+    pub gaps: Vec<GapRow>,
+    /// The newest segment in the archive. When it came is the age of what a loss of the server would leave.
+    pub last: Option<Last>,
+    /// `None`: the server did not answer, see `error`.
+    pub server: Option<ServerLog>,
+    pub standing: Option<Standing>,
+    /// Log that is on the server only.
+    pub bytes_behind: Option<u64>,
+    pub problems: Vec<String>,
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct GapRow {
+    pub base: String,
+    pub first: String,
+    pub last: String,
+    pub segments: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Last {
+    pub name: String,
+    pub at: DateTime<Utc>,
+    pub age_seconds: i64,
+    pub end_lsn: Lsn,
+}
+
+/// Looks at stores and server.
+///
+/// # Errors
+/// No store answers.
+pub async fn status(plan: &Plan, backup: &Backup) -> Result<Status> {
+    let seen = look::look(plan, backup, None).await?;
+    let name = backup.name.as_str();
+    let now = clock::now();
+    let last = last(&seen, name, now).await?;
+    let mut status = Status {
+        backup: name.to_owned(),
+        windows: seen.windows(name).await?,
+        gaps: gaps(&seen),
+        last,
+        server: None,
+        standing: None,
+        bytes_behind: None,
+        problems: Vec::new(),
+        error: None,
+    };
+    status.problems.extend(status.gaps.iter().map(|gap| format!("gap of {} segments, from {} to {}", gap.segments, gap.first, gap.last)));
+    if backup.physical.as_ref().is_some_and(|physical| physical.wal.is_none()) {
+        return Ok(status);
+    }
+    match ask(plan, backup).await {
+        Ok(server) => {
+            let archived_to = status.last.as_ref().map(|last| last.end_lsn);
+            let standing = lag::standing(archived_to, server.lsn, seen.archive.segment_bytes);
+            status.problems.extend(lag::problems(&server, standing, status.last.as_ref().map(|last| last.at), now));
+            status.bytes_behind = Some(lag::bytes_behind(archived_to, server.lsn));
+            (status.standing, status.server) = (Some(standing), Some(server));
+        }
+        Err(error) => status.error = Some(error.message),
+    }
+    Ok(status)
+}
+
+async fn last(seen: &Seen, name: &str, now: DateTime<Utc>) -> Result<Option<Last>> {
+    let newest =
+        seen.archive.segments.iter().filter_map(|(timeline, numbers)| Some(Segment { timeline: *timeline, number: *numbers.last()? }));
+    let Some(segment) = newest.max_by_key(|segment| (segment.number, segment.timeline)) else { return Ok(None) };
+    let bytes = seen.archive.segment_bytes;
+    let header = seen.header(name, segment).await?;
+    Ok(header.map(|header| Last {
+        name: segment.name(bytes),
+        at: header.at,
+        age_seconds: (now - header.at).num_seconds().max(0),
+        end_lsn: segment.end(bytes),
+    }))
+}
+
+/// What is missing behind each base backup, once.
+fn gaps(seen: &Seen) -> Vec<GapRow> {
+    let bytes = seen.archive.segment_bytes;
+    let mut found: Vec<GapRow> = Vec::new();
+    for base in seen.bases(None).iter().rev() {
+        let Ok(way) = way(base, Some(&seen.archive), None) else { continue };
+        for gap in way.reach.iter().flat_map(|reach| &reach.gaps) {
+            let first = gap.first.name(bytes);
+            if !found.iter().any(|known| known.first == first) {
+                found.push(GapRow { base: base.id.to_string(), first, last: gap.last.name(bytes), segments: gap.count() });
+            }
+        }
+    }
+    found
+}
+
+async fn ask(plan: &Plan, backup: &Backup) -> Result<ServerLog> {
+    let server = Server::connect(&plan.servers[&backup.server], Tag::random()).await?;
+    let streams = backup.physical.as_ref().is_some_and(|physical| physical.wal == Some(Wal::Stream));
+    let slot = if streams { literal(&slot_name(backup.name.as_str())) } else { "null".to_owned() };
+    // What a role may not look at is no reason to say nothing.
+    let may_look = "(select rolsuper or pg_has_role(oid, 'pg_monitor', 'usage') from pg_roles where rolname = current_user)";
+    let sql = format!(
+        "select json_build_object(
+    'lsn', case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end,
+    'now', clock_timestamp(),
+    'last_archived', a.last_archived_wal, 'last_archived_at', a.last_archived_time,
+    'failed_count', a.failed_count,
+    'last_failed', case when a.last_failed_time > coalesce(a.last_archived_time, '-infinity') then a.last_failed_wal end,
+    'last_failed_at', a.last_failed_time,
+    'archive_timeout', (select setting::bigint from pg_settings where name = 'archive_timeout'),
+    'pg_wal_bytes', case when {may_look} then (select sum(size) from pg_ls_waldir()) end,
+    'waiting', case when {may_look} then (select count(*) from pg_ls_archive_statusdir() where name like '%.ready') end,
+    'slots', (select coalesce(json_agg(json_build_object('name', slot_name, 'active', active, 'restart_lsn', restart_lsn,
+        'retained_bytes', case when pg_is_in_recovery() then null else pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint end,
+        'wal_status', wal_status, 'safe_bytes', safe_wal_size)), '[]')
+        from pg_replication_slots where slot_name = {slot}))
+from pg_stat_archiver a"
+    );
+    server.query(server.maintenance_database(), &sql).await
+}

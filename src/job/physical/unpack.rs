@@ -1,0 +1,182 @@
+//! A base backup out of its store into a folder, every file of it checked.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use nix::libc;
+use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc;
+
+use crate::catalog::{FileEntry, Id, Manifest, Role};
+use crate::error::{Error, Kind, Result, plain_io};
+use crate::pack::codec::Codec;
+use crate::pack::packer::Meter;
+use crate::pack::tar::{self, BACKUP_MANIFEST, Member, Members, Passed, Sums, TarReader};
+use crate::pack::unpacker::unpack;
+use crate::physical::whole::ServerManifest;
+use crate::store::Store;
+use crate::verify::read_back::{HashingReader, compare};
+
+/// A folder for the data directory, and one for each tablespace by its OID.
+pub struct Folders<'a> {
+    pub data: &'a Path,
+    pub tablespaces: &'a [(u32, PathBuf)],
+}
+
+/// Unpacks all archives of a base backup. Each is checked against the hash of its manifest, and each file
+/// in it against PostgreSQL's own manifest.
+///
+/// # Errors
+/// A file is missing, damaged or cut, which is named; the store does not answer; or a folder cannot be
+/// written. What is there then is no cluster.
+pub async fn unpack_all(store: &dyn Store, id: &Id, manifest: &Manifest, into: &Folders<'_>, meter: &Arc<Meter>) -> Result<()> {
+    let damaged = |why: String| {
+        Error::new(Kind::Damaged, format!("{id} is damaged: {why}"))
+            .hint("take another base backup, or another store's copy; pgvigil verify looks at all of it")
+    };
+    let mut archives = Vec::new();
+    for file in manifest.files.iter().filter(|file| file.role == Role::Base) {
+        let oid: Option<u32> = file.name.split('.').next().and_then(|stem| stem.parse().ok());
+        let folder = match oid {
+            None => into.data,
+            Some(oid) => match into.tablespaces.iter().find(|(known, _)| *known == oid) {
+                Some((_, folder)) => folder,
+                None => return Err(damaged(format!("{} is of a tablespace that its manifest does not name", file.name))),
+            },
+        };
+        let passed = unpack_one(store, id, file, folder, meter).await?.map_err(damaged)?;
+        archives.push((oid, passed));
+    }
+    let entry = manifest.files.iter().find(|file| file.role == Role::BackupManifest);
+    let entry = entry.ok_or_else(|| damaged(format!("{BACKUP_MANIFEST} is missing")))?;
+    let server_manifest = read_small(store, id, entry).await?.map_err(damaged)?;
+    let wrong = ServerManifest::parse(&server_manifest).map_or_else(|wrong| vec![wrong], |manifest| manifest.compare(&archives));
+    if !wrong.is_empty() {
+        return Err(damaged(wrong.join("\n  ")));
+    }
+    Ok(())
+}
+
+async fn read_small(store: &dyn Store, id: &Id, file: &FileEntry) -> Result<Result<Vec<u8>, String>> {
+    let (mut reader, hashed) = HashingReader::new(store.read(id, &file.name).await?);
+    let mut bytes = Vec::new();
+    reader
+        .read_to_end(&mut bytes)
+        .await
+        .map_err(|error| Error::new(Kind::Store, format!("cannot read {}: {}", file.name, plain_io(&error))))?;
+    Ok(compare(file, &hashed).map_err(|why| format!("{}: {why}", file.name)).map(|()| bytes))
+}
+
+/// `Err` inside: the archive is damaged.
+async fn unpack_one(store: &dyn Store, id: &Id, file: &FileEntry, folder: &Path, meter: &Arc<Meter>) -> Result<Result<Passed, String>> {
+    let (reader, hashed) = HashingReader::new(store.read(id, &file.name).await?);
+    let (out, mut blocks) = mpsc::channel(4);
+    let unpacked = tokio::spawn(unpack(reader, Codec::of_name(&file.name), out));
+    let mut files = Files { folder: folder.to_owned(), file: None, sums: Sums::default() };
+    let (meter, before) = (Arc::clone(meter), (meter.raw_bytes(), meter.packed_bytes()));
+    let counted = hashed.clone();
+    let written = tokio::task::spawn_blocking(move || {
+        let mut reader = TarReader::default();
+        let mut raw = 0;
+        while let Some(block) = blocks.blocking_recv() {
+            reader.feed(&block, &mut files)?;
+            raw += block.len() as u64;
+            meter.raw.store(before.0 + raw, Ordering::Relaxed);
+            meter.packed.store(before.1 + counted.bytes(), Ordering::Relaxed);
+        }
+        Ok::<_, io::Error>((reader.finish(), files.sums.passed))
+    });
+    let written = written.await.map_err(|error| Error::new(Kind::System, format!("the unpacking was broken off: {error}")))?;
+    let named = |why: String| format!("{}: {why}", file.name);
+    // What the codec says comes first: a damaged block ends the archive early.
+    match unpacked.await.map_err(|error| Error::new(Kind::System, format!("the unpacking was broken off: {error}")))? {
+        Ok(()) => {}
+        Err(error) if error.kind == Kind::Damaged => return Ok(Err(named(error.message))),
+        Err(error) => return Err(error),
+    }
+    let (end, passed) = match written {
+        Ok(written) => written,
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(Err(named(error.to_string()))),
+        Err(error) => return Err(Error::system(format_args!("cannot write into {}", folder.display()), &error)),
+    };
+    Ok(end.and_then(|()| compare(file, &hashed)).map_err(named).map(|()| passed))
+}
+
+/// Writes members below a folder, and takes their checksums.
+struct Files {
+    folder: PathBuf,
+    file: Option<File>,
+    sums: Sums,
+}
+
+impl Members for Files {
+    fn begin(&mut self, member: &Member) -> io::Result<()> {
+        self.sums.begin(member)?;
+        let path = self.folder.join(&member.path);
+        match &member.kind {
+            tar::Kind::Folder => match DirBuilder::new().mode(member.mode | 0o700).create(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+                made => made,
+            },
+            tar::Kind::File => {
+                let file =
+                    OpenOptions::new().write(true).create_new(true).mode(member.mode | 0o600).custom_flags(libc::O_NOFOLLOW).open(&path)?;
+                self.file = Some(file);
+                Ok(())
+            }
+            // Nothing is written through a link, and PostgreSQL makes those of tablespaces by itself.
+            tar::Kind::Link(to) => Err(io::Error::new(io::ErrorKind::InvalidData, format!("it holds a link, {} to {to}", member.path))),
+        }
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.sums.bytes(bytes)?;
+        match &mut self.file {
+            Some(file) => file.write_all(bytes),
+            None => Ok(()),
+        }
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        self.file = None;
+        self.sums.end()
+    }
+}
+
+/// Makes a folder for a cluster, which must not be there or be empty.
+///
+/// # Errors
+/// It is not empty, or cannot be made.
+pub fn make_folder(path: &Path) -> Result<()> {
+    let failed = |error: &io::Error| {
+        Error::system(format_args!("cannot make {}", path.display()), error)
+            .hint("let the owner of state_dir write into the folder above, or name another --target-dir")
+    };
+    match std::fs::read_dir(path) {
+        Ok(mut entries) => {
+            if entries.next().is_some() {
+                return Err(Error::new(Kind::Refused, format!("{} is not empty", path.display()))
+                    .hint("name a folder that is not there yet: nothing is ever restored over another cluster"));
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| failed(&error))?;
+        }
+        Err(error) => return Err(failed(&error)),
+    }
+    // PostgreSQL does not start in a folder that others can read.
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o700)).map_err(|error| failed(&error))
+}
+
+/// Makes all that was written below a folder durable.
+///
+/// # Errors
+/// It is not.
+pub fn make_durable(path: &Path) -> Result<()> {
+    let synced = File::open(path).and_then(|folder| nix::unistd::syncfs(&folder).map_err(Into::into));
+    synced.map_err(|error| Error::system(format_args!("cannot make {} durable", path.display()), &error))
+}

@@ -1,0 +1,158 @@
+//! What the server has written, what has been archived, now -> how much a loss of the server would cost.
+
+use std::fmt;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::wal::Lsn;
+
+/// What a server says of its log.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub struct ServerLog {
+    /// Up to here it has written, by its clock at that moment.
+    pub lsn: Lsn,
+    pub now: DateTime<Utc>,
+    /// Of `pg_stat_archiver`, where the server archives by itself.
+    pub last_archived: Option<String>,
+    pub last_archived_at: Option<DateTime<Utc>>,
+    pub failed_count: i64,
+    pub last_failed: Option<String>,
+    pub last_failed_at: Option<DateTime<Utc>>,
+    /// Seconds after which a segment ends by itself; 0: never.
+    pub archive_timeout: i64,
+    /// In `pg_wal`; `None`: this role may not look.
+    pub pg_wal_bytes: Option<i64>,
+    /// Segments that wait for `archive_command`; `None`: this role may not look.
+    pub waiting: Option<i64>,
+    pub slots: Vec<Slot>,
+}
+
+/// A replication slot, and what it holds back.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub struct Slot {
+    pub name: String,
+    pub active: bool,
+    pub restart_lsn: Option<Lsn>,
+    pub retained_bytes: Option<i64>,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: Option<String>,
+    /// What may still be written before it is lost; `None`: there is no bound, and the disk fills.
+    pub safe_bytes: Option<i64>,
+}
+
+/// How the archive stands to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// All whole segments are archived; the one that is being written is not.
+    Following,
+    /// Whole segments are not archived.
+    Behind,
+    /// Nothing is archived at all.
+    Empty,
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Standing::Following => "follows",
+            Standing::Behind => "is behind",
+            Standing::Empty => "is empty",
+        })
+    }
+}
+
+/// Whole segments that may be under way without anybody being behind.
+const UNDER_WAY: u64 = 2;
+
+/// A server that writes is taken for stuck when nothing came for so long.
+pub const PATIENCE: TimeDelta = TimeDelta::minutes(5);
+
+/// Log that is not in the archive, in bytes.
+pub fn bytes_behind(archived_to: Option<Lsn>, written_to: Lsn) -> u64 {
+    written_to.0.saturating_sub(archived_to.unwrap_or_default().0)
+}
+
+/// Tells an idle server from a stuck archive.
+pub fn standing(archived_to: Option<Lsn>, written_to: Lsn, segment_bytes: u64) -> Standing {
+    match archived_to {
+        None => Standing::Empty,
+        Some(archived) if bytes_behind(Some(archived), written_to) > segment_bytes.saturating_mul(UNDER_WAY) => Standing::Behind,
+        Some(_) => Standing::Following,
+    }
+}
+
+/// What is wrong. `last_at`: when the last segment came into the archive, by our clock.
+pub fn problems(server: &ServerLog, standing: Standing, last_at: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Vec<String> {
+    let mut found = Vec::new();
+    let is_old = last_at.is_none_or(|at| now - at > PATIENCE);
+    match standing {
+        Standing::Behind if is_old => {
+            let since = last_at.map_or("ever".to_owned(), |at| format!("since {}", at.format("%Y-%m-%d %H:%M:%S UTC")));
+            let failed = server.last_failed.as_ref().map(|name| format!("; the server failed to archive {name}")).unwrap_or_default();
+            found.push(format!("the server writes, and nothing came into the archive {since}{failed}"));
+        }
+        Standing::Empty => found.push("the archive is empty".to_owned()),
+        Standing::Behind | Standing::Following => {}
+    }
+    for slot in &server.slots {
+        match slot.wal_status.as_deref() {
+            Some("lost") => found.push(format!("slot {} has lost log that it needs: a gap is certain", slot.name)),
+            Some("unreserved") => found.push(format!("slot {} is about to lose log that it needs", slot.name)),
+            _ => {}
+        }
+        if !slot.active {
+            let bytes = slot.retained_bytes.unwrap_or_default();
+            found.push(format!("nobody reads from slot {}, which holds {bytes} bytes back", slot.name));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MB: u64 = 1 << 20;
+
+    fn server() -> ServerLog {
+        serde_json::from_value(serde_json::json!({
+            "lsn": "0/5000000", "now": "2026-01-15T12:00:00Z", "last_archived": null, "last_archived_at": null, "failed_count": 0,
+            "last_failed": "000000010000000000000005", "last_failed_at": null, "archive_timeout": 0, "pg_wal_bytes": null, "waiting": null, "slots": []
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn an_idle_server_is_not_a_stuck_archive() {
+        let now: DateTime<Utc> = "2026-01-15T12:00:00Z".parse().unwrap();
+        let (long_ago, just_now) = (Some(now - TimeDelta::hours(9)), Some(now - TimeDelta::seconds(5)));
+        // Idle for hours: the open segment is all that is not there.
+        let idle = standing(Some(Lsn(5 * MB)), Lsn(5 * MB + 40), MB);
+        assert_eq!(idle, Standing::Following);
+        assert_eq!(problems(&server(), idle, long_ago, now), [] as [String; 0]);
+        let stuck = standing(Some(Lsn(5 * MB)), Lsn(8 * MB + 40), MB);
+        assert_eq!(stuck, Standing::Behind);
+        assert!(problems(&server(), stuck, long_ago, now)[0].contains("failed to archive 000000010000000000000005"));
+        assert_eq!(problems(&server(), stuck, just_now, now), [] as [String; 0], "a burst is on its way");
+        assert_eq!(problems(&server(), standing(None, Lsn(MB), MB), None, now), ["the archive is empty"]);
+    }
+
+    #[test]
+    fn slots_that_nobody_reads_or_that_have_lost_log() {
+        let now: DateTime<Utc> = "2026-01-15T12:00:00Z".parse().unwrap();
+        let slot = |active, status: &str| Slot {
+            name: "pgvigil_c".into(),
+            active,
+            restart_lsn: None,
+            retained_bytes: Some(77),
+            wal_status: Some(status.into()),
+            safe_bytes: None,
+        };
+        let of = |slot| problems(&ServerLog { slots: vec![slot], ..server() }, Standing::Following, Some(now), now);
+        assert_eq!(of(slot(true, "reserved")), [] as [String; 0]);
+        assert!(of(slot(false, "extended"))[0].contains("holds 77 bytes back"));
+        assert!(of(slot(true, "lost"))[0].contains("a gap is certain"));
+    }
+}

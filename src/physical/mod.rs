@@ -1,0 +1,10 @@
+//! Base backups and moments: what is a whole base backup, which one leads to a moment, what stays.
+//! Pure.
+
+pub mod lag;
+pub mod page;
+pub mod plan;
+pub mod recovery;
+pub mod retain;
+pub mod target;
+pub mod whole;

@@ -1,0 +1,209 @@
+//! What PostgreSQL is told for a recovery, and what its log says of how it ended.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+
+use chrono::{DateTime, NaiveDateTime, Utc};
+
+use super::plan::Stop;
+use crate::catalog::Tablespace;
+use crate::wal::Lsn;
+
+/// How recovery gets its log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source<'a> {
+    /// By `pgvigil wal fetch`, which knows the file and the backup.
+    Fetch { program: &'a Path, config: &'a Path, backup: &'a str, store: Option<&'a str> },
+    /// Out of a folder of the cluster itself, where all of it lies.
+    Beside,
+}
+
+/// The folder of [`Source::Beside`] in the data directory.
+pub const BESIDE: &str = "pgvigil_wal";
+
+/// Lines for `postgresql.auto.conf`.
+pub fn settings(source: &Source<'_>, stop: &Stop, timeline: u32) -> String {
+    let mut text = String::from("# Recovery, by pgvigil. What concerns it has no effect once recovery.signal is gone.\n");
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "{name} = {}", quoted(value));
+    };
+    line("restore_command", &restore_command(source));
+    line("recovery_target_timeline", &timeline.to_string());
+    // The default is to pause, and to wait for somebody.
+    line("recovery_target_action", "promote");
+    if let Stop::At(target) = stop
+        && let Some((name, value)) = target.setting()
+    {
+        line(name, &value);
+    }
+    line("recovery_end_command", &format!("rm -rf pg_wal/pgvigil-ahead {BESIDE}"));
+    text
+}
+
+/// Lines for every restored cluster.
+pub const NEVER_ARCHIVES: &str = "# It must not write into the archive of the cluster that it comes of. Before it takes that one's place,
+# give it an archive of its own, and make a base backup.
+archive_mode = 'off'
+primary_conninfo = ''
+primary_slot_name = ''
+";
+
+fn restore_command(source: &Source<'_>) -> String {
+    match source {
+        Source::Beside => format!("test -f {BESIDE}/%f && cp {BESIDE}/%f \"%p\""),
+        Source::Fetch { program, config, backup, store } => {
+            let mut command = format!("{} --config {} wal fetch --backup {backup}", in_shell(program), in_shell(config));
+            if let Some(store) = store {
+                let _ = write!(command, " --store {store}");
+            }
+            command + " %f \"%p\""
+        }
+    }
+}
+
+/// A path in a command of PostgreSQL: for the shell, and `%` is PostgreSQL's.
+fn in_shell(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', "'\\''").replace('%', "%%"))
+}
+
+/// A value of `postgresql.conf`.
+fn quoted(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+/// `tablespace_map`, by which recovery makes the links.
+pub fn tablespace_map(places: &[(u32, String)]) -> String {
+    let escaped = |path: &str| path.replace('\\', "\\\\").replace('\n', "\\\n").replace('\r', "\\\r");
+    places.iter().map(|(oid, path)| format!("{oid} {}\n", escaped(path))).collect()
+}
+
+/// A `postgresql.conf` for a cluster whose own lies elsewhere, as Debian's do.
+pub fn bare_conf(settings: &BTreeMap<String, String>) -> String {
+    let mut text =
+        String::from("# By pgvigil: the cluster that this comes of keeps its own elsewhere. These are what it must not have less of.\n");
+    for (name, value) in settings.iter().filter(|(_, value)| !value.is_empty()) {
+        let _ = writeln!(text, "{name} = {}", quoted(value));
+    }
+    text
+}
+
+/// A `pg_hba.conf` for the same: only who is the superuser of this machine, by its socket.
+pub const BARE_HBA: &str = "local all all peer\nlocal replication all peer\nhost all all 127.0.0.1/32 scram-sha-256\n";
+
+/// Which folder each tablespace goes to: as it is asked for, else beside the data directory. Never where it
+/// lay: there may be the live one.
+///
+/// # Errors
+/// One is asked for that is not there.
+pub fn places(tablespaces: &[Tablespace], asked: &[(String, String)], data: &str) -> Result<Vec<(u32, String)>, String> {
+    let is_meant = |space: &Tablespace, name: &str| space.name == name || space.location == name || space.oid.to_string() == name;
+    if let Some((name, _)) = asked.iter().find(|(name, _)| !tablespaces.iter().any(|space| is_meant(space, name))) {
+        let names: Vec<&str> = tablespaces.iter().map(|space| space.name.as_str()).collect();
+        return Err(format!(
+            "there is no tablespace {name:?} in the base backup; it has {}",
+            if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+        ));
+    }
+    let place = |space: &Tablespace| {
+        let asked = asked.iter().find(|(name, _)| is_meant(space, name)).map(|(_, path)| path.clone());
+        asked.unwrap_or_else(|| format!("{}_tablespaces/{}", data.trim_end_matches('/'), space.oid))
+    };
+    Ok(tablespaces.iter().map(|space| (space.oid, place(space))).collect())
+}
+
+/// What the log of a recovery says of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Reached {
+    /// The end of the last record that was replayed.
+    pub lsn: Option<Lsn>,
+    /// The last transaction that is in it.
+    pub last_transaction: Option<DateTime<Utc>>,
+    /// The first that is not: recovery stopped before it. `None`: the log ended first.
+    pub stopped_before: Option<DateTime<Utc>>,
+    /// Whether it ended at its target.
+    pub at_target: bool,
+    /// The timeline that it goes on with.
+    pub timeline: Option<u32>,
+}
+
+impl Reached {
+    /// Reads the log of a server that was started for a recovery, with `log_timezone = UTC`.
+    pub fn parse(log: &str) -> Self {
+        let mut reached = Reached::default();
+        for line in log.lines() {
+            let behind = |words: &str| line.split_once(words).map(|(_, rest)| rest);
+            if let Some(rest) = behind("redo done at ") {
+                reached.lsn = rest.split_whitespace().next().and_then(|word| word.parse().ok());
+            }
+            if let Some(rest) = behind("last completed transaction was at log time ") {
+                reached.last_transaction = moment(rest);
+            }
+            if let Some(rest) = behind("recovery stopping before ") {
+                reached.at_target = true;
+                reached.stopped_before = rest.split_once("time ").and_then(|(_, rest)| moment(rest));
+            }
+            reached.at_target |= line.contains("recovery stopping after ");
+            if let Some(rest) = behind("selected new timeline ID: ") {
+                reached.timeline = rest.trim().parse().ok();
+            }
+        }
+        reached
+    }
+}
+
+fn moment(text: &str) -> Option<DateTime<Utc>> {
+    let end = text.find(" UTC")?;
+    NaiveDateTime::parse_from_str(&text[..end], "%Y-%m-%d %H:%M:%S%.f").ok().map(|at| at.and_utc())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::physical::target::Target;
+
+    #[test]
+    fn a_path_with_every_odd_character() {
+        let (program, config) = (Path::new("/opt/it's 100%/pgvigil"), Path::new("/etc/a\\b.toml"));
+        let source = Source::Fetch { program, config, backup: "cluster", store: Some("local") };
+        let text = settings(&source, &Stop::At(Target::Name("o'clock".into())), 3);
+        // For the shell it is one word each, and then a value of PostgreSQL's file.
+        let command = r#"'/opt/it'\''s 100%%/pgvigil' --config '/etc/a\b.toml' wal fetch --backup cluster --store local %f "%p""#;
+        let line = format!("restore_command = '{}'", command.replace('\\', "\\\\").replace('\'', "''"));
+        assert!(text.lines().any(|there| there == line), "{line}: {text}");
+        for line in ["recovery_target_timeline = '3'", "recovery_target_action = 'promote'", "recovery_target_name = 'o''clock'"] {
+            assert!(text.lines().any(|there| there == line), "{line}: {text}");
+        }
+        assert!(!settings(&Source::Beside, &Stop::At(Target::Latest), 1).contains("recovery_target_time "));
+        assert_eq!(tablespace_map(&[(16_400, "/a\\b\nc".into())]), "16400 /a\\\\b\\\nc\n");
+    }
+
+    #[test]
+    fn tablespaces_go_beside_or_where_they_are_asked_to() {
+        let space = Tablespace { oid: 16_400, name: "far".into(), location: "/old/far".into(), bytes: 0 };
+        let of = |asked: &[(&str, &str)]| {
+            let asked: Vec<_> = asked.iter().map(|(from, to)| ((*from).to_owned(), (*to).to_owned())).collect();
+            places(std::slice::from_ref(&space), &asked, "/srv/x/")
+        };
+        assert_eq!(of(&[]), Ok(vec![(16_400, "/srv/x_tablespaces/16400".to_owned())]));
+        for name in ["far", "/old/far", "16400"] {
+            assert_eq!(of(&[(name, "/new")]), Ok(vec![(16_400, "/new".to_owned())]));
+        }
+        assert!(of(&[("near", "/new")]).unwrap_err().contains("it has far"));
+    }
+
+    #[test]
+    fn the_log_of_postgresql() {
+        let log = "2026-01-15 13:31:00.1 UTC LOG:  recovery stopping before commit of transaction 745, time 2026-01-15 13:30:00.25 UTC\n\
+            2026-01-15 13:31:00.1 UTC LOG:  redo done at 0/5000060 system usage: CPU: user: 0.00 s\n\
+            2026-01-15 13:31:00.1 UTC LOG:  last completed transaction was at log time 2026-01-15 13:29:59.5 UTC\n\
+            2026-01-15 13:31:00.1 UTC LOG:  selected new timeline ID: 2\n";
+        let reached = Reached::parse(log);
+        assert_eq!(reached.lsn, Some(Lsn(0x500_0060)));
+        assert_eq!(reached.last_transaction, "2026-01-15T13:29:59.5Z".parse().ok());
+        assert_eq!(reached.stopped_before, "2026-01-15T13:30:00.25Z".parse().ok());
+        assert_eq!((reached.at_target, reached.timeline), (true, Some(2)));
+        assert!(Reached::parse("LOG:  recovery stopping after WAL location (LSN) \"0/5000060\"").at_target);
+        assert_eq!(Reached::parse("LOG:  database system is ready"), Reached::default());
+    }
+}

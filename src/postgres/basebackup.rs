@@ -1,0 +1,168 @@
+//! What `pg_basebackup` is told, and what a server must be like for it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+
+use super::Server;
+use crate::catalog::Tablespace;
+use crate::error::{Error, Kind, Result};
+use crate::physical::whole::CHECKSUMS;
+use crate::wal::Lsn;
+
+/// What a server says of its cluster.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Cluster {
+    pub system_identifier: String,
+    pub wal_segment_bytes: u64,
+    pub now: DateTime<Utc>,
+    pub next_xid: u64,
+    pub in_recovery: bool,
+    pub may_replicate: bool,
+    pub wal_level: String,
+    pub archive_mode: String,
+    pub archive_command: String,
+    pub archive_library: Option<String>,
+    pub data_checksums: bool,
+    /// Of others, under way.
+    pub base_backups: u32,
+    pub tablespaces: Vec<Tablespace>,
+    /// Of the databases, in all tablespaces; what this role may not look at is left out.
+    pub bytes: u64,
+    pub settings: BTreeMap<String, String>,
+}
+
+/// A moment and a place of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct Standing {
+    pub now: DateTime<Utc>,
+    pub next_xid: u64,
+    /// Up to here the log is on its disk.
+    pub lsn: Lsn,
+}
+
+/// A standby that replays must have no less of the first five; without its libraries a server may not
+/// start, and without the rest it shows other rows.
+/// <https://www.postgresql.org/docs/current/hot-standby.html#HOT-STANDBY-ADMIN>
+const SETTINGS: &str = "'max_connections', 'max_worker_processes', 'max_wal_senders', 'max_prepared_transactions', \
+    'max_locks_per_transaction', 'shared_preload_libraries', 'track_commit_timestamp', 'wal_level'";
+
+impl Cluster {
+    /// Asks a server.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn ask(server: &Server) -> Result<Self> {
+        server.query(server.maintenance_database(), &question()).await
+    }
+
+    /// Whether a base backup can be made, and with an archive that the server feeds.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self, user: &str, by_archive_command: bool) -> Result<()> {
+        let refused = |what: String, hint: &str| Err(Error::new(Kind::Postgres, what).hint(hint));
+        if !self.may_replicate {
+            return refused(format!("role {user} may not replicate"), "ALTER ROLE ... REPLICATION, or use a superuser");
+        }
+        if self.wal_level == "minimal" {
+            return refused(
+                "wal_level is minimal: no base backup can be made".to_owned(),
+                "set wal_level = replica, and start the server anew",
+            );
+        }
+        if by_archive_command && self.archive_mode == "off" {
+            return refused(
+                "archive_mode is off: no log would come into the archive".to_owned(),
+                "set archive_mode = on and archive_command = 'pgvigil wal push %p', and start the server anew; docs/pitr.md has all of it",
+            );
+        }
+        if by_archive_command && self.archive_command.is_empty() && self.archive_library.as_deref().unwrap_or_default().is_empty() {
+            return refused(
+                "archive_command is empty: no log would come into the archive".to_owned(),
+                "set archive_command = 'pgvigil wal push %p'; docs/pitr.md has all of it",
+            );
+        }
+        if self.base_backups > 0 {
+            return Err(Error::new(Kind::Busy, "another base backup of this server is under way")
+                .hint("wait for it: two at once only slow each other"));
+        }
+        Ok(())
+    }
+}
+
+impl Standing {
+    /// Asks a server.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn ask(server: &Server) -> Result<Self> {
+        server.query(server.maintenance_database(), STANDING).await
+    }
+}
+
+/// What `pg_basebackup` is told. Without a folder it writes one archive to stdout.
+pub fn arguments(label: &str, with_wal: bool, folder: Option<&Path>) -> Vec<String> {
+    let pgdata = folder.map_or("-".to_owned(), |folder| folder.display().to_string());
+    let mut args = vec![
+        format!("--pgdata={pgdata}"),
+        "--format=tar".to_owned(),
+        format!("--wal-method={}", if with_wal { "fetch" } else { "none" }),
+        // A spread one takes minutes in which nothing comes.
+        "--checkpoint=fast".to_owned(),
+        "--no-password".to_owned(),
+        format!("--label={label}"),
+        format!("--manifest-checksums={CHECKSUMS}"),
+        // What passes us is made durable where it goes.
+        "--no-sync".to_owned(),
+    ];
+    if folder.is_none() {
+        args.push("--no-estimate-size".to_owned());
+    }
+    args
+}
+
+const STANDING: &str = "select json_build_object(
+    'now', clock_timestamp(),
+    'next_xid', pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
+    'lsn', case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_flush_lsn() end)";
+
+fn question() -> String {
+    format!(
+        "select json_build_object(
+    'system_identifier', (select system_identifier::text from pg_control_system()),
+    'wal_segment_bytes', (select setting::bigint * case unit when '8kB' then 8192 else 1 end from pg_settings where name = 'wal_segment_size'),
+    'now', clock_timestamp(),
+    'next_xid', pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
+    'in_recovery', pg_is_in_recovery(),
+    'may_replicate', (select rolsuper or rolreplication from pg_roles where rolname = current_user),
+    'wal_level', current_setting('wal_level'),
+    'archive_mode', current_setting('archive_mode'),
+    'archive_command', coalesce(nullif(current_setting('archive_command'), '(disabled)'), ''),
+    'archive_library', current_setting('archive_library', true),
+    'data_checksums', current_setting('data_checksums') = 'on',
+    'base_backups', (select count(*) from pg_stat_progress_basebackup),
+    'tablespaces', (select coalesce(json_agg(json_build_object(
+        'oid', oid::bigint, 'name', spcname, 'location', pg_tablespace_location(oid), 'bytes', coalesce(pg_tablespace_size(oid), 0)) order by oid), '[]')
+        from pg_tablespace where spcname not in ('pg_default', 'pg_global')),
+    'bytes', (select coalesce(sum(pg_database_size(oid)), 0)::bigint from pg_database where has_database_privilege(oid, 'connect')),
+    'settings', (select json_object_agg(name, setting) from pg_settings where name in ({SETTINGS})))"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_archive_to_stdout_or_several_into_a_folder() {
+        let args = arguments("x", false, None);
+        for part in ["--pgdata=-", "--format=tar", "--wal-method=none", "--no-estimate-size", "--manifest-checksums=CRC32C"] {
+            assert!(args.iter().any(|arg| arg == part), "{part}: {args:?}");
+        }
+        let args = arguments("x", true, Some(Path::new("/spool/x")));
+        assert!(args.contains(&"--pgdata=/spool/x".to_owned()) && args.contains(&"--wal-method=fetch".to_owned()));
+    }
+}

@@ -1,0 +1,145 @@
+//! A file of the log as it stands in a store: packed, with what it is in front.
+//!
+//! In front stands a skippable frame, which `zstd -d` passes over (RFC 8878, 3.1.2): stock tools unpack
+//! the file, and we know its hash and length before we do.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::error::Result;
+use crate::pack::codec::{self, Codec};
+use crate::pack::packer::hex;
+
+/// The first of the magic numbers of skippable frames.
+const SKIPPABLE: u32 = 0x184D_2A50;
+
+/// No header of ours is longer, in bytes.
+const HEADER_BYTES_MAX: usize = 4096;
+
+/// What stands in front.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// As PostgreSQL names it.
+    pub name: String,
+    /// Before it was packed.
+    pub bytes: u64,
+    /// The same, in hex.
+    pub sha256: String,
+    /// When it was packed, by our clock.
+    pub at: DateTime<Utc>,
+    /// Of the cluster; of a history file there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system_identifier: Option<String>,
+}
+
+impl Header {
+    pub fn of(name: &str, raw: &[u8], at: DateTime<Utc>, system_identifier: Option<u64>) -> Self {
+        Header {
+            name: name.to_owned(),
+            bytes: raw.len() as u64,
+            sha256: hex(&Sha256::digest(raw)),
+            at,
+            system_identifier: system_identifier.map(|id| id.to_string()),
+        }
+    }
+}
+
+/// Packs a file of the log.
+///
+/// # Errors
+/// Memory is out.
+pub fn seal(header: &Header, raw: &Bytes, codec: Codec) -> Result<Bytes> {
+    let head = serde_json::to_vec(header).unwrap_or_default();
+    let mut packed = BytesMut::with_capacity(raw.len() / 2 + head.len() + 8);
+    packed.put_u32_le(SKIPPABLE);
+    packed.put_u32_le(u32::try_from(head.len()).unwrap_or_default());
+    packed.put_slice(&head);
+    let mut rest = raw.clone();
+    while !rest.is_empty() {
+        let block = rest.split_to(codec.block_bytes().min(rest.len()));
+        packed.put_slice(&codec.pack(block)?);
+    }
+    Ok(packed.freeze())
+}
+
+/// What stands in front of a packed file.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn header(packed: &[u8]) -> Result<(Header, &[u8]), String> {
+    let cut = || "it is cut".to_owned();
+    let word = |at: usize| Some(u32::from_le_bytes(packed.get(at..at + 4)?.try_into().ok()?));
+    if word(0).ok_or_else(cut)? != SKIPPABLE {
+        return Err("it does not begin like a file of the log that was packed here".to_owned());
+    }
+    let bytes = word(4).ok_or_else(cut)? as usize;
+    if bytes > HEADER_BYTES_MAX {
+        return Err("its header is too long".to_owned());
+    }
+    let head = packed.get(8..8 + bytes).ok_or_else(cut)?;
+    let header = serde_json::from_slice(head).map_err(|error| format!("its header cannot be read: {error}"))?;
+    Ok((header, &packed[8 + bytes..]))
+}
+
+/// Unpacks a file of the log and checks that it is the one of that name, whole.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn open(name: &str, packed: &[u8]) -> Result<(Header, Vec<u8>), String> {
+    let (header, mut rest) = header(packed)?;
+    if header.name != name {
+        return Err(format!("it is {:?} by its header", header.name));
+    }
+    let mut raw = Vec::with_capacity(usize::try_from(header.bytes).unwrap_or(0).min(1 << 30));
+    while !rest.is_empty() {
+        let (frame, raw_len) = codec::zstd_frame_bytes(rest).ok_or("it is cut, or somebody else packed it")?;
+        let block = rest.get(..frame).ok_or("it is cut")?;
+        raw.extend_from_slice(&codec::unzstd_frame(block, raw_len).map_err(|error| error.message)?);
+        rest = &rest[frame..];
+    }
+    if raw.len() as u64 != header.bytes {
+        return Err(format!("it unpacks to {} bytes; {} were packed", raw.len(), header.bytes));
+    }
+    if hex(&Sha256::digest(&raw)) != header.sha256 {
+        return Err("its sha256 is not the one that was packed".to_owned());
+    }
+    Ok((header, raw))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealed() -> (Bytes, Bytes) {
+        let raw: Bytes = (0..600_000u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
+        let header = Header::of("000000010000000000000003", &raw, DateTime::UNIX_EPOCH, Some(7));
+        let packed = seal(&header, &raw, Codec::Zstd(1)).unwrap();
+        (raw, packed)
+    }
+
+    #[test]
+    fn there_and_back_and_for_stock_tools() {
+        let (raw, packed) = sealed();
+        let (header, back) = open("000000010000000000000003", &packed).unwrap();
+        assert!(back == raw && header.system_identifier.as_deref() == Some("7"));
+        assert!(zstd::decode_all(&packed[..]).unwrap() == raw);
+        assert!(open("000000010000000000000004", &packed).unwrap_err().contains("by its header"));
+        let empty = seal(&Header::of("x", b"", DateTime::UNIX_EPOCH, None), &Bytes::new(), Codec::Zstd(1)).unwrap();
+        assert_eq!(open("x", &empty).unwrap().1, b"");
+    }
+
+    #[test]
+    fn every_cut_and_flip_is_noticed() {
+        let (raw, packed) = sealed();
+        for n in 0..100 {
+            let at = n * 7_919 % packed.len();
+            assert!(open("000000010000000000000003", &packed[..at]).is_err(), "cut at {at}");
+            let mut flipped = packed.to_vec();
+            flipped[at] ^= 1 << (n % 8);
+            // A flip in the time of the header changes no row.
+            assert!(open("000000010000000000000003", &flipped).map_or(true, |(_, back)| back == raw), "flipped at {at}");
+        }
+    }
+}

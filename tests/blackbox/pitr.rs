@@ -1,0 +1,173 @@
+//! Base backups and the log of a cluster: made, archived, read back.
+
+use std::collections::BTreeSet;
+
+use crate::common::{Server, World};
+use crate::pitr_site::Site;
+use crate::support::{self, stock};
+
+#[test]
+fn a_base_backup_with_its_log_in_the_archive() {
+    for (major, compression) in [(15, "zstd"), (18, "gzip")] {
+        let site = Site::archiving(major, &format!("compression = \"{compression}\"\n"));
+        site.sql("create table t as select generate_series(1, 1000) n");
+        let id = site.world.backup("cluster");
+        let manifest = site.world.manifest(&id);
+        assert_eq!(manifest["kind"], "physical");
+        let physical = &manifest["physical"];
+        assert_eq!(physical["timeline"], 1);
+        assert_eq!(physical["system_identifier"], site.sql("select system_identifier from pg_control_system()"));
+        assert!(physical["cluster_files"].as_u64().unwrap() > 500, "{physical}");
+        assert_eq!(physical["settings"]["max_wal_senders"], "10");
+        let ending = if compression == "zstd" { "zst" } else { "gz" };
+        let names: BTreeSet<&str> = manifest["files"].as_array().unwrap().iter().map(|file| file["name"].as_str().unwrap()).collect();
+        assert_eq!(names, BTreeSet::from([&*format!("base.tar.{ending}"), "backup_manifest", "RESTORE.md"]));
+        let list = site.pgvigil(&["--json", "list", "cluster"]).expect(0).json();
+        assert_eq!(list[0]["rung"], "readable", "{list}");
+        // The log that it needs is in the archive: PostgreSQL has waited for it, and so have we.
+        assert!(!site.archived().is_empty());
+        site.pgvigil(&["verify", &id]).expect(0);
+        // Stock tools see what PostgreSQL's own manifest promises.
+        let target = site.world.path("unpacked");
+        std::fs::create_dir(&target).unwrap();
+        let unpack = if compression == "zstd" { "zstd -dc" } else { "gunzip -c" };
+        stock("sh", &["-c", &format!("{unpack} base.tar.{ending} | tar -x -C {}", target.display())], &site.world.folder(&id));
+        assert!(target.join("backup_label").exists() && target.join("global/pg_control").exists());
+        let verify = support::programs(major).join("pg_verifybackup");
+        stock(verify.to_str().unwrap(), &["--no-parse-wal", target.to_str().unwrap()], site.world.path("").as_path());
+    }
+}
+
+#[test]
+fn one_changed_byte_in_a_file_of_the_cluster_is_named() {
+    let site = Site::archiving(15, "compression = \"none\"\n");
+    let id = site.world.backup("cluster");
+    let path = site.world.folder(&id).join("base.tar");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    let ran = site.pgvigil(&["verify", &id]).expect(1);
+    assert!(ran.stderr.contains("base.tar: its sha256 is"), "{ran:#?}");
+    bytes.truncate(middle);
+    std::fs::write(&path, &bytes).unwrap();
+    let ran = site.pgvigil(&["verify", &id]).expect(1);
+    assert!(ran.stderr.contains("base.tar: "), "{ran:#?}");
+}
+
+#[test]
+fn several_tablespaces_go_through_the_spool() {
+    let site = Site::archiving(15, "compression = \"zstd\"\n");
+    let space = site.world.path("restored/space");
+    std::fs::create_dir(&space).unwrap();
+    stock("chown", &["postgres:", space.to_str().unwrap()], site.world.path("").as_path());
+    site.sql(&format!("create tablespace far location '{}'", space.display()));
+    site.sql("create table t tablespace far as select generate_series(1, 10000) n");
+    let id = site.world.backup("cluster");
+    let manifest = site.world.manifest(&id);
+    let spaces = &manifest["physical"]["tablespaces"];
+    assert_eq!(spaces[0]["location"], space.to_str().unwrap());
+    let name = format!("{}.tar.zst", spaces[0]["oid"]);
+    assert!(manifest["files"].as_array().unwrap().iter().any(|file| file["name"] == name.as_str()), "{manifest}");
+    let spool = site.world.path("state/spool");
+    assert_eq!(std::fs::read_dir(spool).unwrap().count(), 0, "nothing is left in the spool");
+    site.pgvigil(&["verify", &id]).expect(0);
+}
+
+#[test]
+fn a_container_by_exec_with_its_log_inside() {
+    let world = World::with(Server::Exec, "[backups.cluster]\nkind = \"physical\"\ncompression = \"zstd\"\n");
+    let id = world.backup("cluster");
+    let manifest = world.manifest(&id);
+    assert_eq!(manifest["physical"]["with_wal"], true);
+    let listed = stock("sh", &["-c", "zstd -dc base.tar.zst | tar -t"], &world.folder(&id));
+    let listed = String::from_utf8(listed).unwrap();
+    assert!(listed.lines().any(|line| line.starts_with("pg_wal/0000000")), "{listed}");
+    world.pgvigil(&["verify", &id]).expect(0);
+}
+
+#[test]
+fn without_an_archive_mode_nothing_is_begun() {
+    let world = World::with(Server::Pg15, "[backups.cluster]\nkind = \"physical\"\nwal = \"archive_command\"\n");
+    let ran = world.pgvigil(&["--json", "run", "cluster"]).expect(1);
+    assert!(ran.json()["error"]["message"].as_str().unwrap().contains("archive_mode is off"), "{ran:#?}");
+    assert_eq!(world.names("cluster"), [] as [&str; 0]);
+}
+
+#[test]
+fn a_push_is_durable_whole_and_the_same_or_refused() {
+    let site = Site::archiving(15, "");
+    site.sql("create table t as select generate_series(1, 1000) n");
+    site.switch();
+    let archived = site.archived();
+    let name = archived[0].strip_suffix(".zst").unwrap();
+    let raw = site.unpacked(&archived[0]);
+    assert_eq!(raw.len(), 16 << 20);
+    let copy = site.world.path("restored").join(name);
+    let push = |bytes: &[u8]| {
+        std::fs::write(&copy, bytes).unwrap();
+        site.pgvigil(&["--config", site.world.path("wal.toml").to_str().unwrap(), "wal", "push", copy.to_str().unwrap()])
+    };
+    // PostgreSQL asks again after a crash: the same is a success, anything else is not.
+    push(&raw).expect(0);
+    let mut other = raw.clone();
+    other[5_000_000] ^= 1;
+    let ran = push(&other).expect(1);
+    assert!(ran.stderr.contains("is in the archive already, with other bytes"), "{ran:#?}");
+    let ran = push(&raw[..10_000_000]).expect(1);
+    assert!(ran.stderr.contains("it has 10000000 bytes"), "{ran:#?}");
+    // Another segment under this name, and another cluster.
+    let mut other = raw.clone();
+    other[8] ^= 1;
+    assert!(push(&other).expect(1).stderr.contains("is not what its name says"));
+    let mut other = raw.clone();
+    other[24] ^= 1;
+    let ran = push(&other).expect(1);
+    assert!(ran.stderr.contains("the archive of cluster is of cluster"), "{ran:#?}");
+    // Whatever was tried, what is in there is what PostgreSQL has archived.
+    assert!(site.unpacked(&archived[0]) == raw);
+}
+
+#[test]
+fn a_fetch_says_not_there_by_nothing_but_that_answer() {
+    let site = Site::archiving(15, "");
+    site.switch();
+    let archived = site.archived();
+    let name = archived[0].strip_suffix(".zst").unwrap();
+    let dest = site.world.path("restored/RECOVERYXLOG");
+    let fetch = |name: &str| site.pgvigil(&["wal", "fetch", name, dest.to_str().unwrap()]);
+    fetch(name).expect(0);
+    assert!(std::fs::read(&dest).unwrap() == site.unpacked(&archived[0]));
+    std::fs::remove_file(&dest).unwrap();
+    fetch("0000000100000000000000FF").expect(1);
+    fetch("00000002.history").expect(1);
+    fetch("000000090000000000000001").expect(1);
+    let in_store = site.world.store().join("cluster/wal/00000001").join(&archived[0]);
+    let packed = std::fs::read(&in_store).unwrap();
+    let broken: [(&str, &dyn Fn() -> Vec<u8>); 2] = [
+        ("cut", &|| packed[..packed.len() / 2].to_vec()),
+        ("flipped", &|| {
+            let mut bytes = packed.clone();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            bytes
+        }),
+    ];
+    for (how, bytes) in broken {
+        std::fs::write(&in_store, bytes()).unwrap();
+        fetch(name).expect(255);
+        assert!(!dest.exists(), "{how}");
+    }
+    std::fs::write(&in_store, &packed).unwrap();
+    // The store is away; the file is faulty; the command line is.
+    let away = site.world.path("away");
+    std::fs::rename(site.world.store(), &away).unwrap();
+    fetch(name).expect(255);
+    std::fs::rename(&away, site.world.store()).unwrap();
+    site.pgvigil(&["wal", "fetch", name]).expect(255);
+    site.pgvigil(&["wal", "fetch", "--no-such-option", name, "x"]).expect(255);
+    site.pgvigil(&["wal", "fetch", "--backup", "nobody", name, dest.to_str().unwrap()]).expect(255);
+    fetch("no-segment").expect(255);
+    std::fs::write(site.world.config(), "nonsense = ").unwrap();
+    fetch(name).expect(255);
+}

@@ -1,0 +1,147 @@
+//! A cluster that archives its log, and a world whose stores belong to the user of the server.
+
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+
+use crate::common::{Ran, World, run};
+use crate::support::{Cluster, stock};
+
+/// A cluster with its world. The program runs as the user of the server wherever it writes.
+pub struct Site {
+    pub cluster: Cluster,
+    pub world: World,
+    pub major: u32,
+}
+
+/// What a server needs beside its defaults so that every segment is archived.
+fn settings(world: &World, more: &str) -> String {
+    format!(
+        "wal_level = replica\narchive_mode = on\narchive_command = '\"{}\" --config \"{}\" wal push \"%p\"'\nmax_wal_senders = 10\n{more}\n",
+        env!("CARGO_BIN_EXE_pgvigil"),
+        world.path("wal.toml").display()
+    )
+}
+
+fn own(path: &Path) {
+    if nix::unistd::Uid::effective().is_root() {
+        let user = nix::unistd::User::from_name("postgres").unwrap().unwrap();
+        chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+    }
+}
+
+impl Site {
+    /// With `archive_command`, and keys of the backup `cluster`.
+    pub fn archiving(major: u32, keys: &str) -> Self {
+        Self::with(major, "", &format!("wal = \"archive_command\"\n{keys}"))
+    }
+
+    /// `more` are lines of postgresql.conf, `keys` those of the backup `cluster`.
+    pub fn with(major: u32, more: &str, keys: &str) -> Self {
+        let world = World::new();
+        std::fs::set_permissions(world.path(""), PermissionsExt::from_mode(0o755)).unwrap();
+        for dir in [world.path("state"), world.store(), world.path("restored")] {
+            std::fs::create_dir(&dir).unwrap();
+            own(&dir);
+        }
+        let cluster = Cluster::start(major, &settings(&world, more), &[]);
+        world.configure(&format!(
+            "[servers.main]\nsocket = \"{}\"\nport = {}\nbin_dir = \"{}\"\npassword = {{ env = \"PGVIGIL_TEST_PASSWORD\" }}\n[backups.cluster]\nkind = \"physical\"\n{keys}",
+            cluster.host(),
+            cluster.port,
+            crate::support::programs(major).display()
+        ));
+        let site = Site { cluster, world, major };
+        // A file of its own for the user of the server: where the log goes, and no secret.
+        std::fs::write(
+            site.world.path("wal.toml"),
+            format!(
+                "[servers.main]\nhost = \"localhost\"\n[stores.local]\npath = \"{}\"\n[backups.cluster]\nkind = \"physical\"\nwal = \"archive_command\"\n",
+                site.world.store().display()
+            ),
+        )
+        .unwrap();
+        site
+    }
+
+    pub fn sql(&self, sql: &str) -> String {
+        let output = run(self.cluster.tool("psql").args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", sql]));
+        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+
+    /// Ends the segment that is written, and waits until the server has archived it.
+    pub fn switch(&self) {
+        let segment = self.sql("select pg_walfile_name(pg_switch_wal())");
+        crate::support::until("the segment is archived", || {
+            self.sql("select coalesce(last_archived_wal, '') from pg_stat_archiver") >= segment
+        });
+    }
+
+    pub fn pgvigil(&self, args: &[&str]) -> Ran {
+        self.world.pgvigil(args)
+    }
+
+    /// Whole segments in the archive, sorted.
+    pub fn archived(&self) -> Vec<String> {
+        let folder = self.world.store().join("cluster/wal/00000001");
+        let mut names: Vec<String> =
+            std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| name.len() == 28 && !name.starts_with('.'));
+        names.sort();
+        names
+    }
+
+    /// The same file, unpacked by a stock tool.
+    pub fn unpacked(&self, name: &str) -> Vec<u8> {
+        stock("zstd", &["-dc", &format!("cluster/wal/00000001/{name}")], &self.world.store())
+    }
+}
+
+/// A cluster that was restored and runs; stopped when it is dropped.
+pub struct Restored {
+    major: u32,
+    dir: std::path::PathBuf,
+    pub answer: serde_json::Value,
+}
+
+impl Site {
+    /// Restores `cluster/latest` (or another ID in `args`) and starts it.
+    #[track_caller]
+    pub fn restore(&self, args: &[&str]) -> Restored {
+        let dir = self.world.path("restored").join(crate::common::unique("at"));
+        let mut all = vec!["--json", "restore"];
+        if !args.first().is_some_and(|arg| arg.starts_with("cluster/")) {
+            all.push("cluster/latest");
+        }
+        all.extend(args);
+        let dir_text = dir.display().to_string();
+        all.extend(["--target-dir", &dir_text, "--start"]);
+        let answer = self.pgvigil(&all).expect(0).json();
+        Restored { major: self.major, dir, answer }
+    }
+}
+
+impl Restored {
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    #[track_caller]
+    pub fn sql(&self, sql: &str) -> String {
+        let connection = self.answer["connection"].as_str().unwrap();
+        let mut psql = std::process::Command::new(crate::support::programs(self.major).join("psql"));
+        psql.env("PGUSER", "postgres").env("PGPASSWORD", crate::common::password());
+        let output = run(psql.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", connection, "-c", sql]));
+        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+}
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        let program = crate::support::programs(self.major).join("pg_ctl");
+        let mut stop = crate::support::postgres_command(program.as_os_str());
+        let _ = run(stop.args(["stop", "-s", "-m", "immediate", "-D"]).arg(&self.dir));
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
