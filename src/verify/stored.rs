@@ -145,7 +145,8 @@ impl<'a> Stored<'a> {
         }
         let spooled = Spooled::make(spool_dir, files.iter().map(|file| file.raw_bytes).sum())?;
         for file in files {
-            let target = spooled.path().join(file.name[within.len()..].trim_end_matches(crate::pack::seal::SUFFIX));
+            let name = &file.name[within.len()..];
+            let target = spooled.path().join(inner_name(name).unwrap_or(name));
             self.lay_out(file, &target).await?;
         }
         Ok(Source::Spooled(spooled))
