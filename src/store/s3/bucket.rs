@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use aws_credential_types::Credentials;
@@ -27,6 +27,13 @@ const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 
 /// How much of an answer is read, in bytes. A page of a listing has half a megabyte.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// How often a server is tried that has not given one answer yet: who looks at a store that is down
+/// must not wait for it as a dump would.
+const TRIES_OF_A_STRANGER: u32 = 3;
 
 /// How long and how often something is tried.
 #[derive(Debug, Clone, Copy)]
@@ -126,6 +133,8 @@ pub struct Bucket {
     patience: Patience,
     /// The section of the file, for hints.
     section: String,
+    /// It has given an answer, whichever.
+    is_known: AtomicBool,
 }
 
 impl Bucket {
@@ -140,7 +149,7 @@ impl Bucket {
             // What is signed is for one host.
             .redirect(redirect::Policy::none())
             .referer(false)
-            .connect_timeout(patience.stall)
+            .connect_timeout(CONNECT.min(patience.stall))
             .user_agent(concat!("pgvigil/", env!("CARGO_PKG_VERSION")));
         // Not every system knows the names below localhost.
         #[cfg(test)]
@@ -163,7 +172,7 @@ impl Bucket {
             Error::new(Kind::System, format!("{section}: TLS cannot be set up here"))
                 .hint("are the system's certificates installed (ca-certificates)?")
         })?;
-        Ok(Bucket { client, address, credentials, patience, section })
+        Ok(Bucket { client, address, credentials, patience, section, is_known: AtomicBool::new(false) })
     }
 
     pub fn patience(&self) -> Patience {
@@ -220,7 +229,8 @@ impl Bucket {
                 Err(failure) => failure,
             };
             tries += 1;
-            if tries >= self.patience.tries || !failure.may_pass() {
+            let tries_max = if self.is_known.load(Ordering::Relaxed) { self.patience.tries } else { TRIES_OF_A_STRANGER };
+            if tries >= tries_max || !failure.may_pass() {
                 return Err(failure);
             }
             let pause = self.patience.pause_after(tries, failure.pause(), random());
@@ -254,6 +264,7 @@ impl Bucket {
                 }
             }
         };
+        self.is_known.store(true, Ordering::Relaxed);
         let status = response.status();
         if status.is_success() {
             return Ok(response);

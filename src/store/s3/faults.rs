@@ -146,11 +146,15 @@ async fn connections_are_cut_on_the_way_back() {
     assert!(proxy.is_done());
 
     // Another object of that name is not the rest of this one.
-    proxy.act("/large.sql ", &[Act::CutAnswer(3_000_000)]);
-    let reader = store.read(&id(LABEL), "large.sql").await.unwrap();
+    proxy.act("GET ", &[Act::CutAnswer(3_000_000), Act::Wait]);
+    let reading = tokio::spawn(all(store.read(&id(LABEL), "large.sql").await.unwrap()));
+    while !proxy.is_done() {
+        tokio::task::yield_now().await;
+    }
     let key = store.place.file(&id(LABEL), "large.sql");
     store.shelf().put_over(&key, Payload::from(text(LARGE_BYTES).slice(1..)), "x").await.unwrap();
-    let error = all(reader).await.unwrap_err().to_string();
+    proxy.release();
+    let error = reading.await.unwrap().unwrap_err().to_string();
     assert!(error.contains("412"), "{error}");
 }
 
