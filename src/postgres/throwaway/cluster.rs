@@ -134,7 +134,7 @@ impl Cluster {
 }
 
 async fn start(place: &Folder, wanted: &Wanted<'_>) -> Result<Process> {
-    let mut args = settings::INITDB.map(str::to_owned).to_vec();
+    let mut args = settings::initdb(wanted.major);
     args.push(format!("--username={}", wanted.superuser()));
     let made = tokio::time::timeout(START_TIMEOUT, initdb(place, args)).await;
     made.map_err(|_| Error::unverifiable(format_args!("initdb did not end within {} s", START_TIMEOUT.as_secs())))??;

@@ -50,7 +50,7 @@ fn recipe(image: String, wanted: &Wanted<'_>) -> containers::Wanted {
     let script = format!(
         "superuser=$1; shift; {FOLDER}; unset PGDATA; \
          initdb -D \"$d/pgvigil\" {} --username=\"$superuser\" && exec postgres -D \"$d/pgvigil\" \"$@\"",
-        settings::INITDB.join(" ")
+        settings::initdb(wanted.major).join(" ")
     );
     let mut command = ["sh", "-c", &script, "pgvigil", wanted.superuser()].map(str::to_owned).to_vec();
     command.extend(settings::postgres(wanted.major, SOCKET_DIR, wanted.preload));

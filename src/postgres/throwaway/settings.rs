@@ -8,9 +8,9 @@ pub const MEMORY_BYTES: i64 = 2 * 1024 * 1024 * 1024;
 /// Of its /dev/shm, where parallel workers meet. It counts towards the cap.
 pub const SHARED_MEMORY_BYTES: i64 = 512 * 1024 * 1024;
 
-/// What `initdb` is told beside the folder and the superuser's name. Everybody who reaches the
-/// socket is the superuser; databases come from template0 with properties of their own.
-pub const INITDB: [&str; 4] = ["--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync"];
+/// What every `initdb` is told. Everybody who reaches the socket is the superuser; databases come from
+/// template0 with properties of their own.
+const INITDB: [&str; 4] = ["--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync"];
 
 /// The memory fits under the cap with four sessions that build indexes at the same time.
 /// <https://www.postgresql.org/docs/current/populate.html>
@@ -47,6 +47,15 @@ const SETTINGS: [(&str, &str); 25] = [
 
 /// Since PostgreSQL 12: new log files are not filled with zeros first, which is as much writing again.
 const NO_ZEROS: (&str, &str) = ("wal_init_zero", "off");
+
+/// Since PostgreSQL 18 pages have checksums where nobody says no: for a disk that keeps them, and every
+/// mark on a row that was read goes into the log with them.
+const NO_CHECKSUMS: &str = "--no-data-checksums";
+
+/// What `initdb` of a major version (0: unknown) is told beside the folder and the superuser's name.
+pub fn initdb(major: u32) -> Vec<String> {
+    INITDB.into_iter().chain((major >= 18).then_some(NO_CHECKSUMS)).map(str::to_owned).collect()
+}
 
 /// What `postgres` of a major version (0: unknown) is told beside the folder.
 pub fn postgres(major: u32, socket_dir: &str, preload: Option<&str>) -> Vec<String> {

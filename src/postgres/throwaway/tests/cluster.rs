@@ -64,6 +64,7 @@ async fn with_the_programs_of_a_newer_version_where_the_own_are_not_here() {
     // A name that initdb refuses.
     works(&drill.server, "postgres").await;
     assert_eq!(drill.server.facts.major(), 18);
+    assert_eq!(ask(&drill.server, "select current_setting('data_checksums')").await, "off");
     drill.remove().await.unwrap();
     let error = Throwaway::local(None, &Wanted { major: 99, ..place.wanted() }).await.err().unwrap();
     assert_eq!(error.kind, Kind::Unverifiable);
