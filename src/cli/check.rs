@@ -8,6 +8,7 @@ use anstyle::AnsiColor;
 use serde::Serialize;
 
 use super::Done;
+use super::check_physical::of_physical;
 use super::output;
 use super::session::{Session, Uses, runtime};
 use crate::alert::email::Mailer;
@@ -42,7 +43,7 @@ enum Level {
 
 /// One thing tried.
 #[derive(Debug, Clone, Serialize)]
-struct Line {
+pub(super) struct Line {
     subject: String,
     ok: bool,
     level: Level,
@@ -58,18 +59,18 @@ impl Line {
         Line { subject: subject.into(), ok: level == Level::Ok, level, message: message.into(), hint, fault: false }
     }
 
-    fn good(subject: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(super) fn good(subject: impl Into<String>, message: impl Into<String>) -> Self {
         Line::new(Level::Ok, subject, message, None)
     }
 
-    fn bad(subject: impl Into<String>, error: &Error) -> Self {
+    pub(super) fn bad(subject: impl Into<String>, error: &Error) -> Self {
         let subject = subject.into();
         // What went wrong with a thing often begins with its name.
         let message = error.message.strip_prefix(&format!("{subject}: ")).unwrap_or(&error.message).to_owned();
         Line::new(Level::Error, subject, message, error.hint.clone())
     }
 
-    fn warning(subject: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(super) fn warning(subject: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) -> Self {
         Line::new(Level::Warning, subject, message, Some(hint.into()))
     }
 }
@@ -266,6 +267,10 @@ const OBSTACLES: &str = "select json_build_object(
 from (select 1) one";
 
 async fn of_backup(backup: &Backup, server: &Server, lines: &mut Vec<Line>) {
+    if backup.physical.is_some() {
+        lines.extend(of_physical(backup, server).await);
+        return;
+    }
     let subject = format!("backup {}", backup.name);
     let databases = match choose(&backup.which, &server.facts.databases, &backup.name) {
         Ok(databases) => databases,

@@ -7,6 +7,7 @@ pub mod args;
 mod bar;
 mod cat;
 mod check;
+mod check_physical;
 mod daemon;
 mod drill;
 mod export;

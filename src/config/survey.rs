@@ -59,8 +59,14 @@ pub fn not_yet(file: &File, examined: &Examined<'_>) -> Vec<NotYet> {
         let stops = Some(Blocked::One(name.clone()));
         note(&key("identity"), backup.identity.is_some(), None);
         let is_physical = backup.kind == Some(BackupKind::Physical);
-        note(&key("incremental"), is_physical && backup.incremental.is_some(), None);
-        note(&key("encrypt_to"), backup.encrypt_to.is_some(), stops.clone());
+        for (name, given) in
+            [("incremental", backup.incremental.is_some()), ("drill", backup.drill.is_some()), ("checks", backup.checks.is_some())]
+        {
+            note(&key(name), is_physical && given, None);
+        }
+        note(&key("encrypt_to"), backup.encrypt_to.is_some() && !is_physical, stops.clone());
+        // Of these the log would not be encrypted.
+        note(&key("encrypt_to"), backup.encrypt_to.is_some() && is_physical, stops.clone());
         note(&key("stores"), backup.stores.as_ref().is_some_and(|stores| stores.len() > 1), stops.clone());
         let named = backup.stores.iter().flatten().chain(file.stores.keys().filter(|_| backup.stores.is_none()));
         for (name, store) in named.filter_map(|name| file.stores.get_key_value(name)) {

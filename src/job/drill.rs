@@ -12,7 +12,7 @@ use crate::host::clock;
 use crate::job::drill_copy::{self, drill_copy};
 use crate::job::progress::Progress;
 use crate::job::run::{Order, find, refuse_not_yet};
-use crate::job::{stores, verify};
+use crate::job::{physical, stores, verify};
 use crate::state::{CopyLock, DRILL, History, Lock, Outcome, State};
 use crate::store::{Store, catalog_of};
 
@@ -99,7 +99,12 @@ async fn drill(
     let started = std::time::Instant::now();
     let id = entry.id.to_string();
     let row = history.begin_drill(backup.name.as_str(), &id, clock::now(), order.slot())?;
-    let found = match drill_copy(plan, backup, &*store, &entry, before, progress, cancel).await {
+    let drilled = if entry.manifest.physical.is_some() {
+        physical::drill::drill(plan, backup, &*store, &entry, before, progress, cancel).await
+    } else {
+        drill_copy(plan, backup, &*store, &entry, before, progress, cancel).await
+    };
+    let found = match drilled {
         Ok(found) => record(&*store, store_name, found).await,
         Err(error) => Err(error),
     };
