@@ -13,6 +13,8 @@ pub const PHYSICAL: &str = "physical";
 /// The folder of a cluster, copied while it was at work, with the log that makes it whole.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Physical {
+    /// The name of its first superuser.
+    pub superuser: String,
     /// Of the cluster: log of another fits no file of this one.
     pub system_identifier: String,
     pub timeline: u32,

@@ -8,6 +8,7 @@ use anstyle::AnsiColor;
 use serde::Serialize;
 
 use super::Done;
+use super::check_physical::of_physical;
 use super::output;
 use super::session::{Session, Uses, runtime};
 use crate::alert::email::Mailer;
@@ -267,6 +268,10 @@ const OBSTACLES: &str = "select json_build_object(
 from (select 1) one";
 
 async fn of_backup(backup: &Backup, server: &Server, lines: &mut Vec<Line>) {
+    if backup.physical.is_some() {
+        lines.extend(of_physical(backup, server).await);
+        return;
+    }
     let subject = format!("backup {}", backup.name);
     let databases = match choose(&backup.which, &server.facts.databases, &backup.name) {
         Ok(databases) => databases,

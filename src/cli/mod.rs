@@ -8,6 +8,7 @@ mod bar;
 mod cat;
 mod check;
 mod check_keys;
+mod check_physical;
 mod daemon;
 mod drill;
 mod export;

@@ -57,6 +57,13 @@ fn carry_out(session: &Session, args: &RestoreArgs) -> Result<Did> {
             .hint("add --yes, or look first with --dry-run"));
     }
     let plan = session.load()?.map_err(|faults| super::session::faults_error(&faults))?;
+    if plan.backups.get(wanted.backup.as_str()).is_some_and(|backup| backup.physical.is_some()) {
+        return Err(Error::new(
+            Kind::Usage,
+            format!("{} is a physical backup: it is restored whole, into a folder of its own", wanted.backup),
+        )
+        .hint("add --target-dir DIR, and --latest or --at TIME"));
+    }
     let of_backup = plan.backups.get(wanted.backup.as_str()).map(|backup| backup.server.to_string());
     let server = args.to_server.clone().or(of_backup);
     let opened = session.open(server.as_deref().map_or(Uses::None, Uses::Server))?;

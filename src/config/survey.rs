@@ -56,8 +56,9 @@ pub fn not_yet(file: &File, examined: &Examined<'_>) -> Vec<NotYet> {
         let key = |key| ["backups", name.as_str(), key];
         let stops = Some(Blocked::One(name.clone()));
         let is_physical = backup.kind == Some(BackupKind::Physical);
-        note(&key("incremental"), is_physical && backup.incremental.is_some(), None);
-        note(&key("encrypt_to"), is_physical && backup.encrypt_to.is_some(), stops.clone());
+        note(&key("incremental"), backup.incremental.is_some() && is_physical, None);
+        // Of these the log would not be encrypted.
+        note(&key("encrypt_to"), backup.encrypt_to.is_some() && is_physical, stops);
     }
     found
 }

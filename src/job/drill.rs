@@ -12,7 +12,7 @@ use crate::host::clock;
 use crate::job::drill_copy::{self, drill_copy};
 use crate::job::progress::Progress;
 use crate::job::run::{Order, find, refuse_not_yet};
-use crate::job::{keys, stores, verify};
+use crate::job::{keys, physical, stores, verify};
 use crate::keys::Identities;
 use crate::state::{CopyLock, DRILL, History, Lock, Outcome, State};
 use crate::store::{Store, catalog_of};
@@ -112,9 +112,13 @@ async fn drill(
     let id = entry.id.to_string();
     let row = history.begin_drill(backup.name.as_str(), &id, clock::now(), order.slot())?;
     let found = async {
-        let keys = keys::of(plan, &entry.manifest, given)?;
-        let stored = Stored { store: &*store, id: &entry.id, manifest: &entry.manifest, keys: &keys };
-        let found = drill_copy(plan, backup, stored, &entry, before, progress, cancel).await?;
+        let found = if entry.manifest.physical.is_some() {
+            physical::drill::drill(plan, backup, &*store, &entry, before, progress, cancel).await?
+        } else {
+            let keys = keys::of(plan, &entry.manifest, given)?;
+            let stored = Stored { store: &*store, id: &entry.id, manifest: &entry.manifest, keys: &keys };
+            drill_copy(plan, backup, stored, &entry, before, progress, cancel).await?
+        };
         record(plan, &*store, store_name, found).await
     };
     let found = found.await;

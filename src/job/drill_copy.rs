@@ -120,7 +120,7 @@ pub async fn sweep(plan: &Plan, state: &State) -> Result<()> {
 }
 
 /// Where local clusters lie, in the spool.
-const FOLDER: &str = "drills";
+pub const FOLDER: &str = "drills";
 
 /// What was found out about a copy.
 #[derive(Default)]

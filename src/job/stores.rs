@@ -69,7 +69,9 @@ pub async fn usage(store: &plan::Store) -> Option<Result<Usage>> {
         StoreKind::Local(path) => Some(assess::usage(path.clone()).await),
         StoreKind::Ssh(at) => {
             let at = at.clone();
-            assess::asked(format!("usage of {}", store.place()), async move { SshStore::new(&at, String::new()).usage().await }).await.transpose()
+            assess::asked(format!("usage of {}", store.place()), async move { SshStore::new(&at, String::new()).usage().await })
+                .await
+                .transpose()
         }
         StoreKind::S3(_) => None,
     }

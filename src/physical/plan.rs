@@ -208,6 +208,7 @@ mod tests {
         Base {
             id: Id { backup: "c".into(), label },
             physical: Physical {
+                superuser: "postgres".into(),
                 system_identifier: "1".into(),
                 timeline,
                 start_lsn: Lsn(segment * MB + 40),

@@ -15,6 +15,7 @@ use crate::wal::Lsn;
 /// What a server says of its cluster.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Cluster {
+    pub superuser: String,
     pub system_identifier: String,
     pub wal_segment_bytes: u64,
     pub now: DateTime<Utc>,
@@ -47,7 +48,7 @@ pub struct Standing {
 /// start, and without the rest it shows other rows.
 /// <https://www.postgresql.org/docs/current/hot-standby.html#HOT-STANDBY-ADMIN>
 const SETTINGS: &str = "'max_connections', 'max_worker_processes', 'max_wal_senders', 'max_prepared_transactions', \
-    'max_locks_per_transaction', 'shared_preload_libraries', 'track_commit_timestamp', 'wal_level'";
+    'max_locks_per_transaction', 'shared_preload_libraries', 'track_commit_timestamp', 'wal_level', 'max_slot_wal_keep_size', 'archive_timeout'";
 
 impl Cluster {
     /// Asks a server.
@@ -133,6 +134,7 @@ fn question() -> String {
     format!(
         "select json_build_object(
     'system_identifier', (select system_identifier::text from pg_control_system()),
+    'superuser', (select rolname from pg_roles where oid = 10),
     'wal_segment_bytes', (select setting::bigint * case unit when '8kB' then 8192 else 1 end from pg_settings where name = 'wal_segment_size'),
     'now', clock_timestamp(),
     'next_xid', pg_snapshot_xmax(pg_current_snapshot())::text::bigint,

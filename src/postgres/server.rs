@@ -380,6 +380,15 @@ impl Server {
         })
     }
 
+    /// Whether it lets this role replicate from here.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn try_replication(&self) -> Result<()> {
+        let args = ["-X", "-w", "-A", "-t", "-q", "-d", "dbname=postgres replication=true", "-c", "IDENTIFY_SYSTEM"];
+        self.output(self.call("psql", args.map(str::to_owned).to_vec()), None).await.map(drop)
+    }
+
     /// Runs a program to its end and returns what it printed.
     async fn output(&self, call: Call, stdin: Option<Vec<u8>>) -> Result<String> {
         let program = call.program;

@@ -186,7 +186,13 @@ impl Objects for LocalStore {
                 return Err(Error::new(Kind::Store, "an object without a name"));
             };
             make_dirs(&root, dir)?;
-            place(&store.partial_file(dir, &name.to_string_lossy()), &target, &bytes)
+            // One name for all who write it: what a killed one left is found without a look at the folder.
+            let partial = dir.join(store.partial(&name.to_string_lossy()));
+            if is_of_dead(&partial) {
+                let _ = std::fs::remove_file(&partial);
+            }
+            let partial = if partial.exists() { store.partial_file(dir, &name.to_string_lossy()) } else { partial };
+            place(&partial, &target, &bytes)
         })
         .await
     }
@@ -234,6 +240,11 @@ impl Objects for LocalStore {
         })
         .await
     }
+}
+
+/// Whether a file under way is nobody's any more: who writes one holds its lock.
+fn is_of_dead(partial: &Path) -> bool {
+    open(partial).is_ok_and(|file| file.try_lock().is_ok())
 }
 
 /// Makes the folders between the root of a store and a folder in it, each durable.

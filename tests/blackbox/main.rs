@@ -52,6 +52,7 @@ mod page;
 mod pings;
 mod pitr;
 mod pitr_restore;
+mod pitr_stream;
 mod restore;
 mod restore_hard;
 mod restore_page;

@@ -211,7 +211,7 @@ fn tablespaces_are_mapped_and_never_laid_where_the_live_ones_are() {
 fn an_option_for_the_other_kind_is_refused() {
     let site = Site::archiving(15, "");
     for (args, words) in [
-        (&["cluster/latest"][..], "--target-dir"),
+        (&["cluster/latest"][..], "is a physical backup"),
         (&["cluster/latest", "--target-dir", "/tmp/x"], "to which moment"),
         (&["cluster/latest", "--latest"], "needs a folder"),
         (&["cluster/latest", "--latest", "--target-dir", "/tmp/x", "--table", "t"], "--table with a physical backup"),

@@ -77,6 +77,7 @@ pub async fn fill(making: &Making<'_>, upload: &mut dyn Upload, server: &Server,
     }
     let (cluster_files, cluster_bytes) = manifest.total();
     let physical = Physical {
+        superuser: cluster.superuser,
         system_identifier: cluster.system_identifier,
         timeline: range.timeline,
         start_lsn: range.start,
@@ -121,6 +122,11 @@ async fn put(upload: &mut dyn Upload, name: &str, bytes: Vec<u8>, role: Role) ->
     Ok(dump::entry(name.to_owned(), packed, None, role))
 }
 
+/// That all of the log was archived is no news.
+fn quiet(server: &Server) -> Server {
+    server.with_setting("client_min_messages", "warning")
+}
+
 /// Lets pg_basebackup run: to stdout, or, where there are tablespaces, by way of the spool.
 async fn take(
     making: &Making<'_>,
@@ -136,7 +142,7 @@ async fn take(
     }
     let name = file_name(making, None);
     let writer = upload.create(&name).await?;
-    let call = server.call("pg_basebackup", arguments(&label, with_wal, None));
+    let call = quiet(server).call("pg_basebackup", arguments(&label, with_wal, None));
     let (packed, seen) = dump::stream(server, call, way(making, "copying the cluster"), writer).await?;
     let mut passed = *seen.tar.unwrap_or_default();
     let manifest = passed.manifest.take().ok_or_else(|| not_whole(format!("{BACKUP_MANIFEST} is missing")))?;
@@ -183,7 +189,7 @@ async fn by_spool(
         .hint("set via = \"network\" on the server, so that pg_basebackup runs here"));
     }
     let spool = Spool::make(&making.plan.spool_dir, making.tag, cluster)?;
-    let call = server.call("pg_basebackup", arguments(label, with_wal, Some(&spool.0)));
+    let call = quiet(server).call("pg_basebackup", arguments(label, with_wal, Some(&spool.0)));
     let meter = making.progress.begin("copying the cluster into the spool");
     dump::into_folder(server, call, &spool.0, making.backup.stall_timeout, &meter).await?;
     let manifest = std::fs::read(spool.0.join(BACKUP_MANIFEST)).map_err(|error| spool.unreadable(BACKUP_MANIFEST, &error))?;

@@ -13,6 +13,7 @@ use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::local::LocalHost;
 use crate::host::{Call, Host, Tag};
+use crate::job::keys;
 use crate::job::physical::{archive, fetch};
 use crate::physical::plan::{Base, End, Way, Window, way};
 use crate::postgres::programs;
@@ -39,7 +40,7 @@ pub struct Seen {
 pub async fn look(plan: &Plan, backup: &Backup, only: Option<&Name>) -> Result<Seen> {
     let stores = fetch::stores(plan, backup, only)?;
     let name = backup.name.as_str();
-    let mut seen = Seen { stores: Vec::new(), catalog: Catalog::default(), archive: Archive::default() };
+    let mut seen = Seen { stores: Vec::new(), catalog: Catalog::trusting(keys::trust(plan)), archive: Archive::default() };
     let mut failed = None;
     for (store_name, store) in stores {
         let looked = async {

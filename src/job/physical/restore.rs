@@ -19,6 +19,7 @@ use crate::physical::plan::{Stop, Way, Window, choose, stop};
 use crate::physical::recovery::{self, Reached, Source};
 use crate::physical::target::Target;
 use crate::postgres::programs::parse_version;
+use crate::wal::Reach;
 
 /// What somebody asks for.
 #[derive(Debug, Clone)]
@@ -150,7 +151,7 @@ pub async fn restore(plan: &Plan, looked: &Looked<'_>, asked: &Asked, progress: 
                 return Err(Error::new(Kind::Cancelled, "told to stop; the cluster is there and can be started"));
             }
         };
-        if let Err(error) = judge(looked, &started.reached) {
+        if let Err(error) = judge(looked.way.reach.as_ref(), &looked.stop, looked.seen.archive.segment_bytes, &started.reached) {
             start::stop(plan, looked.backup, &looked.manifest, &asked.data).await;
             return Err(error);
         }
@@ -236,16 +237,19 @@ fn configure(data: &Path, looked: &Looked<'_>, physical: &Physical, source: &Sou
 }
 
 /// Whether a recovery came where it should: it may end too early without a word.
-fn judge(looked: &Looked<'_>, reached: &Reached) -> Result<()> {
+///
+/// # Errors
+/// It ended elsewhere (`Damaged`).
+pub fn judge(reach: Option<&Reach>, stop: &Stop, segment_bytes: u64, reached: &Reached) -> Result<()> {
     let short = |why: String| {
         Err(Error::new(Kind::Damaged, format!("the recovery ended elsewhere: {why}"))
             .hint("the cluster is stopped, and there to be looked at; pgvigil wal status names gaps of the archive"))
     };
-    let Some(reach) = &looked.way.reach else { return Ok(()) };
+    let Some(reach) = reach else { return Ok(()) };
     let at = reached.lsn.map_or("an unknown place".to_owned(), |lsn| format!("LSN {lsn}"));
-    match &looked.stop {
+    match stop {
         Stop::At(Target::Latest) | Stop::WithTheLog(_) => {
-            let last = reach.segments.last().map(|segment| segment.start(looked.seen.archive.segment_bytes));
+            let last = reach.segments.last().map(|segment| segment.start(segment_bytes));
             if last.zip(reached.lsn).is_some_and(|(last, lsn)| lsn < last) || reached.lsn.is_none() {
                 return short(format!("at {at}, and the log leads to {}", reach.end));
             }

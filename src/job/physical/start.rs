@@ -20,6 +20,12 @@ const SOCKET_FOLDER_BYTES_MAX: usize = 80;
 /// A recovery may take days; who waits may end it by a signal.
 const WAIT_SECS: u32 = 30 * 86_400;
 
+/// Of `postmaster.pid`, counted from 0: `LOCK_FILE_LINE_PM_STATUS` of PostgreSQL.
+const STATUS_LINE: usize = 7;
+
+/// How often it is looked at.
+const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// The ports that are tried.
 const PORTS: std::ops::Range<u16> = 5433..5533;
 
@@ -96,7 +102,10 @@ pub async fn start(plan: &Plan, backup: &Backup, manifest: &Manifest, data: &Pat
         "-o",
         &options.join(" "),
     ];
-    let ended = pg_ctl(plan, backup, manifest, &args).await;
+    let mut ended = pg_ctl(plan, backup, manifest, &args).await;
+    if ended.is_ok() {
+        ended = until_ready(data).await;
+    }
     let text = std::fs::read(&log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     if let Err(error) = ended {
         stop(plan, backup, manifest, data).await;
@@ -104,6 +113,20 @@ pub async fn start(plan: &Plan, backup: &Backup, manifest: &Manifest, data: &Pat
     }
     let host = if by_socket { sockets } else { "127.0.0.1".to_owned() };
     Ok(Started { connection: format!("host={host} port={port} dbname=postgres"), port, reached: Reached::parse(&text) })
+}
+
+/// pg_ctl takes a recovery that has begun for a start. Whether it is over stands in `postmaster.pid`, whose
+/// file goes with the server.
+async fn until_ready(data: &Path) -> Result<()> {
+    loop {
+        let Ok(text) = std::fs::read_to_string(data.join("postmaster.pid")) else {
+            return Err(Error::new(Kind::Postgres, "the server has ended"));
+        };
+        if text.lines().nth(STATUS_LINE).is_some_and(|status| status.trim() == "ready") {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 fn not_started(log: &str, path: &Path, error: &Error) -> Error {

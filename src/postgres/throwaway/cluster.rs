@@ -10,7 +10,7 @@ use std::sync::Arc;
 use nix::unistd::{Gid, Uid, User};
 use tokio::io::AsyncReadExt;
 
-use super::{START_TIMEOUT, Throwaway, Wanted, What, all, left_in, ready, settings};
+use super::{READY, START_TIMEOUT, Throwaway, Wanted, What, all, left_in, not_started, ready, settings};
 use crate::config::plan;
 use crate::error::{Error, Kind, Result};
 use crate::host::local::{Confined, LocalHost};
@@ -65,6 +65,103 @@ impl Throwaway {
             }
         }
     }
+}
+
+/// A folder for a cluster that comes from elsewhere, before its server is started. It must come to an end by
+/// [`Prepared::start`] or [`Prepared::give_up`].
+pub struct Prepared {
+    place: Folder,
+}
+
+impl Prepared {
+    /// Makes the folder, and finds the programs: of the very major version of the source.
+    ///
+    /// # Errors
+    /// The programs are not there, or the folder cannot be made.
+    pub async fn make(source: Option<&plan::Server>, wanted: &Wanted<'_>) -> Result<Self> {
+        let given = source.and_then(|source| source.bin_dir.clone());
+        let major = wanted.major;
+        let chosen = tokio::task::spawn_blocking(move || {
+            let dir = programs::of_server(given, major)?;
+            if programs::major_in(&dir) == Some(major) {
+                return Ok(dir);
+            }
+            Err(Error::unverifiable(format_args!("the cluster is of PostgreSQL {major}, and there are no programs of that version here"))
+                .hint(format!("install postgresql-{major}, or set bin_dir of the server")))
+        });
+        let bin_dir = chosen.await.map_err(|error| Error::new(Kind::System, error.to_string()))??;
+        Ok(Prepared { place: Folder::make(wanted, bin_dir)? })
+    }
+
+    /// The data directory, not there yet.
+    pub fn data(&self) -> PathBuf {
+        self.beside("data")
+    }
+
+    /// A folder beside it, not there yet.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.place.path.join(name)
+    }
+
+    /// Removes it, and hands the reason on.
+    pub async fn give_up(self, error: Error) -> Error {
+        self.place.give_up(error).await
+    }
+
+    /// Starts a server on what was laid there, and waits for the end of its recovery. `its` are the settings
+    /// of the source.
+    ///
+    /// # Errors
+    /// It does not come to that. Nothing is left then.
+    pub async fn start(self, wanted: &Wanted<'_>, its: &std::collections::BTreeMap<String, String>) -> Result<Throwaway> {
+        let place = self.place;
+        let mut process = match begin(&place, wanted, its).await {
+            Ok(process) => process,
+            Err(error) => return Err(place.give_up(error).await),
+        };
+        let log = process.stderr.clone();
+        let is_ready = tokio::select! {
+            biased;
+            () = log.until(READY) => true,
+            _ = process.running.wait() => false,
+        };
+        if !is_ready {
+            return Err(place.give_up(not_started("does not come to the end of its log", &log.text(), wanted.preload)).await);
+        }
+        let reached = Reached::Address(place.path.display().to_string());
+        let host = Arc::new(place.host.clone());
+        match Server::throwaway(host, &place.name(), wanted.superuser, wanted.tag.clone(), reached).await {
+            Ok(server) => Ok(Throwaway { server, made: What::Cluster(Cluster { process, place }) }),
+            Err(error) => {
+                let _ = process.running.stop().await;
+                Err(place.give_up(error).await)
+            }
+        }
+    }
+}
+
+async fn begin(place: &Folder, wanted: &Wanted<'_>, its: &std::collections::BTreeMap<String, String>) -> Result<Process> {
+    let failed = |error: &io::Error| Error::system(format_args!("cannot prepare {}", place.path.display()), error);
+    for (name, text) in [(settings::CONF, ""), (settings::HBA, settings::TRUST), (settings::IDENT, "")] {
+        std::fs::write(place.path.join(name), text).map_err(|error| failed(&error))?;
+    }
+    if let Some((uid, gid)) = place.host.confined.and_then(|confined| confined.account) {
+        give(&place.path, uid, gid).map_err(|error| failed(&error))?;
+    }
+    let mut args = settings::of_another(wanted.major, &place.name(), wanted.preload, its, &place.name());
+    args.extend(["-c".to_owned(), "dynamic_shared_memory_type=mmap".to_owned()]);
+    place.host.start(place.call("postgres", args)).await
+}
+
+/// Gives all of a folder to the account that the server is.
+fn give(path: &Path, uid: Uid, gid: Gid) -> io::Result<()> {
+    std::os::unix::fs::lchown(path, Some(uid.as_raw()), Some(gid.as_raw()))?;
+    if std::fs::symlink_metadata(path)?.is_dir() {
+        for entry in std::fs::read_dir(path)? {
+            give(&entry?.path(), uid, gid)?;
+        }
+    }
+    Ok(())
 }
 
 impl Folder {

@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::host::containers::{self, Made};
 use crate::host::{Tag, Tail};
 use cluster::Cluster;
+pub use cluster::Prepared;
 use databases::Databases;
 
 /// The label of our containers; its value is the owner.

@@ -1,5 +1,7 @@
 //! What a throwaway server is told: fast, for nothing in it has to survive.
 
+use std::collections::BTreeMap;
+
 use super::PORT;
 
 /// The cap on the memory of a drill's container.
@@ -67,6 +69,44 @@ pub fn postgres(major: u32, socket_dir: &str, preload: Option<&str>) -> Vec<Stri
     }
     args
 }
+
+/// The same for a cluster that comes from elsewhere: what its log asks for it must not have less of. `files`
+/// is the folder of a configuration of ours, which stands in the place of its own.
+pub fn of_another(major: u32, socket_dir: &str, preload: Option<&str>, its: &BTreeMap<String, String>, files: &str) -> Vec<String> {
+    let mut args = postgres(major, socket_dir, preload);
+    let mut set = |name: &str, value: &str| args.extend(["-c".to_owned(), format!("{name}={value}")]);
+    for name in NOT_LESS {
+        if let Some(value) = its.get(name) {
+            set(name, value);
+        }
+    }
+    set("wal_level", "replica");
+    // Sessions come when the recovery is over.
+    set("hot_standby", "off");
+    set("log_timezone", "UTC");
+    for (name, file) in [("config_file", CONF), ("hba_file", HBA), ("ident_file", IDENT)] {
+        set(name, &format!("{files}/{file}"));
+    }
+    args
+}
+
+/// Its files.
+pub const CONF: &str = "drill.conf";
+pub const HBA: &str = "drill_hba.conf";
+pub const IDENT: &str = "drill_ident.conf";
+
+/// Who reaches the socket is whoever it says.
+pub const TRUST: &str = "local all all trust\n";
+
+/// <https://www.postgresql.org/docs/current/hot-standby.html#HOT-STANDBY-ADMIN>
+const NOT_LESS: [&str; 6] = [
+    "max_connections",
+    "max_worker_processes",
+    "max_wal_senders",
+    "max_prepared_transactions",
+    "max_locks_per_transaction",
+    "track_commit_timestamp",
+];
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,257 @@
+//! The drill of a base backup: restored into a throwaway cluster of this machine, its log replayed to the
+//! end, its tables and indexes looked through, its checks asked.
+
+use std::path::Path;
+use std::time::Instant;
+
+use tokio::io::AsyncReadExt;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::{DrillFacts, Entry, Physical, Proof, Rung};
+use crate::config::Plan;
+use crate::config::drill::DrillOn;
+use crate::config::plan::Backup;
+use crate::error::{Error, Kind, Result};
+use crate::host::{Tag, clock, failed};
+use crate::job::drill::Drilled;
+use crate::job::drill_copy::FOLDER;
+use crate::job::physical::fetch;
+use crate::job::physical::look::{self, Seen};
+use crate::job::physical::restore::judge;
+use crate::job::physical::unpack::{Folders, make_folder, unpack_all};
+use crate::job::progress::Progress;
+use crate::job::verify::{hash_manifest, round};
+use crate::physical::plan::{Base, Stop, Way, way};
+use crate::physical::recovery::{self, BESIDE, Reached, Source};
+use crate::physical::target::Target;
+use crate::postgres::Server;
+use crate::postgres::programs::parse_version;
+use crate::postgres::throwaway::{Prepared, Throwaway, Wanted};
+use crate::state::State;
+use crate::store::Store;
+use crate::wal::WalName;
+
+/// What was found out.
+#[derive(Default)]
+struct Findings {
+    errors: Vec<String>,
+    notes: Vec<String>,
+    /// Why something could not be looked at.
+    unverified: Vec<String>,
+    restore_seconds: Option<f64>,
+    /// Tables and indexes were looked through.
+    looked_through: bool,
+}
+
+/// Drills a base backup. The caller holds the lock of drills and the copy, and writes the proof.
+///
+/// # Errors
+/// Nothing was found out about it.
+pub async fn drill(
+    plan: &Plan,
+    backup: &Backup,
+    store: &dyn Store,
+    entry: &Entry,
+    before: Rung,
+    progress: &Progress,
+    cancel: &CancellationToken,
+) -> Result<Drilled> {
+    let started = Instant::now();
+    if *backup.drill_on() != DrillOn::Local {
+        return Err(Error::unverifiable("a base backup is drilled on this machine")
+            .hint("set drill = { on = \"local\" }, and install the server's version of PostgreSQL here"));
+    }
+    let (manifest_sha256, changed) = hash_manifest(plan, store, &entry.id).await?;
+    let mut found = Findings { errors: changed.into_iter().collect(), ..Findings::default() };
+    if found.errors.is_empty() {
+        let tried = tokio::select! {
+            tried = tried(plan, backup, store, entry, &mut found, progress) => tried,
+            () = cancel.cancelled() => Err(Error::new(Kind::Cancelled, "told to stop")),
+        };
+        match tried {
+            Ok(()) => {}
+            // The copy is to blame, or its log.
+            Err(error) if error.kind == Kind::Damaged => found.errors.push(error.message),
+            Err(error) => return Err(error),
+        }
+    }
+    let rung = match (found.errors.is_empty(), found.unverified.is_empty()) {
+        (false, _) => Rung::Bad,
+        (true, false) => before,
+        (true, true) if found.looked_through => Rung::Matched,
+        (true, true) => Rung::Restored,
+    };
+    let total_seconds = round(started.elapsed().as_secs_f64());
+    let manifest = &entry.manifest;
+    let drill = found.restore_seconds.map(|seconds| DrillFacts {
+        on: backup.drill_on().to_string(),
+        restore_seconds: round(seconds),
+        total_seconds,
+        bytes: manifest.bytes(),
+        raw_bytes: manifest.raw_bytes(),
+        #[expect(clippy::cast_precision_loss, reason = "a rate is read by people")]
+        bytes_per_second: round(manifest.raw_bytes() as f64 / seconds.max(0.001)),
+        compared: None,
+    });
+    found.notes.extend(found.unverified.iter().cloned());
+    let proof = Proof {
+        at: clock::now(),
+        rung,
+        by: Proof::BY_DRILL.to_owned(),
+        bytes: manifest.bytes(),
+        seconds: total_seconds,
+        manifest_sha256: Some(manifest_sha256),
+        errors: found.errors,
+        notes: found.notes,
+        drill,
+        generator: crate::GENERATOR.to_owned(),
+    };
+    Ok(Drilled { id: entry.id.clone(), proof, unverified: found.unverified })
+}
+
+async fn tried(plan: &Plan, backup: &Backup, store: &dyn Store, entry: &Entry, found: &mut Findings, progress: &Progress) -> Result<()> {
+    let physical = entry.manifest.physical.as_ref().ok_or_else(|| Error::new(Kind::Damaged, format!("{} is no base backup", entry.id)))?;
+    let state = State::open(&plan.state_dir)?;
+    let tag = Tag::random();
+    let folder = plan.spool_dir.join(FOLDER);
+    let wanted = Wanted {
+        major: parse_version(&entry.manifest.server_version).map_or(0, |(major, _)| major),
+        superuser: &physical.superuser,
+        preload: physical.settings.get("shared_preload_libraries").map(String::as_str),
+        tag: tag.clone(),
+        owner: state.owner(),
+        folder: &folder,
+    };
+    let began = Instant::now();
+    let prepared = Prepared::make(plan.servers.get(&backup.server), &wanted).await?;
+    let seen = look::look(plan, backup, None).await?;
+    let filled = fill(backup, &seen, store, entry, physical, &prepared, progress).await;
+    let way = match filled {
+        Ok(way) => way,
+        Err(error) => return Err(prepared.give_up(error).await),
+    };
+    progress.begin("replaying the log");
+    let throwaway = prepared.start(&wanted, &physical.settings).await?;
+    found.restore_seconds = Some(began.elapsed().as_secs_f64());
+    let reached = Reached::parse(&throwaway.log());
+    let looked = look_through(backup, &throwaway.server.clone(), &reached, &way, &seen, found, progress).await;
+    progress.begin("removing the throwaway server");
+    if let Err(left) = throwaway.remove().await {
+        found.notes.push(format!("something of the drill is left, and is swept before the next: {}", left.message));
+    }
+    looked
+}
+
+/// The cluster, its log beside it, and what PostgreSQL is told.
+async fn fill(
+    backup: &Backup,
+    seen: &Seen,
+    store: &dyn Store,
+    entry: &Entry,
+    physical: &Physical,
+    prepared: &Prepared,
+    progress: &Progress,
+) -> Result<Way> {
+    let damaged = |why: String| Error::new(Kind::Damaged, why);
+    let base = Base { id: entry.id.clone(), physical: physical.clone() };
+    let way = way(&base, Some(&seen.archive), None).map_err(damaged)?;
+    let data = prepared.data();
+    make_folder(&data)?;
+    let places: Vec<(u32, std::path::PathBuf)> =
+        physical.tablespaces.iter().map(|space| (space.oid, prepared.beside(&space.oid.to_string()))).collect();
+    for (_, place) in &places {
+        make_folder(place)?;
+    }
+    let meter = progress.restart("fetching the base backup", entry.manifest.raw_bytes());
+    unpack_all(store, &entry.id, &entry.manifest, &Folders { data: &data, tablespaces: &places }, &meter).await?;
+    let failed = |error: &std::io::Error| Error::system(format_args!("cannot write into {}", data.display()), error);
+    let write = |name: &str, text: &str| std::fs::write(data.join(name), text).map_err(|error| failed(&error));
+    if !places.is_empty() {
+        let inside: Vec<(u32, String)> = places.iter().map(|(oid, place)| (*oid, place.display().to_string())).collect();
+        write("tablespace_map", &recovery::tablespace_map(&inside))?;
+    }
+    // What the live one was told beside its file has no place here.
+    let mut text = recovery::NEVER_ARCHIVES.to_owned();
+    if let Some(reach) = &way.reach {
+        progress.begin("fetching its log");
+        let folder = data.join(BESIDE);
+        std::fs::create_dir(&folder).map_err(|error| failed(&error))?;
+        let bytes = seen.archive.segment_bytes;
+        for segment in &reach.segments {
+            lay(backup, seen, &segment.name(bytes), &folder).await?;
+        }
+        if way.timeline > 1 {
+            lay(backup, seen, &format!("{:08X}.history", way.timeline), &folder).await?;
+        }
+        text.push_str(&recovery::settings(&Source::Beside, &Stop::At(Target::Latest), way.timeline));
+        write("recovery.signal", "")?;
+    }
+    write("postgresql.auto.conf", &text)?;
+    let _ = std::fs::remove_file(data.join("standby.signal"));
+    Ok(way)
+}
+
+/// Puts a file of the log beside the cluster.
+async fn lay(backup: &Backup, seen: &Seen, name: &str, folder: &Path) -> Result<()> {
+    let gone = || Error::new(Kind::Damaged, format!("{name} is not in the archive"));
+    let parsed = WalName::parse(name).ok_or_else(gone)?;
+    let raw = fetch::read(&seen.stores, backup.name.as_str(), name, parsed).await?.ok_or_else(gone)?;
+    let path = folder.join(name);
+    std::fs::write(&path, raw).map_err(|error| Error::system(format_args!("cannot write {}", path.display()), &error))
+}
+
+/// Whether it came to the end of the log, and is sound.
+async fn look_through(
+    backup: &Backup,
+    server: &Server,
+    reached: &Reached,
+    way: &Way,
+    seen: &Seen,
+    found: &mut Findings,
+    progress: &Progress,
+) -> Result<()> {
+    judge(way.reach.as_ref(), &Stop::At(Target::Latest), seen.archive.segment_bytes, reached)?;
+    if let Some(lsn) = reached.lsn {
+        found.notes.push(format!("replayed to LSN {lsn}"));
+    }
+    for gap in way.reach.iter().flat_map(|reach| &reach.gaps) {
+        found.unverified.push(format!("the log behind it is not whole: {}", gap.in_words(seen.archive.segment_bytes)));
+    }
+    progress.begin("looking through tables and indexes");
+    match amcheck(server).await {
+        Ok(None) => found.looked_through = true,
+        Ok(Some(wrong)) => found.errors.push(wrong),
+        Err(error) => found.unverified.push(error.message),
+    }
+    for (name, query) in &backup.checks {
+        let passed: Result<serde_json::Value> = server.query(server.maintenance_database(), &format!("select to_json(({query}))")).await;
+        match passed {
+            Ok(serde_json::Value::Bool(true)) => {}
+            Ok(other) => found.errors.push(format!("check {name}: {other}, not true")),
+            Err(error) => found.errors.push(format!("check {name}: {}", error.message)),
+        }
+    }
+    Ok(())
+}
+
+/// What pg_amcheck finds. `None`: nothing.
+async fn amcheck(server: &Server) -> Result<Option<String>> {
+    let args = ["--all", "--install-missing", "--no-password", "--quiet"].map(str::to_owned).to_vec();
+    let mut process = server.host().start(server.call("pg_amcheck", args)).await?;
+    let mut said = Vec::new();
+    let _ = (&mut process.stdout).take(64 * 1024).read_to_end(&mut said).await;
+    let _ = tokio::io::copy(&mut process.stdout, &mut tokio::io::sink()).await;
+    let exit = process.running.wait().await?;
+    match exit {
+        crate::host::Exit::Code(0) => Ok(None),
+        // It ran, and found something.
+        crate::host::Exit::Code(2) => {
+            let said = crate::host::printable(&String::from_utf8_lossy(&said));
+            let first: Vec<&str> = said.lines().take(6).collect();
+            Ok(Some(format!("pg_amcheck finds corruption:\n  {}", first.join("\n  "))))
+        }
+        exit => {
+            Err(failed(Kind::Unverifiable, "pg_amcheck", exit, &process.stderr.text()).context("cannot look through tables and indexes"))
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The log received by the daemon or by a run, kept as long as a base backup needs it, and looked at.
+
+use crate::common::daemon::Daemon;
+use crate::pitr_site::Site;
+use crate::support::until;
+
+const STREAM: &str = "wal = \"stream\"\ncompression = \"zstd\"\n";
+
+/// A site whose server does not archive by itself.
+fn streaming(major: u32, keys: &str) -> Site {
+    Site::with(major, "archive_mode = off", &format!("{STREAM}{keys}"))
+}
+
+fn rows(site: &Site, from: u32, to: u32) {
+    site.sql(&format!("insert into t select generate_series({from}, {to})"));
+    site.sql("select pg_switch_wal()");
+}
+
+#[test]
+fn the_daemon_receives_across_restarts_of_the_server_and_of_itself() {
+    for major in [15, 18] {
+        let site = streaming(major, "");
+        site.sql("create table t (n int)");
+        let daemon = Daemon::start(&site.world);
+        daemon.wait_for_line("receiving the log");
+        let id = site.world.backup("cluster");
+        rows(&site, 1, 1000);
+        // pg_receivewal dies: it is begun again, and nothing is lost.
+        site.sql("select pg_terminate_backend(pid) from pg_stat_replication");
+        rows(&site, 1001, 2000);
+        daemon.wait_for_line("the log is not received");
+        drop(daemon);
+        rows(&site, 2001, 3000);
+        let _daemon = Daemon::start(&site.world);
+        let last = site.sql("select pg_walfile_name(pg_switch_wal())");
+        rows(&site, 3001, 3001);
+        until("all of it has come", || site.archived().iter().any(|name| name.starts_with(&last)));
+        let status = site.pgvigil(&["--json", "wal", "status"]).expect(0).json();
+        assert_eq!(status[0]["windows"].as_array().unwrap().len(), 1, "{status}");
+        assert_eq!(status[0]["gaps"], serde_json::json!([]), "{status}");
+        assert_eq!(status[0]["server"]["slots"][0]["active"], true, "{status}");
+        let restored = site.restore(&[&*id, "--latest"]);
+        assert!(restored.sql("select count(*) from t").parse::<u32>().unwrap() >= 3000);
+        // Only the newest whole one waits in the spool; pg_receivewal goes on behind it.
+        let spool = site.world.path("state/spool/wal/cluster");
+        until("the spool is empty", || {
+            let names = std::fs::read_dir(&spool).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            names.filter(|name| name.len() == 24).count() <= 1
+        });
+    }
+}
+
+#[test]
+fn a_run_without_a_daemon_receives_what_it_needs() {
+    let site = streaming(15, "");
+    let id = site.world.backup("cluster");
+    assert_eq!(site.world.manifest(&id)["physical"]["with_wal"], false);
+    assert!(!site.archived().is_empty());
+    site.restore(&["--latest"]).sql("select 1");
+}
+
+#[test]
+fn a_store_that_is_away_lets_the_log_wait() {
+    let site = Site::archiving(15, "compression = \"zstd\"\n");
+    site.sql("create table t (n int)");
+    site.world.backup("cluster");
+    let (store, away) = (site.world.store(), site.world.path("away"));
+    std::fs::rename(&store, &away).unwrap();
+    // Nobody but the owner of the world may make it anew.
+    for n in 0..4 {
+        rows(&site, n * 100, n * 100 + 99);
+    }
+    until("the server has failed to archive", || site.sql("select failed_count > 0 from pg_stat_archiver") == "t");
+    std::fs::rename(&away, &store).unwrap();
+    site.switch();
+    let status = site.pgvigil(&["--json", "wal", "status"]).json();
+    assert_eq!(status[0]["gaps"], serde_json::json!([]), "{status}");
+    assert_eq!(site.restore(&["--latest"]).sql("select count(*) from t"), "400");
+}
+
+#[test]
+fn a_gap_is_shown_with_its_bounds() {
+    let site = Site::archiving(15, "compression = \"zstd\"\n");
+    site.sql("create table t (n int)");
+    site.world.backup("cluster");
+    for n in 0..5 {
+        rows(&site, n, n);
+        site.switch();
+    }
+    let archived = site.archived();
+    let lost = &archived[archived.len() - 3];
+    std::fs::remove_file(site.world.store().join("cluster/wal/00000001").join(lost)).unwrap();
+    let ran = site.pgvigil(&["--json", "wal", "status"]).expect(3);
+    let gap = &ran.json()[0]["gaps"][0];
+    assert_eq!((gap["first"].as_str(), gap["segments"].as_u64()), (lost.strip_suffix(".zst"), Some(1)));
+    assert!(site.pgvigil(&["wal", "status"]).expect(3).stdout.contains(lost.strip_suffix(".zst").unwrap()));
+}
+
+#[test]
+fn the_log_goes_with_the_last_base_backup_that_needs_it() {
+    let site = Site::archiving(15, "compression = \"zstd\"\nkeep = { base_backups = 2 }\n");
+    site.sql("create table t (n int)");
+    let mut ids = Vec::new();
+    for n in 0..4 {
+        ids.push(site.world.backup("cluster"));
+        rows(&site, n, n);
+        site.switch();
+    }
+    let list = site.pgvigil(&["--json", "list", "cluster"]).expect(0).json();
+    let left: Vec<&str> = list.as_array().unwrap().iter().map(|entry| entry["id"].as_str().unwrap()).collect();
+    assert_eq!(left, [&*ids[3], &*ids[2]]);
+    let first = site.archived()[0].clone();
+    let needed = site.world.manifest(&ids[2])["physical"]["start_lsn"].as_str().unwrap().to_owned();
+    assert_eq!(first.strip_suffix(".zst"), Some(site.sql(&format!("select pg_walfile_name('{needed}')")).as_str()));
+    let plan = site.pgvigil(&["--json", "prune", "cluster", "--dry-run"]).expect(0).json();
+    assert_eq!(plan["kept"][1]["reasons"], serde_json::json!(["base backup 2"]), "{plan}");
+    // Both can still be restored.
+    assert_eq!(site.restore(&[&*ids[2], "--latest"]).sql("select count(*) from t"), "4");
+}
+
+#[test]
+fn a_promoted_timeline_is_followed_and_the_old_one_can_be_asked_for() {
+    let site = Site::archiving(15, "compression = \"zstd\"\n");
+    site.sql("create table t (n int)");
+    site.world.backup("cluster");
+    rows(&site, 1, 10);
+    site.switch();
+    // The cluster itself, from its archive, goes on as its successor: on timeline 2, into the same archive.
+    let restored = site.restore(&["--latest"]);
+    let wal = restored.dir().join("pg_wal");
+    restored.sql("insert into t select generate_series(11, 30)");
+    let segment = restored.sql("select pg_walfile_name(pg_switch_wal())");
+    assert!(segment.starts_with("00000002"), "{segment}");
+    let push = |name: &str| {
+        let path = wal.join(name);
+        site.pgvigil(&["--config", site.world.path("wal.toml").to_str().unwrap(), "wal", "push", path.to_str().unwrap()]).expect(0);
+    };
+    push("00000002.history");
+    push(&segment);
+    // The old one has gone on by itself.
+    rows(&site, 101, 105);
+    site.switch();
+    assert_eq!(site.restore(&["--latest"]).sql("select count(*) from t"), "30");
+    assert_eq!(site.restore(&["--latest", "--timeline", "1"]).sql("select count(*) from t"), "15");
+}
+
+#[test]
+fn a_push_killed_at_any_system_call_leaves_nothing_that_blocks_the_next() {
+    let site = Site::archiving(15, "");
+    site.switch();
+    let name = site.archived()[0].strip_suffix(".zst").unwrap().to_owned();
+    let raw = site.unpacked(&format!("{name}.zst"));
+    let segment = site.world.path("restored").join(&name);
+    std::fs::write(&segment, &raw).unwrap();
+    let in_store = site.world.store().join(format!("cluster/wal/00000001/{name}.zst"));
+    let config = site.world.path("wal.toml");
+    for (call, count) in [("openat", 14), ("write", 4), ("fsync", 3), ("renameat2", 1), ("mkdir", 1), ("close", 10)] {
+        for nth in 1..=count {
+            let _ = std::fs::remove_file(&in_store);
+            let mut killed = std::process::Command::new("strace");
+            killed.args([
+                "-f",
+                "-qq",
+                "-o",
+                "/dev/null",
+                "-e",
+                &format!("trace={call}"),
+                "-e",
+                &format!("inject={call}:signal=SIGKILL:when={nth}"),
+            ]);
+            killed.arg(env!("CARGO_BIN_EXE_pgvigil")).arg("--config").arg(&config).args(["wal", "push"]).arg(&segment);
+            let _ = crate::common::run(&mut killed);
+            // The server asks again: what is there then is whole, whoever put it there.
+            site.pgvigil(&["--config", config.to_str().unwrap(), "wal", "push", segment.to_str().unwrap()]).expect(0);
+            assert!(site.unpacked(&format!("{name}.zst")) == raw, "{call} {nth}");
+        }
+    }
+    let left = std::fs::read_dir(in_store.parent().unwrap()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let left: Vec<String> = left.filter(|name| name.starts_with('.')).collect();
+    assert!(left.len() <= 1, "what dead pushes left was not removed: {left:?}");
+}
+
+#[test]
+fn a_drill_replays_all_and_looks_through_it() {
+    for major in [15, 18] {
+        let site = Site::archiving(major, "compression = \"zstd\"\nchecks = { ten = \"select count(*) = 10 from t\" }\n");
+        site.sql("create table t (n int primary key)");
+        let id = site.world.backup("cluster");
+        rows(&site, 1, 10);
+        site.switch();
+        let answer = site.pgvigil(&["--json", "verify", &id, "--drill"]).expect(0).json();
+        assert_eq!(answer["rung"], "matched", "{answer}");
+        // What came behind the base backup is seen, too.
+        rows(&site, 11, 11);
+        site.switch();
+        let ran = site.pgvigil(&["--json", "verify", &id, "--drill"]).expect(1);
+        assert!(ran.json()["error"]["message"].as_str().unwrap().contains("check ten: false"), "{ran:#?}");
+        // A segment that is cut is named.
+        site.sql("delete from t where n = 11");
+        site.switch();
+        let last = site.archived().pop().unwrap();
+        let path = site.world.store().join("cluster/wal/00000001").join(&last);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        let ran = site.pgvigil(&["--json", "verify", &id, "--drill"]).expect(1);
+        assert!(ran.json()["error"]["message"].as_str().unwrap().contains(last.strip_suffix(".zst").unwrap()), "{ran:#?}");
+        assert_eq!(std::fs::read_dir(site.world.path("state/spool/drills")).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn check_tells_what_a_physical_backup_lacks() {
+    let world = crate::common::World::with(crate::common::Server::Network, "[backups.cluster]\nkind = \"physical\"\nwal = \"stream\"\n");
+    let lines = crate::support::check_lines(&world.pgvigil(&["--json", "check"]));
+    let of = |words: &str| lines.iter().any(|line| line.starts_with("backup cluster") && line.contains(words));
+    // The official image has no line for replication over the network.
+    assert!(of("host replication postgres 172."), "{lines:#?}");
+    assert!(of("max_slot_wal_keep_size is not set"), "{lines:#?}");
+}
