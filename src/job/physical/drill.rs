@@ -26,7 +26,7 @@ use crate::physical::recovery::{self, BESIDE, Reached, Source};
 use crate::physical::target::Target;
 use crate::postgres::Server;
 use crate::postgres::programs::parse_version;
-use crate::postgres::throwaway::{Prepared, Throwaway, Wanted};
+use crate::postgres::throwaway::{Prepared, Wanted};
 use crate::state::State;
 use crate::store::Store;
 use crate::wal::WalName;
@@ -133,7 +133,8 @@ async fn tried(plan: &Plan, backup: &Backup, store: &dyn Store, entry: &Entry, f
     progress.begin("replaying the log");
     let throwaway = prepared.start(&wanted, &physical.settings).await?;
     found.restore_seconds = Some(began.elapsed().as_secs_f64());
-    let looked = look_through(backup, &throwaway, &way, &seen, found, progress).await;
+    let (server, log) = (throwaway.server.clone(), throwaway.log());
+    let looked = look_through(backup, &server, &log, &way, &seen, found, progress).await;
     progress.begin("removing the throwaway server");
     if let Err(left) = throwaway.remove().await {
         found.notes.push(format!("something of the drill is left, and is swept before the next: {}", left.message));
@@ -202,13 +203,14 @@ async fn lay(backup: &Backup, seen: &Seen, name: &str, folder: &Path) -> Result<
 /// Whether it came to the end of the log, and is sound.
 async fn look_through(
     backup: &Backup,
-    throwaway: &Throwaway,
+    server: &Server,
+    log: &str,
     way: &Way,
     seen: &Seen,
     found: &mut Findings,
     progress: &Progress,
 ) -> Result<()> {
-    let reached = Reached::parse(&throwaway.log());
+    let reached = Reached::parse(log);
     judge(way.reach.as_ref(), &Stop::At(Target::Latest), seen.archive.segment_bytes, &reached)?;
     if let Some(lsn) = reached.lsn {
         found.notes.push(format!("replayed to LSN {lsn}"));
@@ -217,7 +219,6 @@ async fn look_through(
         found.unverified.push(format!("the log behind it is not whole: {}", gap.in_words(seen.archive.segment_bytes)));
     }
     progress.begin("looking through tables and indexes");
-    let server = &throwaway.server;
     match amcheck(server).await {
         Ok(None) => found.looked_through = true,
         Ok(Some(wrong)) => found.errors.push(wrong),
