@@ -35,11 +35,9 @@ pub fn plan(keep: &Keep, candidates: &[&Candidate], now: DateTime<Utc>) -> Vec<V
     }
     // Where nothing is good, nothing goes: there may be no other way back.
     if good.is_empty() {
-        (past..copies.len())
-            .filter(|n| !reasons[*n].contains(&Reason::Floor))
-            .collect::<Vec<_>>()
-            .into_iter()
-            .for_each(|n| reasons[n].push(Reason::Floor));
+        for reasons in reasons.iter_mut().skip(past).filter(|reasons| !reasons.contains(&Reason::Floor)) {
+            reasons.push(Reason::Floor);
+        }
     }
     let limit = match keep.base_backups {
         Some(Count::Forever) => usize::MAX,

@@ -61,3 +61,40 @@ impl FirstPage {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MB: u64 = 1 << 20;
+
+    fn page(magic: u16, info: u16, timeline: u32, start: u64, segment_bytes: u32) -> Vec<u8> {
+        let mut page = Vec::new();
+        page.extend_from_slice(&magic.to_ne_bytes());
+        page.extend_from_slice(&info.to_ne_bytes());
+        page.extend_from_slice(&timeline.to_ne_bytes());
+        page.extend_from_slice(&start.to_ne_bytes());
+        page.extend_from_slice(&[0; 8]);
+        page.extend_from_slice(&7u64.to_ne_bytes());
+        page.extend_from_slice(&segment_bytes.to_ne_bytes());
+        page.extend_from_slice(&8192u32.to_ne_bytes());
+        page
+    }
+
+    #[test]
+    fn what_its_first_page_says_is_held_against_its_name() {
+        let parsed = FirstPage::parse(&page(0xD110, 2, 1, 3 * MB, 1 << 20)).unwrap();
+        assert_eq!((parsed.system_identifier, parsed.segment_bytes), (7, MB));
+        let check = |timeline, number, bytes| parsed.check(Segment { timeline, number }, bytes);
+        assert_eq!(check(1, 3, 1 << 20), Ok(()));
+        // The first segment of a new timeline begins with pages of the one before.
+        assert_eq!(check(2, 3, 1 << 20), Ok(()));
+        assert!(check(1, 4, 1 << 20).unwrap_err().contains("begins at 0/300000"));
+        assert!(check(1, 3, 1000).unwrap_err().contains("it has 1000 bytes"));
+        let newer = FirstPage::parse(&page(0xD118, 2, 9, 3 * MB, 1 << 20)).unwrap();
+        assert!(newer.check(Segment { timeline: 1, number: 3 }, 1 << 20).unwrap_err().contains("timeline 9"));
+        for bad in [page(0x1234, 2, 1, 0, 1 << 20), page(0xD110, 0, 1, 0, 1 << 20), page(0xD110, 2, 1, 0, 77), vec![0; 39], Vec::new()] {
+            assert!(FirstPage::parse(&bad).is_err());
+        }
+    }
+}

@@ -258,10 +258,7 @@ impl Drop for Spool {
 }
 
 /// The log is received while this lives.
-struct Receiving {
-    cancel: CancellationToken,
-    _lock: Lock,
-}
+struct Receiving(CancellationToken);
 
 impl Receiving {
     /// `None`: another process receives it.
@@ -269,14 +266,17 @@ impl Receiving {
         let Some(lock) = state.lock(&stream::lock_name(making.backup))? else { return Ok(None) };
         let cancel = CancellationToken::new();
         let (plan, backup, owner, ends) = (making.plan.clone(), making.backup.clone(), state.owner().to_owned(), cancel.clone());
-        tokio::spawn(async move { stream::stream(&plan, &backup, &owner, &ends).await });
-        Ok(Some(Receiving { cancel, _lock: lock }))
+        tokio::spawn(async move {
+            stream::stream(&plan, &backup, &owner, &ends).await;
+            drop::<Lock>(lock);
+        });
+        Ok(Some(Receiving(cancel)))
     }
 }
 
 impl Drop for Receiving {
     fn drop(&mut self) {
-        self.cancel.cancel();
+        self.0.cancel();
     }
 }
 

@@ -26,7 +26,7 @@ use crate::physical::recovery::{self, BESIDE, Reached, Source};
 use crate::physical::target::Target;
 use crate::postgres::Server;
 use crate::postgres::programs::parse_version;
-use crate::postgres::throwaway::{Prepared, Throwaway, Wanted};
+use crate::postgres::throwaway::{Prepared, Wanted};
 use crate::state::State;
 use crate::store::Store;
 use crate::wal::WalName;
@@ -133,8 +133,8 @@ async fn tried(plan: &Plan, backup: &Backup, store: &dyn Store, entry: &Entry, f
     progress.begin("replaying the log");
     let throwaway = prepared.start(&wanted, &physical.settings).await?;
     found.restore_seconds = Some(began.elapsed().as_secs_f64());
-    let reached = Reached::parse(&throwaway.log());
-    let looked = look_through(backup, &throwaway.server.clone(), &reached, &way, &seen, found, progress).await;
+    let (server, log) = (throwaway.server.clone(), throwaway.log());
+    let looked = look_through(backup, &server, &log, &way, &seen, found, progress).await;
     progress.begin("removing the throwaway server");
     if let Err(left) = throwaway.remove().await {
         found.notes.push(format!("something of the drill is left, and is swept before the next: {}", left.message));
@@ -204,13 +204,14 @@ async fn lay(backup: &Backup, seen: &Seen, name: &str, folder: &Path) -> Result<
 async fn look_through(
     backup: &Backup,
     server: &Server,
-    reached: &Reached,
+    log: &str,
     way: &Way,
     seen: &Seen,
     found: &mut Findings,
     progress: &Progress,
 ) -> Result<()> {
-    judge(way.reach.as_ref(), &Stop::At(Target::Latest), seen.archive.segment_bytes, reached)?;
+    let reached = Reached::parse(log);
+    judge(way.reach.as_ref(), &Stop::At(Target::Latest), seen.archive.segment_bytes, &reached)?;
     if let Some(lsn) = reached.lsn {
         found.notes.push(format!("replayed to LSN {lsn}"));
     }

@@ -116,9 +116,10 @@ fn no_store(backup: &Backup, store: &str) -> Error {
 
 fn refused(target: &Target, why: &str, windows: &[Window]) -> Error {
     let windows: Vec<String> = windows.iter().map(Window::in_words).collect();
-    let hint = match windows.is_empty() {
-        true => "nothing can be restored to any moment yet: make a base backup with pgvigil run".to_owned(),
-        false => format!("any moment can be restored from {}; --latest takes all there is", windows.join(", and from ")),
+    let hint = if windows.is_empty() {
+        "nothing can be restored to any moment yet: make a base backup with pgvigil run".to_owned()
+    } else {
+        format!("any moment can be restored from {}; --latest takes all there is", windows.join(", and from "))
     };
     Error::new(Kind::Refused, format!("{target} cannot be restored: {why}")).hint(hint)
 }
