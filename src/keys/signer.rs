@@ -192,7 +192,7 @@ pub mod tests {
     use super::*;
 
     /// A key that is made from a number, so that tests see the same one again.
-    pub fn signer(seed: u8, name: &str) -> Signer {
+    pub(crate) fn signer(seed: u8, name: &str) -> Signer {
         let pair = ssh_key::private::Ed25519Keypair::from_seed(&[seed; 32]);
         Signer(PrivateKey::new(pair.into(), name).unwrap())
     }

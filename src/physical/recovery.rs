@@ -75,7 +75,8 @@ fn quoted(value: &str) -> String {
 /// `tablespace_map`, by which recovery makes the links.
 pub fn tablespace_map(places: &[(u32, String)]) -> String {
     let escaped = |path: &str| path.replace('\\', "\\\\").replace('\n', "\\\n").replace('\r', "\\\r");
-    places.iter().map(|(oid, path)| format!("{oid} {}\n", escaped(path))).collect()
+    let lines: Vec<String> = places.iter().map(|(oid, path)| format!("{oid} {}\n", escaped(path))).collect();
+    lines.concat()
 }
 
 /// A `postgresql.conf` for a cluster whose own lies elsewhere, as Debian's do.

@@ -270,19 +270,16 @@ fn with_keys(world: &World, section: &str, keys: &str) {
 #[test]
 fn keys_that_a_backup_cannot_do_without_refuse_its_run() {
     let world = World::new();
-    for (section, keys) in
-        [("backups.x", "kind = \"physical\"\nencrypt_to = [\"age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p\"]")]
-    {
-        with_keys(&world, section, keys);
-        let ran = world.pgvigil(&["--json", "run", "x"]).expect(1);
-        let error = &ran.json()["error"];
-        assert_eq!(error["kind"], "not_yet", "{keys}: {ran:#?}");
-        let message = error["message"].as_str().unwrap();
-        assert!(message.contains("not yet") && message.lines().count() == 1, "{keys}: {ran:#?}");
-        assert!(!world.store().join("x").exists(), "{keys}: something was stored");
-        let ran = world.pgvigil(&["--json", "check", "--offline"]).expect(1);
-        assert!(check_lines(&ran).iter().any(|line| line.contains("not yet") && line.contains("error")), "{keys}: {ran:#?}");
-    }
+    let keys = "kind = \"physical\"\nencrypt_to = [\"age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p\"]";
+    with_keys(&world, "backups.x", keys);
+    let ran = world.pgvigil(&["--json", "run", "x"]).expect(1);
+    let error = &ran.json()["error"];
+    assert_eq!(error["kind"], "not_yet", "{keys}: {ran:#?}");
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("not yet") && message.lines().count() == 1, "{keys}: {ran:#?}");
+    assert!(!world.store().join("x").exists(), "{keys}: something was stored");
+    let ran = world.pgvigil(&["--json", "check", "--offline"]).expect(1);
+    assert!(check_lines(&ran).iter().any(|line| line.contains("not yet") && line.contains("error")), "{keys}: {ran:#?}");
 }
 
 #[test]

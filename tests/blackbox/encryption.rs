@@ -59,7 +59,7 @@ fn whole_way(server: Server, keys: &str) {
     assert_eq!(manifest["encryption"], serde_json::json!({"method": "age", "recipients": [public]}));
     for role in ["dump", "globals"] {
         let names = files(&manifest, role);
-        assert!(!names.is_empty() && names.iter().all(|name| name.ends_with(".age")), "{names:?}");
+        assert!(!names.is_empty() && names.iter().all(|name| name.strip_suffix(".age").is_some()), "{names:?}");
         for name in names {
             let stored = std::fs::read(world.folder(id).join(&name)).unwrap();
             assert!(stored.starts_with(b"age-encryption.org/v1\n"), "{name}");
@@ -326,7 +326,7 @@ fn an_adopted_dump_is_encrypted_as_the_others_are() {
     }
     for id in ["x/20240115T010000Z", "x/20240116T010000Z"] {
         let names = files(&world.manifest(id), "dump");
-        assert!(names.iter().all(|name| name.ends_with(".age")), "{names:?}");
+        assert!(names.iter().all(|name| name.strip_suffix(".age").is_some()), "{names:?}");
         assert_eq!(world.pgvigil(&["--json", "verify", id, "--identity", text(&key)]).expect(0).json()["rung"], "readable");
     }
 }

@@ -157,17 +157,17 @@ impl Namespace {
             format!("-n {name} link set lo up"),
             format!("-n {name} link set eth0 up"),
         ] {
-            space.ip(&args);
+            Self::ip(&args);
         }
         space
     }
 
-    fn ip(&self, args: &str) {
+    fn ip(args: &str) {
         stock("ip", &args.split(' ').collect::<Vec<_>>(), Path::new("/"));
     }
 
     fn link(&self, state: &str) {
-        self.ip(&format!("-n {} link set eth0 {state}", self.name));
+        Self::ip(&format!("-n {} link set eth0 {state}", self.name));
     }
 
     /// The program, set up to run in it.

@@ -46,15 +46,14 @@ impl Owner {
     /// # Errors
     /// It is another's, or the store does not answer.
     pub async fn claim(&self, store: &dyn Objects, backup: &str) -> Result<()> {
-        let there = match Self::read(store, backup).await? {
-            Some(there) => there,
-            None => {
-                let bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
-                match store.put(&Self::key(backup), Bytes::from(bytes)).await? {
-                    Added::Done => return Ok(()),
-                    // Another came at the same time.
-                    Added::AlreadyThere => Self::read(store, backup).await?.unwrap_or_else(|| self.clone()),
-                }
+        let there = if let Some(there) = Self::read(store, backup).await? {
+            there
+        } else {
+            let bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
+            match store.put(&Self::key(backup), Bytes::from(bytes)).await? {
+                Added::Done => return Ok(()),
+                // Another came at the same time.
+                Added::AlreadyThere => Self::read(store, backup).await?.unwrap_or_else(|| self.clone()),
             }
         };
         if there == *self {

@@ -112,7 +112,7 @@ pub async fn fill(making: &Making<'_>, upload: &mut dyn Upload, server: &Server,
     })
 }
 
-fn not_whole(why: String) -> Error {
+fn not_whole(why: impl std::fmt::Display) -> Error {
     Error::new(Kind::Dump, format!("what pg_basebackup sent is no whole base backup: {why}"))
         .hint("run it again; if it stays so, look into the log of the server and the kernel's log of its disk")
 }

@@ -169,13 +169,11 @@ impl Account {
 
     /// The files of known hosts; the first one is where a new line belongs.
     fn known_hosts_files(&self) -> Vec<PathBuf> {
-        match &self.known_hosts {
-            Some(path) => vec![path.clone()],
-            None => {
-                let home = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map(|user| user.dir);
-                home.into_iter().map(|home| home.join(".ssh/known_hosts")).chain([PathBuf::from(KNOWN_HOSTS_OF_ALL)]).collect()
-            }
+        if let Some(path) = &self.known_hosts {
+            return vec![path.clone()];
         }
+        let home = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map(|user| user.dir);
+        home.into_iter().map(|home| home.join(".ssh/known_hosts")).chain([PathBuf::from(KNOWN_HOSTS_OF_ALL)]).collect()
     }
 
     fn known(&self) -> Result<Known> {

@@ -82,7 +82,8 @@ async fn one_connection_serves_a_store() {
     let store = sshd.store();
     assert_eq!(sshd.sessions(), 0);
     let (a, b) = tokio::join!(store.backups(), store.labels("b"));
-    (a.unwrap(), b.unwrap());
+    a.unwrap();
+    b.unwrap();
     assert_eq!(sshd.sessions(), 1);
     drop(store);
     while sshd.sessions() > 0 {
@@ -134,9 +135,9 @@ async fn a_connection_that_breaks_anywhere() {
         let id = id(&format!("20240115T0100{step:02}Z"));
         store.backups().await.unwrap();
         if step % 2 == 0 {
-            proxy.cut_up_after(60 + step * 60)
+            proxy.cut_up_after(60 + step * 60);
         } else {
-            proxy.cut_down_after(60 + step * 60)
+            proxy.cut_down_after(60 + step * 60);
         }
         match put(&store, &id, &noise(100)).await {
             Ok(()) => assert_eq!(read(&store, &id).await.unwrap(), noise(100), "step {step}"),
@@ -150,9 +151,9 @@ async fn a_connection_that_breaks_anywhere() {
         }
         store.backups().await.unwrap();
         if step % 2 == 0 {
-            proxy.cut_up_after(60 + step * 60)
+            proxy.cut_up_after(60 + step * 60);
         } else {
-            proxy.cut_down_after(60 + step * 60)
+            proxy.cut_down_after(60 + step * 60);
         }
         match store.add_document(&id, "pin-1.json", Bytes::from_static(b"{}")).await {
             Ok(added) => assert_eq!(added, Added::Done, "step {step}"),

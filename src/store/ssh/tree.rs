@@ -169,7 +169,7 @@ impl Link {
     pub async fn documents(&self, folder: &str) -> Result<Vec<(String, Bytes)>> {
         let answer = self.ask(|session, _| async move {
             let names = none_if_missing(session.list(folder).await)?.unwrap_or_default();
-            let names = names.into_iter().map(|(name, _)| name).filter(|name| name.ends_with(".json"));
+            let names = names.into_iter().map(|(name, _)| name).filter(|name| name.strip_suffix(".json").is_some());
             let session = &session;
             let reads = names.map(|name| async move {
                 let bytes = none_if_missing(whole(session, &join(folder, &name)).await)?;
