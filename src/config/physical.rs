@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use super::faults::Examined;
-use super::file::{self, BackupKind, Via, Wal};
+use super::file::{self, BackupKind, Wal};
 use super::plan::Keep;
-use super::values::{Count, Name, Schedule};
+use super::values::{Count, Schedule};
 
 /// A physical backup.
 #[derive(Debug, Clone)]
@@ -28,24 +27,10 @@ pub(super) fn default_keep(kind: BackupKind) -> Keep {
     }
 }
 
-/// Makes the plan of a physical backup; of a dump there is none.
-pub(super) fn plan_physical(
-    name: &Name,
-    backup: &file::Backup,
-    server: Option<&file::Server>,
-    examined: &mut Examined<'_>,
-) -> Option<Physical> {
+/// The plan of a physical backup; of a dump there is none.
+pub(super) fn plan_physical(backup: &file::Backup) -> Option<Physical> {
     if backup.kind != Some(BackupKind::Physical) {
         return None;
-    }
-    let key = |key| ["backups", name.as_str(), key];
-    let by_exec = server.is_some_and(|server| server.container.is_some() && server.via.unwrap_or_default() == Via::Exec);
-    if backup.wal == Some(Wal::Stream) && by_exec {
-        examined.fault(
-            &key("wal"),
-            "wal = \"stream\" cannot be received through an exec: a segment would be lost with the container",
-            "set via = \"network\" on the server, so that pg_receivewal runs here",
-        );
     }
     Some(Physical { wal: backup.wal, incremental: backup.incremental.clone() })
 }

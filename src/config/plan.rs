@@ -572,7 +572,7 @@ fn plan_backup(name: &Name, backup: &file::Backup, file: &File, examined: &mut E
             schemas: backup.schemas.clone().unwrap_or_default(),
             compression: backup.compression.unwrap_or_default(),
         },
-        physical: physical::plan_physical(name, backup, served_by, examined),
+        physical: physical::plan_physical(backup),
         globals: backup.globals.unwrap_or(true),
         evidence: backup.evidence.unwrap_or_default(),
         checks: backup.checks.clone().unwrap_or_default(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, Utc};
 
 use super::plan::Stop;
 use crate::catalog::Tablespace;
@@ -129,7 +129,7 @@ pub struct Reached {
 }
 
 impl Reached {
-    /// Reads the log of a server that was started for a recovery, with `log_timezone = UTC`.
+    /// Reads the log of a server that was started for a recovery.
     pub fn parse(log: &str) -> Self {
         let mut reached = Reached::default();
         for line in log.lines() {
@@ -141,10 +141,9 @@ impl Reached {
                 reached.last_transaction = moment(rest);
             }
             if let Some(rest) = behind("recovery stopping before ") {
-                reached.at_target = true;
                 reached.stopped_before = rest.split_once("time ").and_then(|(_, rest)| moment(rest));
             }
-            reached.at_target |= line.contains("recovery stopping after ");
+            reached.at_target |= line.contains("recovery stopping ");
             if let Some(rest) = behind("selected new timeline ID: ") {
                 reached.timeline = rest.trim().parse().ok();
             }
@@ -153,9 +152,11 @@ impl Reached {
     }
 }
 
+/// A moment at the beginning of a text, as PostgreSQL writes it: `2026-01-15 13:30:00.25+00`.
 fn moment(text: &str) -> Option<DateTime<Utc>> {
-    let end = text.find(" UTC")?;
-    NaiveDateTime::parse_from_str(&text[..end], "%Y-%m-%d %H:%M:%S%.f").ok().map(|at| at.and_utc())
+    let (date, rest) = text.split_once(' ')?;
+    let time = rest.split(|c: char| c.is_whitespace() || c == ';').next()?;
+    DateTime::parse_from_str(&format!("{date} {time}"), "%Y-%m-%d %H:%M:%S%.f%#z").ok().map(|at| at.to_utc())
 }
 
 #[cfg(test)]
@@ -195,9 +196,9 @@ mod tests {
 
     #[test]
     fn the_log_of_postgresql() {
-        let log = "2026-01-15 13:31:00.1 UTC LOG:  recovery stopping before commit of transaction 745, time 2026-01-15 13:30:00.25 UTC\n\
+        let log = "2026-01-15 13:31:00.1 UTC LOG:  recovery stopping before commit of transaction 745, time 2026-01-15 13:30:00.25+00\n\
             2026-01-15 13:31:00.1 UTC LOG:  redo done at 0/5000060 system usage: CPU: user: 0.00 s\n\
-            2026-01-15 13:31:00.1 UTC LOG:  last completed transaction was at log time 2026-01-15 13:29:59.5 UTC\n\
+            2026-01-15 13:31:00.1 UTC LOG:  last completed transaction was at log time 2026-01-15 15:29:59.5+02\n\
             2026-01-15 13:31:00.1 UTC LOG:  selected new timeline ID: 2\n";
         let reached = Reached::parse(log);
         assert_eq!(reached.lsn, Some(Lsn(0x500_0060)));
@@ -205,6 +206,7 @@ mod tests {
         assert_eq!(reached.stopped_before, "2026-01-15T13:30:00.25Z".parse().ok());
         assert_eq!((reached.at_target, reached.timeline), (true, Some(2)));
         assert!(Reached::parse("LOG:  recovery stopping after WAL location (LSN) \"0/5000060\"").at_target);
+        assert!(Reached::parse("LOG:  recovery stopping at restore point \"x\", time 2026-01-15 13:30:00+05:30").at_target);
         assert_eq!(Reached::parse("LOG:  database system is ready"), Reached::default());
     }
 }

@@ -1,8 +1,9 @@
 //! The log received by the daemon or by a run, kept as long as a base backup needs it, and looked at.
 
 use crate::common::daemon::Daemon;
+use crate::common::ran;
 use crate::pitr_site::Site;
-use crate::support::until;
+use crate::support::{as_user, until};
 
 const STREAM: &str = "wal = \"stream\"\ncompression = \"zstd\"\n";
 
@@ -133,7 +134,8 @@ fn a_promoted_timeline_is_followed_and_the_old_one_can_be_asked_for() {
     assert!(segment.starts_with("00000002"), "{segment}");
     let push = |name: &str| {
         let path = wal.join(name);
-        site.pgvigil(&["--config", site.world.path("wal.toml").to_str().unwrap(), "wal", "push", path.to_str().unwrap()]).expect(0);
+        let push = site.world.command(&["--config", site.world.path("wal.toml").to_str().unwrap(), "wal", "push", path.to_str().unwrap()]);
+        ran(&mut as_user("postgres", &push)).expect(0);
     };
     push("00000002.history");
     push(&segment);

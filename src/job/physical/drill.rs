@@ -237,7 +237,7 @@ async fn look_through(
 
 /// What pg_amcheck finds. `None`: nothing.
 async fn amcheck(server: &Server) -> Result<Option<String>> {
-    let args = ["--all", "--install-missing", "--no-password", "--quiet"].map(str::to_owned).to_vec();
+    let args = ["--all", "--install-missing", "--no-password"].map(str::to_owned).to_vec();
     let mut process = server.host().start(server.call("pg_amcheck", args)).await?;
     let mut said = Vec::new();
     let _ = (&mut process.stdout).take(64 * 1024).read_to_end(&mut said).await;

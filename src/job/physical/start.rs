@@ -69,10 +69,21 @@ fn programs_for(plan: &Plan, backup: &Backup, manifest: &Manifest) -> Result<Pat
 /// # Errors
 /// It does not come to that; the end of its log says why.
 pub async fn start(plan: &Plan, backup: &Backup, manifest: &Manifest, data: &Path, port: Option<u16>) -> Result<Started> {
-    let port = match port {
-        Some(port) => port,
-        None => free_port()?,
-    };
+    if let Some(port) = port {
+        return start_on(plan, backup, manifest, data, port).await;
+    }
+    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    for port in PORTS.filter(is_free) {
+        match start_on(plan, backup, manifest, data, port).await {
+            // Another took it in this moment: nothing of the recovery has begun.
+            Err(error) if error.message.contains("could not create any TCP/IP sockets") => {}
+            started => return started,
+        }
+    }
+    Err(Error::new(Kind::System, "no port from 5433 to 5532 is free").hint("give one with --port"))
+}
+
+async fn start_on(plan: &Plan, backup: &Backup, manifest: &Manifest, data: &Path, port: u16) -> Result<Started> {
     let by_socket = data.as_os_str().len() <= SOCKET_FOLDER_BYTES_MAX;
     let sockets = if by_socket { data.display().to_string() } else { String::new() };
     let options = [
@@ -89,6 +100,8 @@ pub async fn start(plan: &Plan, backup: &Backup, manifest: &Manifest, data: &Pat
     ];
     let options: Vec<String> = options.iter().map(|(name, value)| format!("-c {name}='{value}'")).collect();
     let log = data.join(LOG);
+    // Of a try on another port.
+    let _ = std::fs::remove_file(&log);
     let args = [
         "start",
         "-s",
@@ -162,12 +175,4 @@ async fn pg_ctl(plan: &Plan, backup: &Backup, manifest: &Manifest, args: &[&str]
         host.start(Call { program: "pg_ctl", args, env: Vec::new(), password: None, tag: Tag::random(), stdin: false }).await?;
     let exit = process.running.wait().await?;
     if exit.is_success() { Ok(()) } else { Err(crate::host::failed(Kind::Postgres, "pg_ctl", exit, &process.stderr.text())) }
-}
-
-fn free_port() -> Result<u16> {
-    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    PORTS
-        .into_iter()
-        .find(is_free)
-        .ok_or_else(|| Error::new(Kind::System, "no port from 5433 to 5532 is free").hint("give one with --port"))
 }

@@ -12,7 +12,8 @@ use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Plan;
-use crate::config::plan::Backup;
+use crate::config::file::Via;
+use crate::config::plan::{self, Backup};
 use crate::error::{Error, Kind, Result};
 use crate::host::{Process, Tag};
 use crate::job::physical::push::Sealed;
@@ -67,6 +68,15 @@ pub async fn stream(plan: &Plan, backup: &Backup, owner: &str, cancel: &Cancella
     }
 }
 
+/// pg_receivewal runs here, also where dumps go by exec: what it has received must outlive the container.
+fn over_the_network(server: &plan::Server) -> plan::Server {
+    let mut server = server.clone();
+    if let plan::Place::Container { via, .. } = &mut server.place {
+        *via = Via::Network;
+    }
+    server
+}
+
 struct Receiver<'a> {
     plan: &'a Plan,
     backup: &'a Backup,
@@ -81,7 +91,7 @@ impl Receiver<'_> {
     async fn receive(&mut self, cancel: &CancellationToken) -> Result<()> {
         // What came before has its place first: it may be long before the server answers.
         self.put_all().await?;
-        let server = Server::connect(&self.plan.servers[&self.backup.server], Tag::random()).await?;
+        let server = Server::connect(&over_the_network(&self.plan.servers[&self.backup.server]), Tag::random()).await?;
         make_spool(&self.spool)?;
         let slot = slot_name(self.backup.name.as_str());
         let mut made = server.host().start(server.call("pg_receivewal", arguments(&self.spool, &slot, true))).await?;
