@@ -34,6 +34,8 @@ struct Row<'a> {
     raw_bytes: u64,
     databases: &'a [String],
     /// In words; null: it is not, and nobody asks for it.
+    /// Only where signatures are asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
     signed: Option<String>,
     stores: Vec<Copy<'a>>,
 }

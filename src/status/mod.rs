@@ -67,7 +67,8 @@ pub struct Backup {
     pub last_run: Option<LastRun>,
     /// Measured by the newest drill.
     pub restore_seconds: Option<f64>,
-    /// In the stores beside the primary.
+    /// In the stores beside the primary, if there are such.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub copies: Vec<Copies>,
 }
 

@@ -9,9 +9,6 @@ use serde_json::Value;
 use crate::common::{Database, Server, World, ran, run};
 use crate::support::check_lines;
 
-/// The commands that later versions bring.
-const NOT_YET: [&[&str]; 1] = [&["restore", "x/latest", "--identity", "key"]];
-
 const WORKING: [&str; 21] = [
     "check",
     "run",
@@ -187,20 +184,6 @@ fn a_failure_is_one_json_document_and_a_line_on_stderr() {
     ] {
         let ran = world.pgvigil(&[&["--json"], args].concat()).expect(2);
         assert_eq!(ran.json()["error"]["kind"], "usage", "{args:?}");
-    }
-}
-
-#[test]
-fn what_is_not_there_yet_says_so_in_one_line() {
-    let world = World::new();
-    for args in NOT_YET {
-        let ran = world.pgvigil(args).expect(1);
-        let first = ran.stderr.lines().next().unwrap_or_default();
-        assert!(first.contains("not yet") && first.contains(args[0]), "{args:?}: {ran:#?}");
-        assert_eq!(ran.stderr.lines().filter(|line| !line.starts_with("HINT: ")).count(), 1, "{args:?}: {ran:#?}");
-        let mut json = vec!["--json"];
-        json.extend(args);
-        assert_eq!(world.pgvigil(&json).expect(1).json()["error"]["kind"], "not_yet", "{args:?}");
     }
 }
 

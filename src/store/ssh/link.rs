@@ -56,7 +56,12 @@ impl Link {
         if let Some(session) = current.as_ref().filter(|session| session.is_open()) {
             return Ok(session.clone());
         }
-        let session = Arc::new(self.account.log_in().await.map_err(|trouble| trouble.error)?);
+        // One that broke while nobody asked is as any other that broke.
+        let session = if current.take().is_some() {
+            self.log_in_again("it was closed").await?
+        } else {
+            Arc::new(self.account.log_in().await.map_err(|trouble| trouble.error)?)
+        };
         *current = Some(session.clone());
         Ok(session)
     }
@@ -71,6 +76,13 @@ impl Link {
             return Ok(session.clone());
         }
         *current = None;
+        let session = self.log_in_again(why).await?;
+        *current = Some(session.clone());
+        Ok(session)
+    }
+
+    /// A new session after one that broke, in several attempts.
+    async fn log_in_again(&self, why: &str) -> Result<Arc<Session>> {
         let host = &self.account.host;
         tracing::info!(host, why, "the connection broke; connecting again");
         let mut pauses = PAUSES.into_iter();
@@ -80,11 +92,7 @@ impl Link {
                 tokio::time::sleep(pause).await;
             }
             match self.account.log_in().await {
-                Ok(session) => {
-                    let session = Arc::new(session);
-                    *current = Some(session.clone());
-                    return Ok(session);
-                }
+                Ok(session) => return Ok(Arc::new(session)),
                 Err(trouble) if !trouble.may_pass || pauses.as_slice().is_empty() => {
                     return Err(trouble.error.context(format_args!("the connection to {host} broke ({why})")));
                 }
