@@ -1,5 +1,6 @@
 //! A backup on its way to the other host.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,13 +31,15 @@ pub struct SshUpload {
     partial: String,
     target: String,
     spooled: Spooled,
+    /// Folders of directory archives that were made there.
+    folders: BTreeSet<String>,
     /// Neither committed nor discarded.
     is_open: bool,
 }
 
 impl SshUpload {
     pub fn new(link: Arc<Link>, parent: String, partial: String, target: String, spooled: Spooled) -> Self {
-        SshUpload { link, parent, partial, target, spooled, is_open: true }
+        SshUpload { link, parent, partial, target, spooled, folders: BTreeSet::new(), is_open: true }
     }
 
     async fn send(&self, file: &Path, path: String) -> Result<()> {
@@ -64,6 +67,13 @@ impl SshUpload {
 #[async_trait]
 impl Upload for SshUpload {
     async fn create(&mut self, name: &str) -> Result<Box<dyn FileWriter>> {
+        // A file of a directory archive that comes from the spool or from another store.
+        if let Some((folder, _)) = name.split_once('/')
+            && !self.folders.contains(folder)
+        {
+            self.link.make_new_folder(&join(&self.partial, folder)).await?;
+            self.folders.insert(folder.to_owned());
+        }
         Ok(Box::new(SshFile::create(self.link.clone(), join(&self.partial, name)).await?))
     }
 
@@ -98,6 +108,9 @@ impl Upload for SshUpload {
         let mut file = self.create(MANIFEST).await?;
         file.write(manifest).await?;
         file.finish().await?;
+        for folder in &self.folders {
+            self.link.sync_folder(&join(&self.partial, folder)).await?;
+        }
         self.link.sync_folder(&self.partial).await?;
         self.place().await?;
         self.is_open = false;
