@@ -173,16 +173,22 @@ impl Link {
         }
     }
 
-    /// The file system that holds a folder. `None`: the server does not tell.
+    /// The file system that holds a folder, which need not be there yet. `None`: the server does not tell.
     ///
     /// # Errors
-    /// There is no way to the host, or no such folder.
+    /// There is no way to the host, or none of the folders above it is there.
     pub async fn usage(&self, path: &str) -> Result<Option<Usage>> {
         let told = self.ask(|session, _| async move {
             if !session.can.statvfs {
                 return Ok(None);
             }
-            session.file_system(path).await.map(Some)
+            let mut at = std::path::Path::new(path);
+            loop {
+                match (session.file_system(&at.to_string_lossy()).await, at.parent()) {
+                    (Err(Failure::Refused(refused)), Some(above)) if refused.is_missing() && !above.as_os_str().is_empty() => at = above,
+                    (told, _) => return told.map(Some),
+                }
+            }
         });
         match told.await? {
             Ok(told) => Ok(told.map(|disk| Usage {
