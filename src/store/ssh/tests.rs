@@ -392,6 +392,29 @@ async fn a_removal_goes_on_where_one_has_stopped() {
     assert!(names(&sshd.path("the store/b")).is_empty());
 }
 
+/// The files of a directory archive come one by one, with the folder in their names.
+#[tokio::test]
+async fn a_file_brings_its_folder_along() {
+    let sshd = Sshd::start();
+    let (store, id) = (sshd.store(), id("20240115T010000Z"));
+    let mut upload = store.begin(&id).await.unwrap();
+    for number in 0..20 {
+        let mut file = upload.create(&format!("a db/{number}.dat")).await.unwrap();
+        file.write(noise(number * 20_000)).await.unwrap();
+        file.finish().await.unwrap();
+    }
+    let mut bytes = Vec::new();
+    upload.read("a db/7.dat").await.unwrap().read_to_end(&mut bytes).await.unwrap();
+    assert!(bytes == noise(140_000));
+    upload.commit(Bytes::from_static(b"{}")).await.unwrap();
+    for number in 0..20 {
+        let there = sshd.path("the store/b/20240115T010000Z/a db").join(format!("{number}.dat"));
+        assert!(std::fs::read(there).unwrap() == noise(number * 20_000), "{number}");
+    }
+    store.remove(&id).await.unwrap();
+    assert!(names(&sshd.path("the store/b")).is_empty());
+}
+
 #[tokio::test]
 async fn a_folder_is_spooled_until_it_is_there() {
     let sshd = Sshd::start();

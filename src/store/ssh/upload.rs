@@ -30,13 +30,15 @@ pub struct SshUpload {
     partial: String,
     target: String,
     spooled: Spooled,
+    /// Folders in it that files have brought along.
+    folders: Vec<String>,
     /// Neither committed nor discarded.
     is_open: bool,
 }
 
 impl SshUpload {
     pub fn new(link: Arc<Link>, parent: String, partial: String, target: String, spooled: Spooled) -> Self {
-        SshUpload { link, parent, partial, target, spooled, is_open: true }
+        SshUpload { link, parent, partial, target, spooled, folders: Vec::new(), is_open: true }
     }
 
     async fn send(&self, file: &Path, path: String) -> Result<()> {
@@ -64,7 +66,15 @@ impl SshUpload {
 #[async_trait]
 impl Upload for SshUpload {
     async fn create(&mut self, name: &str) -> Result<Box<dyn FileWriter>> {
-        Ok(Box::new(SshFile::create(self.link.clone(), join(&self.partial, name)).await?))
+        let path = join(&self.partial, name);
+        // A file of a directory archive brings its folder along.
+        if let Some((folder, _)) = name.rsplit_once('/')
+            && !self.folders.iter().any(|made| made == folder)
+        {
+            self.link.make_folders(&self.partial, &join(&self.partial, folder)).await?;
+            self.folders.push(folder.to_owned());
+        }
+        Ok(Box::new(SshFile::create(self.link.clone(), path).await?))
     }
 
     async fn create_folder(&mut self, name: &str) -> Result<PathBuf> {
@@ -98,6 +108,9 @@ impl Upload for SshUpload {
         let mut file = self.create(MANIFEST).await?;
         file.write(manifest).await?;
         file.finish().await?;
+        for folder in &self.folders {
+            self.link.sync_folder(&join(&self.partial, folder)).await?;
+        }
         self.link.sync_folder(&self.partial).await?;
         self.place().await?;
         self.is_open = false;
