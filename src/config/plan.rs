@@ -18,7 +18,6 @@ use super::labels::LabelFault;
 use super::listen::{self, Listen};
 use super::physical::{self, Physical};
 use super::rules;
-use super::ssh;
 use super::values::{Compression, Count, Given, Name, Schedule};
 use crate::keys::{Recipient, Trusted};
 
@@ -198,8 +197,6 @@ pub struct S3Place {
 #[derive(Debug, Clone)]
 pub struct SshPlace {
     pub at: file::Ssh,
-    /// Where a folder is until it is on that host.
-    pub spool_dir: PathBuf,
 }
 
 #[derive(Debug, Clone)]
@@ -521,7 +518,11 @@ fn plan_store(name: &Name, store: &file::Store, spool: &Path, examined: &mut Exa
                 spool: spool.to_owned(),
             })
         }
-        (None, None, at) => StoreKind::Ssh(ssh::plan_ssh(name, at.as_ref()?, spool, examined)),
+        (None, None, at) => {
+            let at = at.clone()?;
+            super::ssh::check(name, &at, examined);
+            StoreKind::Ssh(SshPlace { at })
+        }
     };
     Some(Store {
         name: name.clone(),

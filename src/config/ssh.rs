@@ -1,14 +1,11 @@
 //! `ssh` of a store: a folder of another host.
 
-use std::path::Path;
-
 use super::faults::Examined;
 use super::file;
-use super::plan::SshPlace;
 use super::values::Name;
 
-/// Plans a store by ssh. Faults are noted at their keys.
-pub fn plan_ssh(name: &Name, at: &file::Ssh, spool_dir: &Path, examined: &mut Examined<'_>) -> SshPlace {
+/// Notes what cannot be.
+pub fn check(name: &Name, at: &file::Ssh, examined: &mut Examined<'_>) {
     let mut fault = |key: &str, message: String, hint: &str| examined.fault(&["stores", name.as_str(), "ssh", key], message, hint);
     let is_word = |text: &str| !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control() || "@/[]".contains(c));
     let is_address = at.host.parse::<std::net::IpAddr>().is_ok();
@@ -33,7 +30,6 @@ pub fn plan_ssh(name: &Name, at: &file::Ssh, spool_dir: &Path, examined: &mut Ex
             );
         }
     }
-    SshPlace { at: at.clone(), spool_dir: spool_dir.to_owned() }
 }
 
 #[cfg(test)]
@@ -42,16 +38,16 @@ mod tests {
     use crate::config::{Plan, parse};
 
     fn plan(ssh: &str) -> Result<Plan, Vec<String>> {
-        let text = format!("spool_dir = \"/spool\"\n[servers.s]\ncontainer = \"pg\"\n[stores.far]\nssh = {{ {ssh} }}\n");
+        let text = format!("[servers.s]\ncontainer = \"pg\"\n[stores.far]\nssh = {{ {ssh} }}\n");
         parse(&text, std::path::Path::new("x")).map_err(|faults| faults.faults.into_iter().map(|fault| fault.message).collect())
     }
 
     #[test]
-    fn a_host_a_path_and_a_spool_are_enough() {
+    fn a_host_and_a_path_are_enough() {
         for host in ["backup.example.com", "192.0.2.7", "2001:db8::7"] {
             let plan = plan(&format!("host = \"{host}\", path = \"backups/postgres\"")).unwrap();
             let StoreKind::Ssh(place) = &plan.stores["far"].kind else { panic!("{:?}", plan.stores) };
-            assert_eq!((place.at.host.as_str(), place.spool_dir.to_str()), (host, Some("/spool")));
+            assert_eq!(place.at.host, host);
         }
     }
 

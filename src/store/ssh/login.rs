@@ -88,11 +88,6 @@ impl Account {
         }
     }
 
-    /// A folder there as nobody else calls it.
-    pub fn place(&self, path: &str) -> String {
-        format!("{}@{}:{}:{path}", self.user.as_deref().unwrap_or_default(), self.host, self.port)
-    }
-
     fn name(&self) -> Name {
         Name::new(&self.host, self.port)
     }

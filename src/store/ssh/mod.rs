@@ -6,7 +6,6 @@ mod link;
 mod login;
 mod read;
 mod session;
-mod spool;
 mod tree;
 mod upload;
 mod write;
@@ -36,7 +35,6 @@ use crate::host::disk::Usage;
 use crate::host::{Tag, clock};
 use link::Link;
 use login::Account;
-use spool::Spool;
 use tree::join;
 use upload::SshUpload;
 use write::SshFile;
@@ -63,7 +61,6 @@ pub struct SshStore {
     root: String,
     /// Which `state_dir` the unfinished work of this program belongs to.
     owner: String,
-    spool: Spool,
 }
 
 impl SshStore {
@@ -80,8 +77,7 @@ impl SshStore {
             root => root.to_owned(),
         };
         let account = Account::of(&place.at, agent);
-        let spool = Spool::new(place.spool_dir.clone(), &account.place(&root), &owner);
-        SshStore { link: Arc::new(Link::new(account)), root, owner, spool }
+        SshStore { link: Arc::new(Link::new(account)), root, owner }
     }
 
     fn backup_dir(&self, backup: &str) -> String {
@@ -207,7 +203,7 @@ impl Store for SshStore {
         self.link.make_folders(&self.root, &parent).await?;
         let partial = join(&parent, &self.partial(&id.label.to_string()));
         self.link.make_new_folder(&partial).await?;
-        Ok(Box::new(SshUpload::new(self.link.clone(), parent, partial, self.dir(id), self.spool.of(id))))
+        Ok(Box::new(SshUpload::new(self.link.clone(), parent, partial, self.dir(id))))
     }
 
     async fn backups(&self) -> Result<Vec<String>> {
@@ -243,7 +239,6 @@ impl Store for SshStore {
 
     async fn sweep(&self, backup: &str) -> Result<usize> {
         self.remove_dead_checks().await?;
-        self.spool.sweep(backup)?;
         // A folder is of a run, and `latest` under way of its end: none goes on. Where `latest` points
         // to is not touched.
         let is_dead = |attributes: &FileAttributes| attributes.is_dir() || attributes.is_symlink() || is_old(attributes);

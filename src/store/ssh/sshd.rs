@@ -131,7 +131,7 @@ impl Sshd {
     }
 
     pub fn store_of(&self, at: file::Ssh, owner: &str) -> SshStore {
-        SshStore::new(&SshPlace { at, spool_dir: self.path("spool") }, owner.to_owned())
+        SshStore::new(&SshPlace { at }, owner.to_owned())
     }
 
     /// Ends it with all sessions.

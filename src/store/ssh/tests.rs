@@ -300,7 +300,7 @@ async fn an_agent_lends_its_keys() {
     let sshd = Sshd::start();
     let mut at = sshd.written();
     let own = at.identity.take().unwrap();
-    let place = SshPlace { at, spool_dir: sshd.path("spool") };
+    let place = SshPlace { at };
     let error = SshStore::with_agent(&place, "0123".to_owned(), None).backups().await.unwrap_err();
     assert!(error.message.contains("neither identity nor SSH_AUTH_SOCK"), "{error}");
 
@@ -329,7 +329,7 @@ async fn what_a_killed_writer_left_is_swept() {
     let id = id("20240115T010000Z");
     if let Ok(place) = std::env::var(PLACE) {
         let at: file::Ssh = toml::from_str(&place).unwrap();
-        let store = SshStore::new(&SshPlace { at, spool_dir: PathBuf::new() }, "0123".to_owned());
+        let store = SshStore::new(&SshPlace { at }, "0123".to_owned());
         let mut upload = store.begin(&id).await.unwrap();
         let mut file = upload.create("x.dump").await.unwrap();
         loop {
@@ -392,41 +392,27 @@ async fn a_removal_goes_on_where_one_has_stopped() {
     assert!(names(&sshd.path("the store/b")).is_empty());
 }
 
+/// The files of a directory archive come one by one, with the folder in their names.
 #[tokio::test]
-async fn a_folder_is_spooled_until_it_is_there() {
+async fn a_file_brings_its_folder_along() {
     let sshd = Sshd::start();
     let (store, id) = (sshd.store(), id("20240115T010000Z"));
     let mut upload = store.begin(&id).await.unwrap();
-    let folder = upload.create_folder("db").await.unwrap();
     for number in 0..20 {
-        std::fs::write(folder.join(format!("{number}.dat")), noise(number * 20_000)).unwrap();
+        let mut file = upload.create(&format!("a db/{number}.dat")).await.unwrap();
+        file.write(noise(number * 20_000)).await.unwrap();
+        file.finish().await.unwrap();
     }
-    upload.seal_folder(&folder).await.unwrap();
-    assert_eq!(names(&folder).len(), 20, "who made it may still look at it");
     let mut bytes = Vec::new();
-    upload.read("db/7.dat").await.unwrap().read_to_end(&mut bytes).await.unwrap();
+    upload.read("a db/7.dat").await.unwrap().read_to_end(&mut bytes).await.unwrap();
     assert!(bytes == noise(140_000));
     upload.commit(Bytes::from_static(b"{}")).await.unwrap();
-    assert!(names(&sshd.path("spool")).is_empty());
     for number in 0..20 {
-        let there = sshd.path("the store/b/20240115T010000Z/db").join(format!("{number}.dat"));
+        let there = sshd.path("the store/b/20240115T010000Z/a db").join(format!("{number}.dat"));
         assert!(std::fs::read(there).unwrap() == noise(number * 20_000), "{number}");
     }
-    // What a killed run left in the spool goes with the sweep, and only that.
-    for of in ["b", "bb"] {
-        let other = Id { backup: of.to_owned(), ..id.clone() };
-        let mut upload = store.begin(&other_label(&other)).await.unwrap();
-        upload.create_folder("db").await.unwrap();
-        std::mem::forget(upload);
-    }
-    assert_eq!(names(&sshd.path("spool")).len(), 2);
-    store.sweep("b").await.unwrap();
-    assert_eq!(names(&sshd.path("spool")).len(), 1);
-    assert!(store.folder(&id).is_none());
-}
-
-fn other_label(id: &Id) -> Id {
-    Id { label: "20240117T010000Z".parse().unwrap(), ..id.clone() }
+    store.remove(&id).await.unwrap();
+    assert!(names(&sshd.path("the store/b")).is_empty());
 }
 
 /// A small disk of its own, for as long as this lives.

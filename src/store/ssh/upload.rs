@@ -1,55 +1,33 @@
 //! A backup on its way to the other host.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt};
-use tokio_util::io::ReaderStream;
 
 use super::link::Link;
 use super::read::reader;
-use super::spool::Spooled;
 use super::tree::join;
 use super::write::SshFile;
 use crate::catalog::manifest::MANIFEST;
 use crate::error::{Error, Kind, Result};
-use crate::store::local::{failed, read_ahead};
 use crate::store::{FileWriter, Reader, Upload};
-
-/// Files of a folder that are on their way at a time: small ones are mostly waiting.
-const FILES_MAX: usize = 4;
-
-/// How much of a file is read at a time, in bytes.
-const READ_BYTES: usize = 512 * 1024;
 
 pub struct SshUpload {
     link: Arc<Link>,
     parent: String,
     partial: String,
     target: String,
-    spooled: Spooled,
-    /// Folders of directory archives that were made there.
-    folders: BTreeSet<String>,
+    /// Folders in it that files have brought along.
+    folders: Vec<String>,
     /// Neither committed nor discarded.
     is_open: bool,
 }
 
 impl SshUpload {
-    pub fn new(link: Arc<Link>, parent: String, partial: String, target: String, spooled: Spooled) -> Self {
-        SshUpload { link, parent, partial, target, spooled, folders: BTreeSet::new(), is_open: true }
-    }
-
-    async fn send(&self, file: &Path, path: String) -> Result<()> {
-        let opened = std::fs::File::open(file).map_err(|error| failed("read", file, &error))?;
-        let mut bytes = ReaderStream::with_capacity(read_ahead(opened), READ_BYTES);
-        let mut writer = Box::new(SshFile::create(self.link.clone(), path).await?);
-        while let Some(block) = bytes.next().await {
-            writer.write(block.map_err(|error| failed("read", file, &error))?).await?;
-        }
-        writer.finish().await
+    pub fn new(link: Arc<Link>, parent: String, partial: String, target: String) -> Self {
+        SshUpload { link, parent, partial, target, folders: Vec::new(), is_open: true }
     }
 
     async fn place(&self) -> Result<()> {
@@ -67,37 +45,23 @@ impl SshUpload {
 #[async_trait]
 impl Upload for SshUpload {
     async fn create(&mut self, name: &str) -> Result<Box<dyn FileWriter>> {
-        // A file of a directory archive that comes from the spool or from another store.
-        if let Some((folder, _)) = name.split_once('/')
-            && !self.folders.contains(folder)
+        let path = join(&self.partial, name);
+        // A file of a directory archive brings its folder along.
+        if let Some((folder, _)) = name.rsplit_once('/')
+            && !self.folders.iter().any(|made| made == folder)
         {
-            self.link.make_new_folder(&join(&self.partial, folder)).await?;
-            self.folders.insert(folder.to_owned());
+            self.link.make_folders(&self.partial, &join(&self.partial, folder)).await?;
+            self.folders.push(folder.to_owned());
         }
-        Ok(Box::new(SshFile::create(self.link.clone(), join(&self.partial, name)).await?))
+        Ok(Box::new(SshFile::create(self.link.clone(), path).await?))
     }
 
-    async fn create_folder(&mut self, name: &str) -> Result<PathBuf> {
-        self.spooled.create(name)
+    async fn create_folder(&mut self, _: &str) -> Result<PathBuf> {
+        Err(Error::new(Kind::Store, "a folder of another host is none of this machine"))
     }
 
-    async fn seal_folder(&mut self, folder: &Path) -> Result<()> {
-        let Some(name) = self.spooled.name(folder) else {
-            return Err(Error::new(Kind::Store, format!("{} is no folder of this backup", folder.display())));
-        };
-        let to = join(&self.partial, name);
-        self.link.make_new_folder(&to).await?;
-        let entries = std::fs::read_dir(folder).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
-        let entries = entries.map_err(|error| failed("list", folder, &error))?;
-        let (this, to) = (&*self, to.as_str());
-        let files = entries.into_iter().map(|entry| async move {
-            let Ok(name) = entry.file_name().into_string() else {
-                return Err(Error::new(Kind::Store, format!("{} has no name that can be kept", entry.path().display())));
-            };
-            this.send(&entry.path(), join(to, &name)).await
-        });
-        futures_util::stream::iter(files).buffer_unordered(FILES_MAX).try_for_each(|()| async { Ok(()) }).await?;
-        self.link.sync_folder(to).await
+    async fn seal_folder(&mut self, _: &Path) -> Result<()> {
+        Ok(())
     }
 
     async fn read(&mut self, name: &str) -> Result<Reader> {
