@@ -127,10 +127,10 @@ impl Sshd {
     }
 
     pub fn store(&self) -> SshStore {
-        self.store_of(self.written(), "0123")
+        Self::store_of(self.written(), "0123")
     }
 
-    pub fn store_of(&self, at: file::Ssh, owner: &str) -> SshStore {
+    pub fn store_of(at: file::Ssh, owner: &str) -> SshStore {
         SshStore::new(&SshPlace { at }, owner.to_owned())
     }
 

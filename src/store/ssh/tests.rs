@@ -54,7 +54,7 @@ async fn a_folder_of_another_host_keeps_the_contract() {
     assert_eq!(std::fs::read_link(sshd.path("the store/b/latest")).unwrap().to_str(), Some("20240116T010000Z"));
     let mut elsewhere = sshd.written();
     elsewhere.path = sshd.path("new/and deeper/store");
-    contract_of_objects(&sshd.store_of(elsewhere, "0123")).await;
+    contract_of_objects(&Sshd::store_of(elsewhere, "0123")).await;
 }
 
 #[tokio::test]
@@ -101,7 +101,7 @@ async fn a_connection_that_breaks_costs_little() {
     sshd.know(proxy.port);
     let mut at = sshd.written();
     at.port = std::num::NonZeroU16::new(proxy.port);
-    let store = sshd.store_of(at, "0123");
+    let store = Sshd::store_of(at, "0123");
     let bytes = noise(LEN);
     for (number, after) in [3_000, 5_000_000, 20_000_000, 23_900_000].into_iter().enumerate() {
         let id = id(&format!("2024011{number}T010000Z"));
@@ -129,7 +129,7 @@ async fn a_connection_that_breaks_anywhere() {
     sshd.know(proxy.port);
     let mut at = sshd.written();
     at.port = std::num::NonZeroU16::new(proxy.port);
-    let store = sshd.store_of(at, "0123");
+    let store = Sshd::store_of(at, "0123");
     let mut unknown = 0;
     for step in 0..40 {
         let id = id(&format!("20240115T0100{step:02}Z"));
@@ -259,16 +259,16 @@ async fn keys_of_every_kind_and_those_that_do_not_fit() {
         make_key(&path, &[&["-t", kind.trim_end_matches("-pem")], more].concat());
         let mut at = sshd.written();
         at.identity = Some(path);
-        let error = sshd.store_of(at.clone(), "0123").backups().await.unwrap_err();
+        let error = Sshd::store_of(at.clone(), "0123").backups().await.unwrap_err();
         assert!(error.message.contains(" lets ") && error.message.contains(&format!("{kind})")), "{kind}: {error}");
         shell(&format!("cat {0}/{kind}.pub >> {0}/authorized_keys", sshd.dir.path().display()));
-        let store = sshd.store_of(at, "0123");
+        let store = Sshd::store_of(at, "0123");
         assert!(store.backups().await.unwrap().is_empty(), "{kind}");
     }
     let failing = |identity: &str| {
         let mut at = sshd.written();
         at.identity = Some(sshd.path(identity));
-        let store = sshd.store_of(at, "0123");
+        let store = Sshd::store_of(at, "0123");
         async move { store.backups().await.unwrap_err() }
     };
     shell(&format!("ssh-keygen -q -t ed25519 -N secret -f {}", sshd.path("locked").display()));
@@ -292,7 +292,7 @@ async fn the_way_to_the_host_is_named_when_it_is_broken() {
     );
     let mut at = sshd.written();
     at.host = "nosuch.invalid".to_owned();
-    assert!(sshd.store_of(at, "0123").backups().await.unwrap_err().message.contains("no such host"));
+    assert!(Sshd::store_of(at, "0123").backups().await.unwrap_err().message.contains("no such host"));
 }
 
 #[tokio::test]
@@ -359,7 +359,7 @@ async fn what_a_killed_writer_left_is_swept() {
     writer.kill().unwrap();
     writer.wait().unwrap();
 
-    let (ours, theirs) = (sshd.store(), sshd.store_of(sshd.written(), "4567"));
+    let (ours, theirs) = (sshd.store(), Sshd::store_of(sshd.written(), "4567"));
     assert!(ours.labels("b").await.unwrap().is_empty());
     assert_eq!(ours.taken("b").await.unwrap(), [id.label]);
     std::fs::write(sshd.path("the store/b/.partial-notes"), "a user's").unwrap();
@@ -465,7 +465,7 @@ async fn an_account_that_sees_only_its_folder() {
     std::fs::create_dir(sshd.path("backups")).unwrap();
     let mut at = sshd.written();
     at.path = PathBuf::from("/backups/of pgvigil");
-    let store = sshd.store_of(at.clone(), "0123");
+    let store = Sshd::store_of(at.clone(), "0123");
     let error = store.try_out().await.unwrap_err();
     assert!(error.message.contains("permission denied") && error.hint.unwrap().contains("chown"), "{}", error.message);
     shell(&format!("chown nobody '{}'", sshd.path("backups").display()));
@@ -474,7 +474,7 @@ async fn an_account_that_sees_only_its_folder() {
     contract(&store).await;
     // Relative to where the account begins.
     at.path = PathBuf::from("backups/another");
-    contract_of_objects(&sshd.store_of(at, "0123")).await;
+    contract_of_objects(&Sshd::store_of(at, "0123")).await;
     assert_eq!(names(&sshd.path("backups")), ["another", "of pgvigil"]);
 }
 
@@ -491,7 +491,7 @@ async fn a_host_that_takes_finished_backups_away_from_the_account() {
         script.replace("/srv/pgvigil/backups", &there).replace("root:pgvigil", "root:nogroup").replace("-user pgvigil", "-user nobody");
     let mut at = sshd.written();
     at.path = PathBuf::from("/backups");
-    let (store, first, second) = (sshd.store_of(at, "0123"), id("20240115T010000Z"), id("20240116T010000Z"));
+    let (store, first, second) = (Sshd::store_of(at, "0123"), id("20240115T010000Z"), id("20240116T010000Z"));
     put(&store, &first, &noise(1_000)).await.unwrap();
     // Under way while the job comes by.
     let mut upload = store.begin(&second).await.unwrap();
