@@ -49,6 +49,10 @@ primary_conninfo = ''
 primary_slot_name = ''
 ";
 
+/// A line for a recovery that stops before the end of the log, from PostgreSQL 15 on: reading ahead would ask for log
+/// behind the target, and a damaged segment there would stop what does not need it.
+pub const NO_LOOK_AHEAD: &str = "recovery_prefetch = 'off'\n";
+
 fn restore_command(source: &Source<'_>) -> String {
     match source {
         Source::Beside => format!("test -f {BESIDE}/%f && cp {BESIDE}/%f \"%p\""),

@@ -221,6 +221,11 @@ fn configure(data: &Path, looked: &Looked<'_>, physical: &Physical, source: &Sou
     let write = |name: &str, text: &str| std::fs::write(data.join(name), text).map_err(|error| failed(&error));
     if looked.way.reach.is_some() {
         text.push_str(&recovery::settings(source, &looked.stop, looked.way.timeline));
+        let version = std::fs::read_to_string(data.join("PG_VERSION")).map_err(|error| failed(&error))?;
+        let reads_ahead = version.trim().parse::<u32>().is_ok_and(|major| major >= 15);
+        if reads_ahead && !matches!(looked.stop, Stop::At(Target::Latest)) {
+            text.push_str(recovery::NO_LOOK_AHEAD);
+        }
         write("recovery.signal", "")?;
     }
     write("postgresql.auto.conf", &text)?;
