@@ -69,9 +69,10 @@ impl Site {
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
 
-    /// Ends the segment that is written, and waits until the server has archived it.
+    /// Ends the segment that is written, and waits until the server has archived it. Where nothing was
+    /// written since the last one, that is it.
     pub fn switch(&self) {
-        let segment = self.sql("select pg_walfile_name(pg_switch_wal())");
+        let segment = self.sql("select pg_walfile_name(pg_switch_wal() - 1)");
         // What was archived last may also be the history of a base backup.
         crate::support::until("the segment is archived", || {
             self.archived().iter().any(|name| name[..segment.len()] >= *segment)
