@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::evidence::Evidence;
-use crate::catalog::{Compared, DatabaseEvidence, DrillFacts, Entry, Mismatch, Proof, Rung};
+use crate::catalog::{Compared, DatabaseEvidence, DrillFacts, Entry, Manifest, Mismatch, Proof, Rung};
 use crate::config::Plan;
 use crate::config::drill::DrillOn;
 use crate::config::file::{Contents, Format};
@@ -80,16 +80,7 @@ pub async fn drill_copy(
     }
     let rung = rung(&drilled, before);
     let total_seconds = round(started.elapsed().as_secs_f64());
-    let drill = drilled.restore_seconds.map(|seconds| DrillFacts {
-        on: backup.drill_on().to_string(),
-        restore_seconds: round(seconds),
-        total_seconds,
-        bytes: manifest.bytes(),
-        raw_bytes: manifest.raw_bytes(),
-        #[expect(clippy::cast_precision_loss, reason = "a rate is read by people")]
-        bytes_per_second: round(manifest.raw_bytes() as f64 / seconds.max(0.001)),
-        compared: drilled.compared,
-    });
+    let drill = drilled.restore_seconds.map(|seconds| facts(backup, manifest, seconds, total_seconds, drilled.compared));
     drilled.notes.extend(drilled.unverified.iter().cloned());
     let proof = Proof {
         at: clock::now(),
@@ -104,6 +95,20 @@ pub async fn drill_copy(
         generator: crate::GENERATOR.to_owned(),
     };
     Ok(Drilled { id: entry.id.clone(), proof, unverified: drilled.unverified })
+}
+
+/// What a drill has measured, of dumps and of base backups alike.
+pub fn facts(backup: &Backup, manifest: &Manifest, seconds: f64, total_seconds: f64, compared: Option<Compared>) -> DrillFacts {
+    DrillFacts {
+        on: backup.drill_on().to_string(),
+        restore_seconds: round(seconds),
+        total_seconds,
+        bytes: manifest.bytes(),
+        raw_bytes: manifest.raw_bytes(),
+        #[expect(clippy::cast_precision_loss, reason = "a rate is read by people")]
+        bytes_per_second: round(manifest.raw_bytes() as f64 / seconds.max(0.001)),
+        compared,
+    }
 }
 
 /// Removes what drills left that were broken off. The caller holds the lock of drills, so whatever

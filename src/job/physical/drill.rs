@@ -7,14 +7,14 @@ use std::time::Instant;
 use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::{DrillFacts, Entry, Physical, Proof, Rung};
+use crate::catalog::{Entry, Physical, Proof, Rung};
 use crate::config::Plan;
 use crate::config::drill::DrillOn;
 use crate::config::plan::Backup;
 use crate::error::{Error, Kind, Result};
 use crate::host::{Tag, clock, failed};
 use crate::job::drill::Drilled;
-use crate::job::drill_copy::FOLDER;
+use crate::job::drill_copy::{FOLDER, facts};
 use crate::job::physical::fetch;
 use crate::job::physical::look::{self, Seen};
 use crate::job::physical::restore::judge;
@@ -83,16 +83,7 @@ pub async fn drill(
     };
     let total_seconds = round(started.elapsed().as_secs_f64());
     let manifest = &entry.manifest;
-    let drill = found.restore_seconds.map(|seconds| DrillFacts {
-        on: backup.drill_on().to_string(),
-        restore_seconds: round(seconds),
-        total_seconds,
-        bytes: manifest.bytes(),
-        raw_bytes: manifest.raw_bytes(),
-        #[expect(clippy::cast_precision_loss, reason = "a rate is read by people")]
-        bytes_per_second: round(manifest.raw_bytes() as f64 / seconds.max(0.001)),
-        compared: None,
-    });
+    let drill = found.restore_seconds.map(|seconds| facts(backup, manifest, seconds, total_seconds, None));
     found.notes.extend(found.unverified.iter().cloned());
     let proof = Proof {
         at: clock::now(),
