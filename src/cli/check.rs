@@ -17,7 +17,7 @@ use crate::alert::ping::Pinger;
 use crate::alert::webhook::Poster;
 use crate::config::channels::Hook;
 use crate::config::email::Email;
-use crate::config::plan::{self, Backup, Blocked, Place};
+use crate::config::plan::{self, Backup, Place};
 use crate::config::values::Name;
 use crate::config::{DEFAULT_PATH, Faults, Plan};
 use crate::error::{Error, Kind, exit};
@@ -125,25 +125,21 @@ fn fault_lines(faults: &Faults) -> Vec<Line> {
 
 /// Keys that this version passes over, in one line; and each that stops a backup.
 fn not_yet(plan: &Plan) -> Vec<Line> {
-    let (passed, blocking): (Vec<_>, Vec<_>) = plan.not_yet.iter().partition(|key| key.blocks.is_none());
+    let passed = plan.not_yet.iter().filter(|key| key.blocks.is_none());
+    let keys: Vec<String> = passed.map(|key| format!("{} ({})", key.key, key.place)).collect();
     let mut lines = Vec::new();
-    if !passed.is_empty() {
-        let keys: Vec<String> = passed.iter().map(|key| format!("{} ({})", key.key, key.place)).collect();
+    if !keys.is_empty() {
         lines.push(Line::warning(
             "file",
             format!("not yet, and passed over by this version: {}", keys.join(", ")),
             "nothing to do: backups by `pgvigil run` are the same without them",
         ));
     }
-    for key in blocking {
-        let who = match &key.blocks {
-            Some(Blocked::One(backup)) => format!("backup {backup} cannot run"),
-            _ => "no backup can run".to_owned(),
-        };
+    for (key, backup) in plan.not_yet.iter().filter_map(|key| Some((key, key.blocks.as_ref()?))) {
         lines.push(Line::new(
             Level::Error,
             "file",
-            format!("{} ({}): not yet: {who} in this version", key.key, key.place),
+            format!("{} ({}): not yet: backup {backup} cannot run in this version", key.key, key.place),
             Some("take the key out for now".to_owned()),
         ));
     }

@@ -90,23 +90,13 @@ pub struct NotYet {
     pub place: String,
     /// The backup that cannot run as it is written here. `None`: the key is passed over for now,
     /// and what a run makes is the same without it.
-    pub blocks: Option<Blocked>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Blocked {
-    Every,
-    One(Name),
+    pub blocks: Option<Name>,
 }
 
 impl NotYet {
     /// Whether a run of this backup would not be what the file asks for.
     pub fn blocks(&self, backup: &Name) -> bool {
-        match &self.blocks {
-            None => false,
-            Some(Blocked::Every) => true,
-            Some(Blocked::One(name)) => name == backup,
-        }
+        self.blocks.as_ref() == Some(backup)
     }
 }
 

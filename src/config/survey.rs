@@ -3,9 +3,9 @@
 
 use super::faults::Examined;
 use super::file::{BackupKind, EvidenceMode, File, Want};
-use super::plan::{Blocked, NotYet, Sourced, Warning};
+use super::plan::{NotYet, Sourced, Warning};
 use super::telling::{Hook, On};
-use super::values::Given;
+use super::values::{Given, Name};
 
 /// Every value of the file that may come from elsewhere, with its key.
 pub fn givens(file: &File) -> Vec<Sourced> {
@@ -47,14 +47,14 @@ pub fn givens(file: &File) -> Vec<Sourced> {
 /// The keys that a later version brings. A default that is spelled out is not among them.
 pub fn not_yet(file: &File, examined: &Examined<'_>) -> Vec<NotYet> {
     let mut found = Vec::new();
-    let mut note = |path: &[&str], given: bool, blocks: Option<Blocked>| {
+    let mut note = |path: &[&str], given: bool, blocks: Option<Name>| {
         if given {
             found.push(NotYet { key: path.join("."), place: examined.place_of(path), blocks });
         }
     };
     for (name, backup) in &file.backups {
         let key = |key| ["backups", name.as_str(), key];
-        let stops = Some(Blocked::One(name.clone()));
+        let stops = Some(name.clone());
         let is_physical = backup.kind == Some(BackupKind::Physical);
         note(&key("incremental"), backup.incremental.is_some() && is_physical, None);
         // Of these the log would not be encrypted.
