@@ -145,7 +145,7 @@ impl Assessment {
             catalog: &catalog,
             last: last.as_ref(),
             since: record.map(|record| record.since),
-            running,
+            running: running || is_read_back_elsewhere(plan, history, &catalog, name, now)?,
             running_since,
             retrying: has_daemon && (retry_under_way || record.is_some_and(|record| due::will_retry(backup, &record, now))),
             future_slot: history.future_slot(name, now)?,
@@ -395,6 +395,16 @@ fn copies_of(plan: &Plan, history: &History, catalog: &Catalog, backup: &Backup,
         });
     }
     Ok(copies)
+}
+
+/// Whether another installation may be reading back right now what it has committed: that takes no longer
+/// than to make it, and its lease.
+fn is_read_back_elsewhere(plan: &Plan, history: &History, catalog: &Catalog, backup: &str, now: DateTime<Utc>) -> Result<bool> {
+    let Some(newest) = catalog.entries.iter().find(|entry| entry.id.backup == backup) else { return Ok(false) };
+    let (began, made) = (newest.manifest.started_at, newest.manifest.finished_at);
+    let patience = (made - began).to_std().unwrap_or_default() + plan.takeover_after;
+    let is_fresh = (now - made).to_std().is_ok_and(|age| age <= patience);
+    Ok(is_fresh && newest.rung() == Rung::Written && !history.has_made(backup, &newest.id.to_string())?)
 }
 
 /// Whether what an alert is about is in the file.

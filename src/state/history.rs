@@ -332,6 +332,20 @@ impl History {
             .map_err(|error| failed(&error))
     }
 
+    /// Whether a backup was made here, as far as can be told: a run that never said what it made may have.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn has_made(&self, backup: &str, id: &str) -> Result<bool> {
+        self.db()
+            .query_row(
+                "select exists (select 1 from runs where backup = ?1 and kind = 'dump' and (id = ?2 or outcome is null))",
+                [backup, id],
+                |row| row.get(0),
+            )
+            .map_err(|error| failed(&error))
+    }
+
     /// Runs that have not ended, and ended ones whose leftovers could not be removed.
     ///
     /// # Errors
@@ -604,6 +618,7 @@ mod tests {
             assert_eq!(runs.iter().map(|run| (run.kind, run.outcome.as_deref())).collect::<Vec<_>>(), [(Job::Dump, Some("ok"))]);
             assert_eq!(history.last_duration("x", Job::Dump).unwrap(), Some(Duration::from_secs(9)));
             assert!(history.has_stored("x").unwrap());
+            assert!(history.has_made("x", "x/20240115T010000Z").unwrap() && !history.has_made("x", "x/20240116T010000Z").unwrap());
         }
     }
 }

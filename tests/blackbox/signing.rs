@@ -310,8 +310,9 @@ fn pins_and_proofs_count_where_they_were_signed_for() {
     std::fs::write(folder.join("pin-20990101T000000Z.json"), "{\n  \"pinned\": false\n}").unwrap();
     assert!(pinned(&second));
     std::fs::remove_file(folder.join("pin-20990101T000000Z.json")).unwrap();
+    let before = world.names(&second);
     world.pgvigil(&["unpin", &second]).expect(0);
-    let unpin = world.names(&second).into_iter().rfind(|name| name.starts_with("pin-")).unwrap();
+    let unpin = world.names(&second).into_iter().find(|name| !before.contains(name)).unwrap();
     assert!(!pinned(&second), "{unpin}");
     let text = std::fs::read(folder.join(&unpin)).unwrap();
     std::fs::remove_file(folder.join(&unpin)).unwrap();

@@ -49,6 +49,14 @@ fn of_the_highest_level() {
     bounded(Server::Pg15, &["compression = \"zstd:19\""]);
 }
 
+/// To a key that nobody here has.
+const ENCRYPTED: &str = "encrypt_to = [\"age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p\"]";
+
+#[test]
+fn of_an_encrypted_dump() {
+    bounded(Server::Pg15, &[ENCRYPTED, &format!("compression = \"none\"\n{ENCRYPTED}")]);
+}
+
 #[test]
 fn of_a_dump_in_the_container() {
     bounded(Server::Exec, &["", "compression = \"none\""]);

@@ -117,6 +117,12 @@ fn killed_at_every_call_as_a_directory() {
 }
 
 #[test]
+fn killed_at_every_call_while_it_encrypts() {
+    let to = "encrypt_to = [\"age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p\"]";
+    killed_at_calls(Case::small(Server::Pg15, to), scale(6, usize::MAX));
+}
+
+#[test]
 fn killed_at_every_call_in_the_container() {
     killed_at_calls(Case::small(Server::Exec, "compression = \"zstd\""), scale(6, usize::MAX));
 }

@@ -123,6 +123,44 @@ async fn files_of_many_parts_come_back_whole() {
     assert_eq!(store.remove(&id).await.unwrap_err().kind, Kind::NotFound);
 }
 
+/// Past a page of a list of parts, and past what one request may carry (5 GiB): 5.8 GB in the long run.
+#[tokio::test]
+async fn a_file_of_more_than_a_thousand_parts() {
+    let count = if std::env::var_os("PGVIGIL_TEST_LONG").is_some() { 1_101 } else { 40 };
+    let parts = Parts { first_bytes: PART_BYTES as u64, double_every: u32::MAX, ..Parts::default() };
+    let store = S3Store::with("s3", &place(&server()), "0123".to_owned(), parts, Patience::default()).unwrap();
+    let (id, block) = (id("20240115T010000Z"), text(PART_BYTES));
+    // No two parts are the same.
+    let part = |number: u64| [Bytes::from(number.to_be_bytes().to_vec()), block.slice(8..)];
+    let mut upload = store.begin(&id).await.unwrap();
+    let mut file = upload.create("long").await.unwrap();
+    for number in 0..count {
+        for piece in part(number) {
+            file.write(piece).await.unwrap();
+        }
+    }
+    file.finish().await.unwrap();
+    upload.commit(Bytes::from_static(b"{}")).await.unwrap();
+    let mut reader = store.read(&id, "long").await.unwrap();
+    let mut back = vec![0; PART_BYTES];
+    for number in 0..count {
+        reader.read_exact(&mut back).await.unwrap();
+        assert!(back == part(number).concat(), "part {number}");
+    }
+    assert_eq!(reader.read(&mut back).await.unwrap(), 0);
+    store.remove(&id).await.unwrap();
+    assert_eq!(left(&store).await, (vec![], 0));
+    // What is begun and given up leaves none of its parts.
+    let mut upload = store.begin(&id).await.unwrap();
+    let mut file = upload.create("long").await.unwrap();
+    for _ in 0..20 {
+        file.write(block.clone()).await.unwrap();
+    }
+    drop(file);
+    upload.discard().await;
+    assert_eq!(left(&store).await, (vec![], 0));
+}
+
 /// What the server of the tests wrote beside its address.
 fn beside(name: &str) -> PathBuf {
     PathBuf::from(std::env::var_os("PGVIGIL_TEST_TMP").unwrap()).join("s3").join(name)
