@@ -19,6 +19,28 @@ const SHARED_FROM_BYTES: u64 = 4 * 1024 * 1024;
 const PORTION_BYTES: usize = 1024 * 1024;
 const _: () = assert!(PORTION_BYTES > pipe::HOLDS_BYTES_MAX);
 
+/// What is done with a piece of rows.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// What waits and so many bytes of it are a portion of whole rows; the other session takes the next.
+    Turn(usize),
+    /// A row that is longer than a portion goes on where it began.
+    GoOn,
+    /// It waits for more.
+    Wait,
+}
+
+/// `whole`: so many bytes of the piece are whole rows.
+fn next(waiting: usize, piece: usize, whole: Option<usize>) -> Next {
+    if waiting + piece < PORTION_BYTES {
+        return Next::Wait;
+    }
+    match whole {
+        Some(whole) if waiting + whole > pipe::HOLDS_BYTES_MAX => Next::Turn(whole),
+        _ => Next::GoOn,
+    }
+}
+
 /// A `COPY` under way.
 pub struct Copying {
     copy: Copy,
@@ -56,8 +78,8 @@ impl Copying {
         self.lines.feed(&rows);
         self.bytes += rows.len() as u64;
         let whole = memchr::memrchr(b'\n', &rows).map(|end| end + 1);
-        match whole {
-            Some(whole) if self.waiting_bytes + whole >= PORTION_BYTES => {
+        match next(self.waiting_bytes, rows.len(), whole) {
+            Next::Turn(whole) => {
                 let begun = rows.split_off(whole);
                 self.wait(rows);
                 self.pass(lanes, settings, true).await?;
@@ -66,12 +88,11 @@ impl Copying {
                 }
                 self.wait(begun);
             }
-            // A row that is longer than a portion goes on where it began.
-            _ if self.waiting_bytes + rows.len() >= PORTION_BYTES => {
+            Next::GoOn => {
                 self.wait(rows);
                 self.pass(lanes, settings, true).await?;
             }
-            _ => self.wait(rows),
+            Next::Wait => self.wait(rows),
         }
         Ok(())
     }
@@ -123,5 +144,30 @@ impl Copying {
         }
         let rows = self.lines.finish().0;
         Ok((self.copy, self.failed.map_or(Ok(rows), Err)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KB: usize = 1024;
+
+    #[test]
+    fn pieces_of_any_length_make_portions_of_whole_rows() {
+        for (waiting, piece, whole, expected) in [
+            (0, 64 * KB, Some(64 * KB), Next::Wait),
+            (980 * KB, 64 * KB, Some(63 * KB), Next::Turn(63 * KB)),
+            // As long as a portion, or longer, with a row that ends in the next one: it is the other's turn all the same.
+            (0, 1024 * KB, Some(1024 * KB - 7), Next::Turn(1024 * KB - 7)),
+            (7, 4096 * KB, Some(4000 * KB), Next::Turn(4000 * KB)),
+            // One long row.
+            (512 * KB, 512 * KB, None, Next::GoOn),
+            // A portion that is no more than a pipe holds says nothing of who reads it.
+            (0, 1024 * KB, Some(100 * KB), Next::GoOn),
+            (450 * KB, 700 * KB, Some(100 * KB), Next::Turn(100 * KB)),
+        ] {
+            assert_eq!(next(waiting, piece, whole), expected, "{waiting} {piece} {whole:?}");
+        }
     }
 }
