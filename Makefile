@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: install deb demo test test-long lint bench bench-restore bench-daemon schema
+.PHONY: install deb demo test test-long lint bench bench-restore bench-daemon bench-offsite bench-physical schema
 
 install: ## into PREFIX (/usr/local), with unit, user, man pages and completions; DESTDIR for packages
 	cargo build --release --quiet
@@ -56,6 +56,17 @@ bench-daemon: ## what the daemon costs at rest, and how soon it begins
 	tests/support/install all
 	cargo build --release --quiet
 	tests/support/with-servers tests/bench/daemon $(SECONDS_AT_REST)
+
+bench-offsite: ## runs into S3 and over ssh against rclone, scp and rsync
+	tests/support/install all
+	cargo build --release --quiet
+	tests/support/with-servers tests/bench/offsite s3 $(GIB) $(RUNS)
+	tests/support/with-servers tests/bench/offsite ssh $(GIB) $(RUNS)
+
+bench-physical: ## base backups, restores, pushes and replay against pgBackRest, pg_basebackup and cp
+	tests/support/install all pgbackrest
+	cargo build --release --quiet
+	tests/support/with-servers tests/bench/physical $(RUNS)
 
 schema: ## docs/pgvigil.schema.json from the types of the file
 	cargo run --quiet -- schema > docs/pgvigil.schema.json
