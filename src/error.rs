@@ -41,8 +41,6 @@ pub enum Kind {
     Timeout,
     /// What is asked for would destroy something, or could not be done in the end.
     Refused,
-    /// Something that this version does not do yet.
-    NotYet,
     /// Something on this machine: a file, a folder, a process.
     System,
 }
@@ -82,7 +80,6 @@ impl Kind {
             | Kind::Cancelled
             | Kind::Timeout
             | Kind::Refused
-            | Kind::NotYet
             | Kind::System => exit::FAILED,
         }
     }
@@ -104,7 +101,7 @@ impl Kind {
             // A restore takes a database away for a moment.
             | Kind::NotFound => true,
             // Somebody has to install or to change something first.
-            Kind::Usage | Kind::Config | Kind::Secret | Kind::Undeletable | Kind::Refused | Kind::Unverifiable | Kind::NotYet => false,
+            Kind::Usage | Kind::Config | Kind::Secret | Kind::Undeletable | Kind::Refused | Kind::Unverifiable => false,
         }
     }
 }

@@ -50,6 +50,9 @@ pub enum Command {
     Run {
         /// A [backups.NAME] section of the file
         backup: String,
+        /// Physical: only the changes since the newest base backup (PostgreSQL 17 and later)
+        #[arg(long)]
+        incremental: bool,
     },
     /// Show the catalog, newest first
     #[command(after_help = "Examples:\n  pgvigil list\n  pgvigil list euem_db\n  pgvigil --json list | jq -r '.[].id'")]
@@ -222,6 +225,9 @@ pub enum WalCommand {
         /// Only from this store
         #[arg(long, value_name = "S")]
         store: Option<String>,
+        /// The private key for what is encrypted; default: identity of the backup
+        #[arg(long, value_name = "FILE")]
+        identity: Option<PathBuf>,
         /// Fetch what follows the file, so that it waits beside its place
         #[arg(long, hide = true)]
         ahead: bool,

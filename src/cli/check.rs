@@ -94,7 +94,6 @@ pub fn check(session: &Session, offline: bool) -> Done {
             count(plan.backups.len(), "backup")
         ),
     )];
-    lines.extend(not_yet(plan));
     for fault in plan.discovery.iter().flat_map(|discovery| &discovery.faults) {
         let error = Error::new(Kind::Config, fault.told.clone());
         lines.push(Line::bad(format!("container {}", fault.container), &error));
@@ -121,29 +120,6 @@ fn fault_lines(faults: &Faults) -> Vec<Line> {
         .iter()
         .map(|fault| Line { fault: true, ..Line::new(Level::Error, fault.place(&faults.path), &fault.message, fault.hint.clone()) })
         .collect()
-}
-
-/// Keys that this version passes over, in one line; and each that stops a backup.
-fn not_yet(plan: &Plan) -> Vec<Line> {
-    let passed = plan.not_yet.iter().filter(|key| key.blocks.is_none());
-    let keys: Vec<String> = passed.map(|key| format!("{} ({})", key.key, key.place)).collect();
-    let mut lines = Vec::new();
-    if !keys.is_empty() {
-        lines.push(Line::warning(
-            "file",
-            format!("not yet, and passed over by this version: {}", keys.join(", ")),
-            "nothing to do: backups by `pgvigil run` are the same without them",
-        ));
-    }
-    for (key, backup) in plan.not_yet.iter().filter_map(|key| Some((key, key.blocks.as_ref()?))) {
-        lines.push(Line::new(
-            Level::Error,
-            "file",
-            format!("{} ({}): not yet: backup {backup} cannot run in this version", key.key, key.place),
-            Some("take the key out for now".to_owned()),
-        ));
-    }
-    lines
 }
 
 fn state(plan: &Plan) -> Line {

@@ -35,6 +35,7 @@ use clap::{CommandFactory, Parser};
 
 use crate::error::{Error, Kind, Result, exit};
 use args::{AlertCommand, Args, Command};
+use crate::job::run::Order;
 use session::Session;
 
 /// What a command ends in: its exit code, after its output.
@@ -94,7 +95,9 @@ fn dispatch(args: Args) -> Done {
     let session = Session::new(&args);
     match args.command {
         Command::Check { offline } => check::check(&session, offline),
-        Command::Run { backup } => run::run(&session, &backup),
+        Command::Run { backup, incremental } => {
+            run::run(&session, &backup, if incremental { Order::Changes } else { Order::ByHand })
+        }
         Command::List { backup, watch } => list::list(&session, backup.as_deref(), watch.every()),
         Command::Show { id } => show::show(&session, &id),
         Command::Cat { id, file, identity } => cat::cat(&session, &id, file.as_deref(), identity.as_deref()),

@@ -131,6 +131,8 @@ fn asked(session: &Session, args: &RestoreArgs, plan: &Plan, wanted: &Wanted) ->
         timeline: options.timeline,
         tablespaces: tablespaces.collect::<Result<_>>()?,
         config: absolute(&session.config)?,
+        identity: args.identity.as_deref().map(absolute).transpose()?,
+        accept_unsigned: args.accept_unsigned,
     })
 }
 

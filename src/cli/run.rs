@@ -13,8 +13,8 @@ use crate::job::progress::Progress;
 use crate::job::run::{self, Order, Report};
 use crate::state::Outcome;
 
-pub fn run(session: &Session, backup: &str) -> Done {
-    match make(session, backup) {
+pub fn run(session: &Session, backup: &str, order: Order) -> Done {
+    match make(session, backup, order) {
         Ok(report) => tell(session, &report),
         Err(error) => {
             let outcome = if error.kind == Kind::Busy { Outcome::Skipped } else { Outcome::Failed };
@@ -23,17 +23,21 @@ pub fn run(session: &Session, backup: &str) -> Done {
     }
 }
 
-fn make(session: &Session, backup: &str) -> Result<Report, Error> {
+fn make(session: &Session, backup: &str, order: Order) -> Result<Report, Error> {
     // Which server it is of decides which secrets it needs.
     let plan = session.load()?.map_err(|faults| super::session::faults_error(&faults))?;
-    let server = run::find(&plan, backup)?.server.clone();
+    let found = run::find(&plan, backup)?;
+    if order == Order::Changes && found.physical.is_none() {
+        return Err(Error::new(Kind::Usage, format!("{backup} is a backup of dumps: there is no incremental one")).hint("leave --incremental out"));
+    }
+    let server = found.server.clone();
     let opened = session.open(Uses::Server(server.as_str()))?;
     let cancel = signals::cancelled_by_signals()?;
     let (progress, followers) = (Arc::new(Progress::default()), Followers::default());
     let runtime = runtime()?;
     let report = runtime.block_on(async {
         let bar = bar::show(&progress, bar::OF_LAST_RUN);
-        let report = run::run(&opened.plan, backup, Order::ByHand, &progress, &followers, &cancel).await;
+        let report = run::run(&opened.plan, backup, order, &progress, &followers, &cancel).await;
         drop(bar);
         followers.finish().await;
         alert::tell(&opened.plan, backup).await;

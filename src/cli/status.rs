@@ -117,6 +117,9 @@ fn page(seen: &Gathered, plan: &Plan) -> String {
     if !status.backups.is_empty() {
         let _ = writeln!(text, "\n{}", backups(seen, &worded).trim_fmt());
     }
+    if status.backups.iter().any(|backup| backup.log.is_some()) {
+        let _ = writeln!(text, "\n{}", logs(seen).trim_fmt());
+    }
     let _ = writeln!(text, "\n{}", stores(seen, plan, now).trim_fmt());
     text + &notes(status)
 }
@@ -159,6 +162,32 @@ fn backups(seen: &Gathered, worded: &[(&Record, Word)]) -> comfy_table::Table {
     }
     // The bar says what stands beside it, and `list` has the IDs; the state and what comes next stay.
     output::fitted(table, &[6, 3, 8, 10, 7, 11, 4])
+}
+
+/// The log of physical backups: what can be restored of it, and what a loss of the server would cost.
+fn logs(seen: &Gathered) -> comfy_table::Table {
+    let mut table = output::table(&["LOG OF", "ANY MOMENT FROM", "TO", "MAY BE LOST", "ON THE SERVER ONLY", "SLOT HOLDS", "GAPS"]);
+    for backup in &seen.status.backups {
+        let Some(log) = &backup.log else { continue };
+        let zone = seen.records.iter().find(|record| record.name.as_str() == backup.name).map_or(chrono_tz::UTC, |record| record.zone);
+        let at = |at: Option<DateTime<Utc>>| Cell::new(at.map_or("never".to_owned(), |at| time(at, zone)));
+        let bytes = |bytes: Option<u64>| Cell::new(bytes.map(size).unwrap_or_default()).set_alignment(CellAlignment::Right);
+        let gaps = log.figures.gaps;
+        table.add_row(vec![
+            Cell::new(&backup.name),
+            at(log.figures.restorable_from),
+            at(log.figures.restorable_to),
+            Cell::new(match log.may_lose_seconds {
+                Some(0) => "nothing".to_owned(),
+                Some(secs) => format!("the last {}", age(secs)),
+                None => "all".to_owned(),
+            }),
+            bytes(log.figures.bytes_behind),
+            bytes(log.figures.slot_holds_bytes),
+            tinted(if gaps == 0 { "none".to_owned() } else { gaps.to_string() }, (gaps > 0).then_some(Color::Red)),
+        ]);
+    }
+    output::fitted(table, &[5, 4, 1])
 }
 
 /// How a backup stands in each of its other stores.

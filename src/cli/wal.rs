@@ -12,9 +12,10 @@ use crate::config::plan::Backup;
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result, exit};
 use crate::host::{detached, printable};
+use crate::job::keys;
 use crate::job::physical::status::{self, Status};
 use crate::job::physical::{fetch, push};
-use crate::job::run::{find, refuse_not_yet};
+use crate::job::run::find;
 
 /// "Anything else" to `restore_command`: PostgreSQL takes 1 to 125 for the end of the archive and promotes.
 pub const NO_ANSWER: u8 = 255;
@@ -23,8 +24,9 @@ pub fn wal(session: &Session, command: &WalCommand) -> Done {
     match command {
         WalCommand::Push { file, backup } => push(session, backup.as_deref(), file),
         WalCommand::Status { backup } => status(session, backup.as_deref()),
-        WalCommand::Fetch { name, dest, backup, store, ahead } => {
-            fetch(session, &Wanted { name, dest, backup: backup.as_deref(), store: store.as_deref() }, *ahead)
+        WalCommand::Fetch { name, dest, backup, store, identity, ahead } => {
+            let wanted = Wanted { name, dest, backup: backup.as_deref(), store: store.as_deref(), identity: identity.as_deref() };
+            fetch(session, &wanted, *ahead)
         }
     }
 }
@@ -33,7 +35,6 @@ fn push(session: &Session, backup: Option<&str>, file: &Path) -> Done {
     // Not as the owner of state_dir: who archives is the server's user.
     let opened = session.open_as_caller(Uses::None)?;
     let backup = choose(&opened.plan, backup)?;
-    refuse_not_yet(&opened.plan, &backup.name)?;
     runtime()?.block_on(push::push(&opened.plan, backup, file))?;
     Ok(exit::OK)
 }
@@ -109,6 +110,7 @@ struct Wanted<'a> {
     dest: &'a Path,
     backup: Option<&'a str>,
     store: Option<&'a str>,
+    identity: Option<&'a Path>,
 }
 
 fn fetch(session: &Session, wanted: &Wanted<'_>, ahead: bool) -> Done {
@@ -117,12 +119,16 @@ fn fetch(session: &Session, wanted: &Wanted<'_>, ahead: bool) -> Done {
     let only = wanted.store.map(|store| store_of(backup, store)).transpose()?;
     let stores = fetch::stores(&opened.plan, backup, only)?;
     let name = backup.name.as_str();
+    let keys = match wanted.identity {
+        Some(path) => keys::of_file(path)?,
+        None => keys::of_backup(&opened.plan, name)?.unwrap_or_default(),
+    };
     let runtime = runtime()?;
     if ahead {
-        runtime.block_on(fetch::ahead(&stores, name, wanted.name, wanted.dest))?;
+        runtime.block_on(fetch::ahead(&stores, name, wanted.name, wanted.dest, &keys))?;
         return Ok(exit::OK);
     }
-    if !runtime.block_on(fetch::fetch(&stores, name, wanted.name, wanted.dest))? {
+    if !runtime.block_on(fetch::fetch(&stores, name, wanted.name, wanted.dest, &keys))? {
         return Ok(exit::FAILED);
     }
     if fetch::wants_ahead(wanted.name, wanted.dest) {

@@ -136,8 +136,6 @@ fn add_one(plan: &mut Plan, text: &str, environment: &[Overlay], overlays: Vec<O
         return Err("a drill of labels goes into a container".to_owned());
     }
     server.password_of_container = true;
-    let section = format!("backups.{name}.");
-    plan.not_yet.extend(made.not_yet.into_iter().filter(|key| key.key.starts_with(&section)));
     plan.warnings.extend(made.warnings.into_iter().filter(|warning| warning.subject == format!("backup {name}")));
     plan.written.adopt(&made.written, &name);
     plan.servers.insert(name.clone(), server);

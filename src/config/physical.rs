@@ -11,7 +11,7 @@ use super::values::{Count, Schedule};
 pub struct Physical {
     /// How the log comes into the archive. `None`: not at all; a base backup holds what makes it whole.
     pub wal: Option<Wal>,
-    /// When an incremental base backup is made.
+    /// When an incremental base backup is made, where it is not time for a whole one.
     pub incremental: Option<Schedule>,
 }
 
@@ -25,6 +25,15 @@ pub(super) fn default_keep(kind: BackupKind) -> Keep {
         BackupKind::Dump => Keep::default(),
         BackupKind::Physical => Keep { base_backups: Some(Count::Number(BASE_BACKUPS)), window: Some(WINDOW), ..Keep::nothing() },
     }
+}
+
+/// When a backup is made: of a physical one the incremental ones too.
+pub(super) fn schedule(backup: &file::Backup) -> Option<Schedule> {
+    let schedule = backup.schedule.clone()?;
+    Some(match backup.incremental.as_ref().filter(|_| backup.kind == Some(BackupKind::Physical)) {
+        Some(incremental) => schedule.with(incremental),
+        None => schedule,
+    })
 }
 
 /// The plan of a physical backup; of a dump there is none.

@@ -53,8 +53,6 @@ pub struct Plan {
     pub has_channel: bool,
     /// Every value of the file that may come from elsewhere, for `check` and for the warnings.
     pub givens: Vec<Sourced>,
-    /// What stands in the file and does not work in this version.
-    pub not_yet: Vec<NotYet>,
     /// What is right, and probably not what was meant.
     pub warnings: Vec<Warning>,
     /// Every key as it is written, to say what an edit has changed. No secret stands in here.
@@ -79,25 +77,6 @@ pub struct Sourced {
     pub given: Given,
     /// Not for everybody's eyes.
     pub is_secret: bool,
-}
-
-/// A key of the file that a later version brings.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NotYet {
-    /// The key as in the file, such as `backups.x.encrypt_to`.
-    pub key: String,
-    /// Where it stands, such as `line 5`.
-    pub place: String,
-    /// The backup that cannot run as it is written here. `None`: the key is passed over for now,
-    /// and what a run makes is the same without it.
-    pub blocks: Option<Name>,
-}
-
-impl NotYet {
-    /// Whether a run of this backup would not be what the file asks for.
-    pub fn blocks(&self, backup: &Name) -> bool {
-        self.blocks.as_ref() == Some(backup)
-    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -394,7 +373,6 @@ pub fn plan(file: &File, examined: &mut Examined<'_>) -> Plan {
         stores,
         backups,
         givens: super::survey::givens(file),
-        not_yet: super::survey::not_yet(file, examined),
         warnings: super::survey::warnings(file),
         written: examined.written(&super::survey::givens(file)),
     }
@@ -532,6 +510,7 @@ fn plan_backup(name: &Name, backup: &file::Backup, file: &File, examined: &mut E
         BackupKind::Physical => Some(Which::All { exclude: Vec::new() }),
     };
     rules::check_kind(name, backup, kind, examined);
+    rules::check_chain(name, backup, examined);
     rules::check_form(name, backup, server.as_ref().and_then(|server| file.servers.get(server)), examined);
     if let Some(keep) = &backup.keep {
         rules::check_keep(keep, Some(kind), &["backups", name.as_str(), "keep"], examined);
@@ -545,7 +524,7 @@ fn plan_backup(name: &Name, backup: &file::Backup, file: &File, examined: &mut E
         server: server?,
         which: which?,
         timezone,
-        schedule: backup.schedule.clone(),
+        schedule: physical::schedule(backup),
         jitter: backup.jitter.map(|span| span.0),
         catch_up: backup.catch_up.unwrap_or(true),
         retries: backup.retries.unwrap_or(RETRIES),

@@ -37,6 +37,17 @@ pub fn check_kind(name: &Name, backup: &file::Backup, kind: BackupKind, examined
     }
 }
 
+/// A chain that is never begun anew only grows: each restore needs all of it.
+pub fn check_chain(name: &Name, backup: &file::Backup, examined: &mut Examined<'_>) {
+    if backup.incremental.is_some() && backup.schedule.is_none() {
+        examined.fault(
+            &["backups", name.as_str(), "incremental"],
+            "incremental without schedule: no whole base backup would ever be made",
+            "add schedule = \"0 1 * * 0\" for a whole one each week",
+        );
+    }
+}
+
 /// Format, jobs, contents and patterns against each other and against the way to the server.
 pub fn check_form(name: &Name, backup: &file::Backup, server: Option<&file::Server>, examined: &mut Examined<'_>) {
     let key = |key| ["backups", name.as_str(), key];

@@ -1,11 +1,9 @@
-//! What stands in a file beside its meaning: its secrets, the keys that this version does not
-//! know how to obey, and what is right but probably not meant.
+//! What stands in a file beside its meaning: its secrets, and what is right but probably not meant.
 
-use super::faults::Examined;
-use super::file::{BackupKind, EvidenceMode, File, Want};
-use super::plan::{NotYet, Sourced, Warning};
+use super::file::{EvidenceMode, File, Want};
+use super::plan::{Sourced, Warning};
 use super::telling::{Hook, On};
-use super::values::{Given, Name};
+use super::values::Given;
 
 /// Every value of the file that may come from elsewhere, with its key.
 pub fn givens(file: &File) -> Vec<Sourced> {
@@ -40,25 +38,6 @@ pub fn givens(file: &File) -> Vec<Sourced> {
     }
     for (name, ping) in &file.pings {
         note(format!("pings.{name}.url"), Some(&ping.url), true);
-    }
-    found
-}
-
-/// The keys that a later version brings. A default that is spelled out is not among them.
-pub fn not_yet(file: &File, examined: &Examined<'_>) -> Vec<NotYet> {
-    let mut found = Vec::new();
-    let mut note = |path: &[&str], given: bool, blocks: Option<Name>| {
-        if given {
-            found.push(NotYet { key: path.join("."), place: examined.place_of(path), blocks });
-        }
-    };
-    for (name, backup) in &file.backups {
-        let key = |key| ["backups", name.as_str(), key];
-        let stops = Some(name.clone());
-        let is_physical = backup.kind == Some(BackupKind::Physical);
-        note(&key("incremental"), backup.incremental.is_some() && is_physical, None);
-        // Of these the log would not be encrypted.
-        note(&key("encrypt_to"), backup.encrypt_to.is_some() && is_physical, stops);
     }
     found
 }

@@ -125,11 +125,29 @@ impl FromStr for Zone {
 
 string_value!(Zone, { "type": "string", "description": "IANA time zone, such as \"Europe/Vienna\"" });
 
-/// A schedule: cron of five fields, of six with seconds first, or `@daily` and its kin.
+/// A schedule: cron of five fields, of six with seconds first, or `@daily` and its kin; and another beside it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
     pub text: String,
     pub cron: croner::Cron,
+    /// Another one, whose slots are this one's too.
+    pub also: Option<Box<Schedule>>,
+}
+
+impl Schedule {
+    /// One that fires whenever either of the two does.
+    #[must_use]
+    pub fn with(self, other: &Schedule) -> Self {
+        Schedule { also: Some(Box::new(other.clone())), ..self }
+    }
+
+    /// All of it, as the file has it.
+    pub fn spelled(&self) -> String {
+        match &self.also {
+            Some(also) => format!("{}, {}", self.text, also.spelled()),
+            None => self.text.clone(),
+        }
+    }
 }
 
 impl FromStr for Schedule {
@@ -150,7 +168,7 @@ impl FromStr for Schedule {
         if cron.iter_after(chrono::DateTime::UNIX_EPOCH.naive_utc()).next().is_none() {
             return Err(wrong(&"it never fires"));
         }
-        Ok(Schedule { text: text.to_owned(), cron })
+        Ok(Schedule { text: text.to_owned(), cron, also: None })
     }
 }
 

@@ -10,7 +10,7 @@ use crate::alert::policy::next_turn;
 use crate::alert::routes::routes;
 use crate::config::values::Name;
 use crate::error::Error;
-use crate::host::clock;
+use crate::host::{clock, memory};
 use crate::job::assess;
 
 /// Looking at how things stand may take this share of the time: one in so many.
@@ -56,6 +56,7 @@ impl Daemon {
         let pause = pause.min(soonest.max(Duration::from_secs(1))).min(self.until_turn().unwrap_or(Duration::MAX));
         self.look_at = self.look_at.min(Instant::now() + pause);
         self.telling.soon();
+        memory::give_back();
     }
 
     /// How long it is to the next reminder or escalation.

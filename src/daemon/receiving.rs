@@ -22,6 +22,9 @@ const LOCK_AGAIN: Duration = Duration::from_secs(1);
 /// How often the archive is held against the server.
 const WATCH_EVERY: Duration = Duration::from_secs(60);
 
+/// A slot that is made, or a base backup that begins, needs a moment before anybody calls it wrong.
+const WATCH_FIRST: Duration = Duration::from_secs(10);
+
 /// How long pg_receivewal and what it has received may take at the end.
 const END_WITHIN: Duration = Duration::from_secs(10);
 
@@ -75,14 +78,16 @@ async fn keep_receiving(plan: &Plan, backup: &Backup, state: &State, cancel: &Ca
 
 /// Notes what is wrong with the log of a backup, for whoever assesses.
 async fn watch(plan: &Plan, backup: &Backup, cancel: &CancellationToken) {
+    let mut wait = WATCH_FIRST;
     loop {
         tokio::select! {
-            () = tokio::time::sleep(WATCH_EVERY) => {}
+            () = tokio::time::sleep(wait) => wait = WATCH_EVERY,
             () = cancel.cancelled() => return,
         }
         match status::status(plan, backup).await {
             Ok(status) if status.error.is_none() => {
-                if let Err(error) = Watched::note(&plan.state_dir, backup.name.as_str(), status.problems, clock::now()) {
+                let figures = status.figures();
+                if let Err(error) = Watched::note(&plan.state_dir, backup.name.as_str(), status.problems, figures, clock::now()) {
                     tracing::warn!(backup = %backup.name, %error, "cannot note how the log stands");
                 }
             }

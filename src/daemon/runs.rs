@@ -25,7 +25,7 @@ impl Daemon {
         let mut next = now + TimeDelta::hours(1);
         for backup in plan.backups.values().filter(|backup| !self.busy.contains_key(&backup.name)) {
             let Some(schedule) = &backup.schedule else { continue };
-            let record = self.history.record(Job::Dump, backup.name.as_str(), &spelled(backup, &schedule.text), now)?;
+            let record = self.history.record(Job::Dump, backup.name.as_str(), &spelled(backup, &schedule.spelled()), now)?;
             match due(backup, &record, now) {
                 Due::Run { slot, attempt } => due_now.push((slot, backup.name.clone(), attempt)),
                 Due::Skip { slot } if self.waiting.contains(&backup.name) => due_now.push((slot, backup.name.clone(), 1)),

@@ -50,6 +50,8 @@ pub struct Call {
     pub tag: Tag,
     /// Whether it reads from us.
     pub stdin: bool,
+    /// All that it reads, where that is known before it starts. Whoever starts it hands it over.
+    pub input: Option<bytes::Bytes>,
 }
 
 /// The mark of one run on everything that it starts, unique to it.

@@ -61,7 +61,6 @@ pub async fn adopt(
     cancel: &CancellationToken,
 ) -> Result<Vec<Adopted>> {
     let backup = run::find(plan, backup)?;
-    run::refuse_not_yet(plan, &backup.name)?;
     let databases = Databases::of(plan, backup)?;
     let state = State::open(&plan.state_dir)?;
     let Some(_lock) = state.lock(backup.name.as_str())? else {

@@ -22,6 +22,7 @@ use crate::error::{Error, Kind, Result};
 use crate::host::clock;
 use crate::host::disk::{self, Usage};
 use crate::job::{keys, prune, stores};
+use crate::physical::lag::Figures;
 use crate::schedule::due::{self, Job};
 use crate::state::alerts::Change;
 use crate::state::copies::copy_lock;
@@ -62,6 +63,8 @@ pub struct BackupState {
     pub last_run: Option<Run>,
     /// By the newest drill that got so far.
     pub restore_seconds: Option<f64>,
+    /// How its log stood when the daemon looked last.
+    pub log: Option<Figures>,
     pub running: bool,
     /// In the stores beside the primary.
     pub copies: Vec<CopyFacts>,
@@ -155,6 +158,7 @@ impl Assessment {
         };
         let newest_good = facts.newest_good(now).map(|entry| (entry.id.clone(), entry.manifest.taken_at, entry.rung()));
         let copies = copies_of(plan, history, &catalog, backup, now)?;
+        let watched = backup.physical.as_ref().and_then(|_| Watched::read(&plan.state_dir, name, now));
         // What a store that cannot be read holds is not known: neither good nor bad.
         if catalog.silent.iter().all(|(store, _)| *store != backup.stores[0].as_str()) {
             let found = problems::of_backup(&facts, now);
@@ -168,8 +172,8 @@ impl Assessment {
                 self.undecided.extend(copy.silent.then(|| copies::key(name, copy.store.as_str())));
                 self.problems.extend(copies::of_copies(backup, copy, now));
             }
-            match Watched::read(&plan.state_dir, name, now) {
-                Some(watched) => self.problems.extend(problems::log_of(backup, &watched)),
+            match &watched {
+                Some(watched) => self.problems.extend(problems::log_of(backup, watched)),
                 None if backup.physical.is_some() => self.undecided.push(format!("backup/{name}/wal")),
                 None => {}
             }
@@ -191,6 +195,7 @@ impl Assessment {
             last_run: history.last_ended(name)?,
             copies,
             restore_seconds: facts.measured(now).map(|(_, _, seconds)| seconds),
+            log: watched.map(|watched| watched.figures),
         });
         Ok(())
     }

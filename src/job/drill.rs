@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::host::clock;
 use crate::job::drill_copy::{self, drill_copy};
 use crate::job::progress::Progress;
-use crate::job::run::{Order, find, refuse_not_yet};
+use crate::job::run::{Order, find};
 use crate::job::{keys, physical, stores, verify};
 use crate::keys::Identities;
 use crate::state::{CopyLock, DRILL, History, Lock, Outcome, State};
@@ -94,7 +94,6 @@ async fn drill(
     progress: &Progress,
     cancel: &CancellationToken,
 ) -> Result<DrillReport> {
-    refuse_not_yet(plan, &backup.name)?;
     let state = State::open(&plan.state_dir)?;
     let history = state.history()?;
     let Some(lock) = state.lock(DRILL)? else {
@@ -112,11 +111,11 @@ async fn drill(
     let id = entry.id.to_string();
     let row = history.begin_drill(backup.name.as_str(), &id, clock::now(), order.slot())?;
     let found = async {
+        let keys = keys::of(plan, &entry.manifest, given)?;
+        let stored = Stored { store: &*store, id: &entry.id, manifest: &entry.manifest, keys: &keys };
         let found = if entry.manifest.physical.is_some() {
-            physical::drill::drill(plan, backup, &*store, &entry, before, progress, cancel).await?
+            physical::drill::drill(plan, backup, stored, &entry, before, progress, cancel).await?
         } else {
-            let keys = keys::of(plan, &entry.manifest, given)?;
-            let stored = Stored { store: &*store, id: &entry.id, manifest: &entry.manifest, keys: &keys };
             drill_copy(plan, backup, stored, &entry, before, progress, cancel).await?
         };
         record(plan, &*store, store_name, found).await
@@ -205,7 +204,7 @@ fn reported(id: &Id, found: Result<Drilled>) -> DrillReport {
             match error.kind {
                 Kind::Cancelled => report.outcome = Outcome::Cancelled,
                 // What was asked for cannot be: that is no word about the backup, and no bad luck either.
-                Kind::Damaged | Kind::NotYet | Kind::Usage | Kind::Config | Kind::NotFound => report.outcome = Outcome::Failed,
+                Kind::Damaged | Kind::Usage | Kind::Config | Kind::NotFound => report.outcome = Outcome::Failed,
                 _ => {
                     let hint = error.hint.map(|hint| format!("\nHINT: {hint}")).unwrap_or_default();
                     report.problems.push(cannot_verify(&format!("{}{hint}", error.message)));
@@ -367,7 +366,7 @@ mod tests {
             (refused(Kind::Docker), Outcome::Problems, None, Some("cannot verify: no answer\nHINT: start it")),
             (refused(Kind::Cancelled), Outcome::Cancelled, None, Some("no answer")),
             (refused(Kind::Damaged), Outcome::Failed, None, Some("no answer")),
-            (refused(Kind::NotYet), Outcome::Failed, None, Some("no answer")),
+            (refused(Kind::Usage), Outcome::Failed, None, Some("no answer")),
         ] {
             let report = reported(&id(), found);
             let proven = report.rung.is_some();

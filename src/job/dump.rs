@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use crate::catalog::{FileEntry, Role};
@@ -35,9 +35,11 @@ pub struct Way {
 ///
 /// # Errors
 /// The program failed or was cut, the output is no whole dump, or the store takes no more.
-pub async fn stream(server: &Server, call: Call, way: Way, writer: Box<dyn FileWriter>) -> Result<(Packed, Seen)> {
+pub async fn stream(server: &Server, mut call: Call, way: Way, writer: Box<dyn FileWriter>) -> Result<(Packed, Seen)> {
     let program = call.program;
+    let input = call.input.take();
     let mut process = server.host().start(call).await?;
+    feed(&mut process, input);
     let stdout = std::mem::replace(&mut process.stdout, Box::new(tokio::io::empty()));
     let stall_timeout = way.stall_timeout;
     let (stdout, head) = match first_bytes(stdout, &way.meter, stall_timeout).await {
@@ -52,6 +54,16 @@ pub async fn stream(server: &Server, call: Call, way: Way, writer: Box<dyn FileW
     let whole = pass.finish(program)?;
     writer.finish().await?;
     Ok(whole)
+}
+
+/// Gives a program its input beside whatever it writes. One that does not take all of it says why by itself.
+fn feed(process: &mut Process, input: Option<Bytes>) {
+    if let Some((mut stdin, input)) = process.stdin.take().zip(input) {
+        tokio::spawn(async move {
+            let _ = stdin.write_all(&input).await;
+            let _ = stdin.shutdown().await;
+        });
+    }
 }
 
 /// Stores what a program has left in a file. Durable when this returns, and whole.
@@ -160,9 +172,11 @@ async fn end(program: &'static str, process: &mut Process, head: &[u8], stall_ti
 ///
 /// # Errors
 /// It failed, or its folder did not grow for `stall_timeout`.
-pub async fn into_folder(server: &Server, call: Call, folder: &Path, stall_timeout: Duration, meter: &Meter) -> Result<()> {
+pub async fn into_folder(server: &Server, mut call: Call, folder: &Path, stall_timeout: Duration, meter: &Meter) -> Result<()> {
     let program = call.program;
+    let input = call.input.take();
     let mut process = server.host().start(call).await?;
+    feed(&mut process, input);
     let mut stdout = std::mem::replace(&mut process.stdout, Box::new(tokio::io::empty()));
     let mut sink = Vec::new();
     let mut finished = std::pin::pin!(stdout.read_to_end(&mut sink));

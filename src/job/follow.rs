@@ -84,7 +84,7 @@ impl Following {
         let (sender, ended) = oneshot::channel();
         self.begun = Some(sender);
         let (backup, hooks) = (self.backup.clone(), self.hooks.clone());
-        let run = RunEvent { slot, by_hand: self.order == Order::ByHand, ..RunEvent::default() };
+        let run = RunEvent { slot, by_hand: self.order.slot().is_none(), ..RunEvent::default() };
         let mut ended_too = ended;
         // A hook may be slow where a ping is not: each has a task of its own, and its events in order.
         let mut senders = Vec::new();
@@ -143,7 +143,7 @@ fn of_report(backup: &str, order: Order, report: &Report, will_retry: bool) -> E
     }
     let run = RunEvent {
         slot: order.slot(),
-        by_hand: order == Order::ByHand,
+        by_hand: order.slot().is_none(),
         id,
         outcome: Some(report.outcome.as_str().to_owned()),
         rung: report.rung.map(|rung| rung.to_string()),
@@ -160,7 +160,7 @@ fn of_error(backup: &str, order: Order, has_begun: bool, error: &Error) -> Ended
     let what = if has_begun { "failed" } else { "could not begin" };
     let run = RunEvent {
         slot: order.slot(),
-        by_hand: order == Order::ByHand,
+        by_hand: order.slot().is_none(),
         outcome: Some(Outcome::Failed.as_str().to_owned()),
         error: Some(printable(&error.message)),
         ..RunEvent::default()

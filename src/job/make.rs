@@ -70,6 +70,8 @@ pub struct Making<'a> {
     pub backup: &'a Backup,
     /// The one that the schedule asks for.
     pub slot: Option<DateTime<Utc>>,
+    /// Only the changes since the newest base backup.
+    pub incremental: bool,
     pub store: &'a dyn Store,
     /// Set as soon as the server is reached, so that a cancelled run can be ended there.
     pub server: &'a OnceLock<Server>,
@@ -104,7 +106,7 @@ impl Making<'_> {
         let filling = Filling { making: self, server, id: &id, sealing: &sealing, last: last.as_ref() };
         let mut upload = self.store.begin(&id).await?;
         let filled = if self.backup.physical.is_some() {
-            physical::base::fill(self, &mut *upload, server, &id, started_at).await
+            physical::base::Basing { making: self, server, id: &id, sealing: &sealing }.fill(&mut *upload, started_at).await
         } else {
             filling.fill(&mut *upload, &databases, started_at).await
         };
@@ -201,8 +203,13 @@ impl Making<'_> {
 /// A smaller dump than this is never "much smaller", in bytes.
 const SMALL_BYTES: u64 = 64 * 1024;
 
-/// Whether a dump is much smaller than the last good one of the same things: half of it or less.
+/// Whether a dump is much smaller than the last good one of the same things: half of it or less. What has changed
+/// since another base backup has no size that could be expected.
 fn shrunk(last: &Manifest, now: &Manifest) -> Option<String> {
+    let is_incremental = |manifest: &Manifest| manifest.physical.as_ref().is_some_and(|physical| physical.incremental_of.is_some());
+    if is_incremental(last) || is_incremental(now) {
+        return None;
+    }
     let shape = |manifest: &Manifest| {
         let patterns = [&manifest.tables, &manifest.exclude_tables, &manifest.schemas].map(Clone::clone);
         (manifest.format, manifest.contents, patterns, manifest.databases.clone(), manifest.adopted_from.is_empty())

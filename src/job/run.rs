@@ -18,6 +18,7 @@ use crate::job::spread::Spreading;
 use crate::job::verify::{Opened, Proven};
 use crate::job::{prune, stores, sweep, verify};
 use crate::keys::Identities;
+use crate::physical::chain::is_incremental;
 use crate::postgres::server::Server;
 use crate::schedule::due::{self, Job};
 use crate::state::{History, Outcome, State};
@@ -62,6 +63,8 @@ impl Report {
 pub enum Order {
     /// A person, now.
     ByHand,
+    /// The same: of a base backup only the changes since the newest one.
+    Changes,
     /// The schedule, for this slot.
     Slot(DateTime<Utc>),
 }
@@ -70,7 +73,7 @@ impl Order {
     /// The slot that it is for. `None`: by hand.
     pub fn slot(self) -> Option<DateTime<Utc>> {
         match self {
-            Order::ByHand => None,
+            Order::ByHand | Order::Changes => None,
             Order::Slot(slot) => Some(slot),
         }
     }
@@ -99,7 +102,7 @@ pub async fn run(
 
 /// Whether the slot of a run that has just failed is tried again.
 fn will_retry(plan: &Plan, backup: &Backup, order: Order, report: &Report) -> bool {
-    if order == Order::ByHand || !matches!(report.outcome, Outcome::Failed) {
+    if order.slot().is_none() || !matches!(report.outcome, Outcome::Failed) {
         return false;
     }
     let now = clock::now();
@@ -116,14 +119,13 @@ async fn attempt(
     following: &mut Following,
     cancel: &CancellationToken,
 ) -> Result<Report> {
-    refuse_not_yet(plan, &backup.name)?;
     let state = State::open(&plan.state_dir)?;
     let history = state.history()?;
     let Some(_lock) = state.lock(backup.name.as_str())? else {
         let busy =
             Error::new(Kind::Busy, format!("another run of {} is under way", backup.name)).hint("wait for it; pgvigil history shows it");
         // One who prunes or cleans up holds the lock too, and no run: a slot waits for its end.
-        if order == Order::ByHand || history.under_way(Job::Dump, backup.name.as_str())?.is_some() {
+        if order.slot().is_none() || history.under_way(Job::Dump, backup.name.as_str())?.is_some() {
             history.skipped(Job::Dump, backup.name.as_str(), backup.server.as_str(), clock::now(), order.slot(), &busy.message)?;
         }
         return Err(busy);
@@ -162,6 +164,7 @@ async fn attempt(
         plan,
         backup,
         slot: order.slot(),
+        incremental: order == Order::Changes || order.slot().is_some_and(|slot| is_incremental(backup, slot)),
         store: &*store,
         server: &server,
         progress,
@@ -210,7 +213,7 @@ async fn attempt(
         }
     }
     // A daemon copies beside its runs, and tries again; without one nobody else would.
-    if order == Order::ByHand && report.rung.is_some_and(Rung::is_good) && !matches!(report.outcome, Outcome::Cancelled) {
+    if order.slot().is_none() && report.rung.is_some_and(Rung::is_good) && !matches!(report.outcome, Outcome::Cancelled) {
         for store in prune::receivers(backup) {
             let spreading = Spreading { plan, state: &state, history: &history, backup, store, has_lock: true, progress, cancel };
             match spreading.spread().await {
@@ -245,21 +248,6 @@ pub fn find<'a>(plan: &'a Plan, name: &str) -> Result<&'a Backup> {
         let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
         Error::new(Kind::NotFound, format!("there is no backup {name:?} in the file")).hint(format!("backups of the file: {names}"))
     })
-}
-
-/// Refuses what this version cannot do for a backup.
-///
-/// # Errors
-/// The file asks for it.
-pub fn refuse_not_yet(plan: &Plan, backup: &Name) -> Result<()> {
-    match plan.not_yet.iter().find(|key| key.blocks(backup)) {
-        Some(key) => Err(Error::new(
-            Kind::NotYet,
-            format!("{}: not yet: this version cannot do what {} of the configuration asks for", key.key, key.place),
-        )
-        .hint("take the key out for now; a backup without it would not be what the file promises")),
-        None => Ok(()),
-    }
 }
 
 /// Waits until a deadline has passed, which is an error.

@@ -117,6 +117,18 @@ fn backups(registry: &mut Registry, seen: &Seen, now: DateTime<Utc>) {
     add("kept", "Backups that are kept", &|n| Some(float(records[n].kept_count as u64)));
     add("kept_bytes", "Dumps and globals of all that are kept, as stored", &|n| Some(float(records[n].kept_bytes)));
 
+    let log = |n: usize| records[n].log.as_ref();
+    add("wal_last_timestamp_seconds", "When the last segment of its log came into the archive", &|n| log(n)?.last_segment_at.map(seconds));
+    add("wal_may_lose_seconds", "Age of what a loss of the server would leave (RPO)", &|n| {
+        let secs = log(n)?.may_lose_seconds(now)?;
+        Some(float(secs.unsigned_abs()))
+    });
+    add("wal_behind_bytes", "Log that is on the server only", &|n| log(n)?.bytes_behind.map(float));
+    add("wal_slot_held_bytes", "Log that a slot of ours holds back on the server", &|n| log(n)?.slot_holds_bytes.map(float));
+    add("wal_gaps", "Places where its log is missing", &|n| Some(float(log(n)?.gaps as u64)));
+    add("wal_restorable_from_timestamp_seconds", "Any moment from here on can be restored", &|n| log(n)?.restorable_from.map(seconds));
+    add("wal_restorable_to_timestamp_seconds", "And to here", &|n| log(n)?.restorable_to.map(seconds));
+
     let family = Family::<AtRung, Figure>::default();
     for (n, record) in records.iter().enumerate() {
         let Some(newest) = newest(n).or(record.kept.first()) else { continue };

@@ -1,7 +1,7 @@
 //! Encryption as a step of the pass, behind the packing and before the hash, and back. The format is
 //! that of age: what is written here stock `age -d` reads.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -78,6 +78,17 @@ impl Seal {
     }
 }
 
+/// Encrypts what is at hand as a whole, or leaves it as it is where there is no recipient.
+///
+/// # Errors
+/// A recipient takes no key.
+pub fn seal_all(bytes: Bytes, recipients: &[Recipient]) -> Result<Bytes> {
+    let mut seal = Seal::to(recipients)?;
+    let mut sealed = BytesMut::from(seal.pass(bytes)?);
+    sealed.extend_from_slice(&seal.finish()?);
+    Ok(sealed.freeze())
+}
+
 fn unsealable(error: &io::Error) -> Error {
     Error::new(Kind::System, format!("cannot encrypt: {}", plain_io(error)))
 }
@@ -120,20 +131,45 @@ pub async fn unseal<R: AsyncRead + Send + Unpin + 'static>(
     let failed = Arc::new(AtomicBool::new(false));
     let way = Way { inner: reader, failed: Arc::clone(&failed) };
     let buffered = tokio::io::BufReader::with_capacity(READ_BYTES, way).compat();
-    let damaged = |why: &str| Error::new(Kind::Damaged, format!("it cannot be decrypted: {why}"));
     let opened = match Decryptor::new_async_buffered(buffered).await {
         Ok(decryptor) => decryptor.decrypt_async(identities.keys()),
         Err(error) => Err(error),
     };
     let opened = opened.map_err(|error| match error {
-        DecryptError::NoMatchingKeys => Error::new(Kind::Secret, no_key(identities)),
         DecryptError::Io(error) if failed.load(Ordering::Relaxed) => Error::new(Kind::Store, format!("cannot read: {}", plain_io(&error))),
+        error => not_opened(&error, identities),
+    })?;
+    Ok(Unsealed { inner: opened.compat(), failed })
+}
+
+/// Opens what is at hand as a whole.
+///
+/// # Errors
+/// None of the identities opens it (`Secret`), or it is no whole file of age (`Damaged`).
+pub fn unseal_all(bytes: &[u8], identities: &Identities) -> Result<Vec<u8>> {
+    let decryptor = Decryptor::new_buffered(bytes).map_err(|error| not_opened(&error, identities))?;
+    let mut reader = decryptor.decrypt(identities.keys()).map_err(|error| not_opened(&error, identities))?;
+    let mut opened = Vec::with_capacity(bytes.len());
+    reader.read_to_end(&mut opened).map_err(|error| damaged(how_it_ends(&error)))?;
+    Ok(opened)
+}
+
+fn damaged(why: &str) -> Error {
+    Error::new(Kind::Damaged, format!("it cannot be decrypted: {why}"))
+}
+
+fn not_opened(error: &DecryptError, identities: &Identities) -> Error {
+    match error {
+        DecryptError::NoMatchingKeys => Error::new(Kind::Secret, no_key(identities)),
         DecryptError::Io(_) => damaged("its header is cut"),
         DecryptError::InvalidMac => damaged("its header was changed"),
         DecryptError::InvalidHeader | DecryptError::UnknownFormat => damaged("it does not begin like a file of age"),
         error => damaged(&error.to_string()),
-    })?;
-    Ok(Unsealed { inner: opened.compat(), failed })
+    }
+}
+
+fn how_it_ends(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::UnexpectedEof { "it is cut" } else { "it was changed" }
 }
 
 fn no_key(identities: &Identities) -> String {
@@ -169,7 +205,7 @@ impl<R: AsyncRead + Unpin> AsyncRead for Unsealed<R> {
         let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
         match polled {
             Poll::Ready(Err(error)) if !self.failed.load(Ordering::Relaxed) => {
-                let why = if error.kind() == io::ErrorKind::UnexpectedEof { "it is cut" } else { "it was changed" };
+                let why = how_it_ends(&error);
                 Poll::Ready(Err(io::Error::other(Undecryptable(format!("it cannot be decrypted: {why}")))))
             }
             polled => polled,
@@ -270,6 +306,8 @@ mod tests {
             flipped[at] ^= 1 << bit;
             prop_assert!(opened(&flipped, &key).is_err());
             prop_assert!(opened(&bytes[..at], &key).is_err());
+            prop_assert!(unseal_all(&bytes, &key).unwrap() == raw);
+            prop_assert!(unseal_all(&flipped, &key).is_err() && unseal_all(&bytes[..at], &key).is_err());
         }
     }
 }

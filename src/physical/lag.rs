@@ -63,6 +63,31 @@ impl fmt::Display for Standing {
     }
 }
 
+/// How the log of a backup stands, in figures.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Figures {
+    /// Any moment of this span can be restored.
+    pub restorable_from: Option<DateTime<Utc>>,
+    pub restorable_to: Option<DateTime<Utc>>,
+    /// When the last segment came into the archive.
+    pub last_segment_at: Option<DateTime<Utc>>,
+    /// Log that is on the server only, in bytes.
+    pub bytes_behind: Option<u64>,
+    /// What a slot of ours holds back on the server, in bytes.
+    pub slot_holds_bytes: Option<u64>,
+    /// Places where log is missing.
+    pub gaps: usize,
+}
+
+impl Figures {
+    /// The age of what a loss of the server would leave, in seconds (RPO); 0 where the archive holds all that
+    /// was written. `None`: nothing has ever come.
+    pub fn may_lose_seconds(&self, now: DateTime<Utc>) -> Option<i64> {
+        let last = self.last_segment_at?;
+        Some(if self.bytes_behind == Some(0) { 0 } else { (now - last).num_seconds().max(0) })
+    }
+}
+
 /// Whole segments that may be under way without anybody being behind.
 const UNDER_WAY: u64 = 2;
 
@@ -122,6 +147,18 @@ mod tests {
             "last_failed": "000000010000000000000005", "last_failed_at": null, "archive_timeout": 0, "pg_wal_bytes": null, "waiting": null, "slots": []
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn what_a_loss_of_the_server_would_cost() {
+        let now: DateTime<Utc> = "2026-01-15T12:00:00Z".parse().unwrap();
+        let last_segment_at = Some(now - TimeDelta::seconds(90));
+        for (last_segment_at, bytes_behind, expected) in
+            [(last_segment_at, Some(40), Some(90)), (last_segment_at, None, Some(90)), (last_segment_at, Some(0), Some(0)), (None, Some(40), None)]
+        {
+            let figures = Figures { last_segment_at, bytes_behind, ..Figures::default() };
+            assert_eq!(figures.may_lose_seconds(now), expected, "{figures:?}");
+        }
     }
 
     #[test]

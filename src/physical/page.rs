@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::catalog::{Manifest, Role};
+use crate::pack::seal::inner_name;
 use crate::wal::name::FOLDER;
 
 /// The page.
@@ -25,6 +26,21 @@ pub fn page(manifest: &Manifest) -> String {
     ));
     line("With pgvigil:\n");
     line(&format!("    pgvigil restore {} --latest --target-dir /srv/restored --start\n", manifest.id));
+    if let Some(of) = &physical.incremental_of {
+        line(&format!(
+            "It holds only what has changed since {of}. With stock tools: unpack each of the chain as below into a folder of its own, with \
+             its backup_manifest, the whole one first, and let `pg_combinebackup` of PostgreSQL {} make one of them: \
+             `pg_combinebackup --output=/srv/restored WHOLE ... NEWEST`.\n",
+            manifest.server_version.split('.').next().unwrap_or_default()
+        ));
+    }
+    let encrypted = !manifest.recipients().is_empty();
+    if encrypted {
+        line(&format!(
+            "The archives are encrypted with [age](https://age-encryption.org) (in Debian: `apt install age`); key.txt below is the private key of one of: {}.\n",
+            crate::host::printable(&manifest.recipients().join(", "))
+        ));
+    }
     line("With stock tools, as the user that PostgreSQL runs as, in the folder of this page:\n");
     line("    mkdir -m 0700 /srv/restored");
     let of =
@@ -48,10 +64,18 @@ pub fn page(manifest: &Manifest) -> String {
     line(&format!(
         "The log lies beside it, in ../{FOLDER}/TIMELINE/SEGMENT.zst. Write into /srv/restored/postgresql.auto.conf (one line each):\n"
     ));
+    if encrypted {
+        line("    # a segment has a header of ours in front, and then age; histories are not encrypted");
+        line(&format!(
+            "    restore_command = 'f=%f; s=\"PATH-OF-THE-STORE/{}/{FOLDER}/$(echo $f | cut -c1-8)/$f.zst\"; case $f in *.history) zstd -dc \"$s\";; *) tail -c +$((9 + $(od -An -tu4 -j4 -N4 \"$s\"))) \"$s\" | age -d -i key.txt | zstd -dc;; esac > \"%p\" && test -s \"%p\"'",
+            manifest.backup
+        ));
+    } else {
     line(&format!(
         "    restore_command = 'f=%f; zstd -dc \"PATH-OF-THE-STORE/{}/{FOLDER}/$(echo $f | cut -c1-8)/$f.zst\" > \"%p\"'",
         manifest.backup
     ));
+    }
     line("    recovery_target_time = '2026-01-15 13:30:00+00'     # leave it out to restore all there is");
     line("    recovery_target_action = 'promote'");
     line("    archive_mode = 'off'                                # or it writes into the archive of the live one\n");
@@ -63,6 +87,14 @@ pub fn page(manifest: &Manifest) -> String {
 }
 
 fn unpack(name: &str) -> String {
+    if let Some(inner) = inner_name(name) {
+        let unpack = match inner.rsplit_once('.') {
+            Some((_, "gz")) => " | gunzip",
+            Some((_, "zst")) => " | zstd -dc",
+            _ => "",
+        };
+        return format!("age -d -i key.txt {name}{unpack}");
+    }
     match name.rsplit_once('.') {
         Some((_, "gz")) => format!("gunzip -c {name}"),
         Some((_, "zst")) => format!("zstd -dc {name}"),

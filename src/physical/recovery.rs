@@ -14,7 +14,13 @@ use crate::wal::Lsn;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source<'a> {
     /// By `pgvigil wal fetch`, which knows the file and the backup.
-    Fetch { program: &'a Path, config: &'a Path, backup: &'a str, store: Option<&'a str> },
+    Fetch {
+        program: &'a Path,
+        config: &'a Path,
+        backup: &'a str,
+        store: Option<&'a str>,
+        identity: Option<&'a Path>,
+    },
     /// Out of a folder of the cluster itself, where all of it lies.
     Beside,
 }
@@ -56,10 +62,13 @@ pub const NO_LOOK_AHEAD: &str = "recovery_prefetch = 'off'\n";
 fn restore_command(source: &Source<'_>) -> String {
     match source {
         Source::Beside => format!("test -f {BESIDE}/%f && cp {BESIDE}/%f \"%p\""),
-        Source::Fetch { program, config, backup, store } => {
+        Source::Fetch { program, config, backup, store, identity } => {
             let mut command = format!("{} --config {} wal fetch --backup {backup}", in_shell(program), in_shell(config));
             if let Some(store) = store {
                 let _ = write!(command, " --store {store}");
+            }
+            if let Some(identity) = identity {
+                let _ = write!(command, " --identity {}", in_shell(identity));
             }
             command + " %f \"%p\""
         }
@@ -171,7 +180,7 @@ mod tests {
     #[test]
     fn a_path_with_every_odd_character() {
         let (program, config) = (Path::new("/opt/it's 100%/pgvigil"), Path::new("/etc/a\\b.toml"));
-        let source = Source::Fetch { program, config, backup: "cluster", store: Some("local") };
+        let source = Source::Fetch { program, config, backup: "cluster", store: Some("local"), identity: None };
         let text = settings(&source, &Stop::At(Target::Name("o'clock".into())), 3);
         // For the shell it is one word each, and then a value of PostgreSQL's file.
         let command = r#"'/opt/it'\''s 100%%/pgvigil' --config '/etc/a\b.toml' wal fetch --backup cluster --store local %f "%p""#;

@@ -27,6 +27,8 @@ pub struct Cluster {
     pub archive_command: String,
     pub archive_library: Option<String>,
     pub data_checksums: bool,
+    /// Whether the server notes which blocks change. `None`: it is older than 17.
+    pub summarizes: Option<bool>,
     /// Of others, under way.
     pub base_backups: u32,
     pub tablespaces: Vec<Tablespace>,
@@ -94,6 +96,23 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// Whether it can say what has changed since another base backup.
+    /// <https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-INCREMENTAL-BACKUP>
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_summaries(&self) -> Result<()> {
+        match self.summarizes {
+            Some(true) => Ok(()),
+            Some(false) => Err(Error::new(Kind::Postgres, "summarize_wal is off: no incremental base backup can be made")
+                .hint("ALTER SYSTEM SET summarize_wal = on, and SELECT pg_reload_conf(); then a whole one first: pgvigil run NAME")),
+            None => Err(Error::new(Kind::Postgres, "incremental base backups need PostgreSQL 17 or later")
+                .hint("take incremental out of the backup's section")),
+        }
+    }
+}
+
 impl Standing {
     /// Asks a server.
     ///
@@ -104,8 +123,9 @@ impl Standing {
     }
 }
 
-/// What `pg_basebackup` is told. Without a folder it writes one archive to stdout.
-pub fn arguments(label: &str, with_wal: bool, folder: Option<&Path>) -> Vec<String> {
+/// What `pg_basebackup` is told. Without a folder it writes one archive to stdout; an incremental one reads the
+/// manifest of the other from its stdin.
+pub fn arguments(label: &str, with_wal: bool, folder: Option<&Path>, is_incremental: bool) -> Vec<String> {
     let pgdata = folder.map_or("-".to_owned(), |folder| folder.display().to_string());
     let mut args = vec![
         format!("--pgdata={pgdata}"),
@@ -121,6 +141,9 @@ pub fn arguments(label: &str, with_wal: bool, folder: Option<&Path>) -> Vec<Stri
     ];
     if folder.is_none() {
         args.push("--no-estimate-size".to_owned());
+    }
+    if is_incremental {
+        args.push("--incremental=/dev/stdin".to_owned());
     }
     args
 }
@@ -144,6 +167,7 @@ fn question() -> String {
     'archive_mode', current_setting('archive_mode'),
     'archive_command', coalesce(nullif(current_setting('archive_command'), '(disabled)'), ''),
     'archive_library', current_setting('archive_library', true),
+    'summarizes', current_setting('summarize_wal', true) = 'on',
     'data_checksums', current_setting('data_checksums') = 'on',
     'base_backups', (select count(*) from pg_stat_progress_basebackup),
     'tablespaces', (select coalesce(json_agg(json_build_object(
@@ -160,11 +184,12 @@ mod tests {
 
     #[test]
     fn one_archive_to_stdout_or_several_into_a_folder() {
-        let args = arguments("x", false, None);
+        let args = arguments("x", false, None, false);
         for part in ["--pgdata=-", "--format=tar", "--wal-method=none", "--no-estimate-size", "--manifest-checksums=CRC32C"] {
             assert!(args.iter().any(|arg| arg == part), "{part}: {args:?}");
         }
-        let args = arguments("x", true, Some(Path::new("/spool/x")));
+        let args = arguments("x", true, Some(Path::new("/spool/x")), true);
         assert!(args.contains(&"--pgdata=/spool/x".to_owned()) && args.contains(&"--wal-method=fetch".to_owned()));
+        assert!(args.contains(&"--incremental=/dev/stdin".to_owned()));
     }
 }

@@ -309,7 +309,7 @@ impl Server {
 
     /// A call of a program, connected to this server.
     pub fn call(&self, program: &'static str, args: Vec<String>) -> Call {
-        Call { program, args, env: self.env.clone(), password: self.password.clone(), tag: self.tag.clone(), stdin: false }
+        Call { program, args, env: self.env.clone(), password: self.password.clone(), tag: self.tag.clone(), stdin: false, input: None }
     }
 
     /// The same server, whose sessions begin with a setting.

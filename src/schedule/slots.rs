@@ -32,7 +32,14 @@ pub enum Note {
 pub fn next(schedule: &Schedule, zone: Tz, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
     // Slots are whole seconds, so the first one after a part of a second is the first after its start.
     let after = DateTime::from_timestamp(after.timestamp(), 0)?;
-    if follows_real_time(schedule) { next_real(&schedule.cron, zone, after) } else { next_fixed(&schedule.cron, zone, after) }
+    let own = if follows_real_time(schedule) { next_real(&schedule.cron, zone, after) } else { next_fixed(&schedule.cron, zone, after) };
+    let other = schedule.also.as_ref().and_then(|also| next(also, zone, after));
+    own.into_iter().chain(other).min()
+}
+
+/// Whether a moment is one of its slots.
+pub fn is_slot(schedule: &Schedule, zone: Tz, at: DateTime<Utc>) -> bool {
+    at.checked_sub_signed(SECOND).is_some_and(|before| next(schedule, zone, before) == Some(at))
 }
 
 /// The slots after a moment, in order.
@@ -57,6 +64,9 @@ pub fn latest(schedule: &Schedule, zone: Tz, after: DateTime<Utc>, until: DateTi
 
 /// What a change of the clocks did to this slot, if anything.
 pub fn note(schedule: &Schedule, zone: Tz, slot: DateTime<Utc>) -> Option<Note> {
+    if let Some(also) = schedule.also.as_ref().filter(|also| is_slot(also, zone, slot)) {
+        return note(also, zone, slot);
+    }
     let fixed = !follows_real_time(schedule);
     let offset = offset_at(zone, slot);
     let local = slot.naive_utc().checked_add_offset(offset)?;
@@ -418,7 +428,7 @@ mod tests {
     fn never() {
         let start = utc("2026-01-01 00:00");
         // The file refuses them; here they must not hang.
-        let never = |text: &str| Schedule { text: text.to_owned(), cron: croner::parser::CronParser::new().parse(text).unwrap() };
+        let never = |text: &str| Schedule { text: text.to_owned(), cron: croner::parser::CronParser::new().parse(text).unwrap(), also: None };
         for text in ["0 0 30 2 *", "0 * 31 4,6,9,11 *"] {
             assert_eq!(next(&never(text), Berlin, start), None, "{text}");
         }

@@ -6,6 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::physical::lag::Figures;
 
 /// What was seen longer ago says nothing any more.
 const FRESH_FOR: TimeDelta = TimeDelta::minutes(10);
@@ -17,6 +18,8 @@ pub struct Watched {
     pub since: DateTime<Utc>,
     /// One line each.
     pub problems: Vec<String>,
+    #[serde(default)]
+    pub figures: Figures,
 }
 
 impl Watched {
@@ -34,9 +37,9 @@ impl Watched {
     ///
     /// # Errors
     /// `state_dir` cannot be written.
-    pub fn note(state_dir: &Path, backup: &str, problems: Vec<String>, now: DateTime<Utc>) -> Result<()> {
+    pub fn note(state_dir: &Path, backup: &str, problems: Vec<String>, figures: Figures, now: DateTime<Utc>) -> Result<()> {
         let before = Self::read(state_dir, backup, now).filter(|before| !before.problems.is_empty() && !problems.is_empty());
-        let watched = Watched { at: now, since: before.map_or(now, |before| before.since), problems };
+        let watched = Watched { at: now, since: before.map_or(now, |before| before.since), problems, figures };
         let (path, bytes) = (Self::path(state_dir, backup), serde_json::to_vec(&watched).unwrap_or_default());
         let aside = path.with_extension("new");
         let written = std::fs::write(&aside, bytes).and_then(|()| std::fs::rename(&aside, &path));
@@ -53,7 +56,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let at = |minute: i64| DateTime::UNIX_EPOCH + TimeDelta::minutes(minute);
         let note = |problems: &[&str], minute| {
-            Watched::note(dir.path(), "c", problems.iter().map(|problem| (*problem).to_owned()).collect(), at(minute)).unwrap();
+            let problems = problems.iter().map(|problem| (*problem).to_owned()).collect();
+            Watched::note(dir.path(), "c", problems, Figures::default(), at(minute)).unwrap();
             Watched::read(dir.path(), "c", at(minute)).unwrap().since
         };
         assert_eq!(note(&["a"], 1), at(1));

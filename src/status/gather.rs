@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::record::{RUNS_SINCE, Record, record};
-use super::{Alert, Backup, Config, Copies, Daemon, LastRun, Outbox, Status, Store};
+use super::{Alert, Backup, Config, Copies, Daemon, LastRun, Log, Outbox, Status, Store};
 use crate::alert::copies::CopyFacts;
 use crate::alert::routes::{message_by, routes};
 use crate::config::Plan;
@@ -73,6 +73,9 @@ pub async fn gather(plan: &Plan, history: &History, alerts: &Alerts, running: bo
     if let (Some(error), Some(channel)) = (&outbox.last_error, failed) {
         warnings.push(format!("{} could not be sent: {error}", message_by(&channel)));
     }
+    for record in &mut records {
+        record.log = assessment.backups.iter().find(|state| state.name == record.name).and_then(|state| state.log.clone());
+    }
     let usage = |store: &StoreState| Some((store.name.to_string(), store.usage.as_ref()?.as_ref().ok()?.clone()));
     let disks = assessment.stores.iter().filter_map(usage).collect();
     let status = Status {
@@ -106,6 +109,7 @@ fn of_backup(plan: &Plan, state: BackupState, now: DateTime<Utc>) -> Backup {
         running: state.running,
         last_run: state.last_run.map(|run| LastRun { outcome: run.outcome, error: run.error }),
         restore_seconds: state.restore_seconds,
+        log: state.log.map(|figures| Log { may_lose_seconds: figures.may_lose_seconds(now), figures }),
         copies: state.copies.into_iter().map(of_copies).collect(),
     }
 }

@@ -13,6 +13,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::catalog::Rung;
+use crate::physical::lag::Figures;
 use crate::state::alerts::Loaded;
 use crate::state::outbox::Pending;
 
@@ -67,9 +68,21 @@ pub struct Backup {
     pub last_run: Option<LastRun>,
     /// Measured by the newest drill.
     pub restore_seconds: Option<f64>,
+    /// How its log stood when the daemon looked last; of a physical backup.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<Log>,
     /// In the stores beside the primary, if there are such.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub copies: Vec<Copies>,
+}
+
+/// The log of a physical backup.
+#[derive(Debug, Clone, Serialize)]
+pub struct Log {
+    #[serde(flatten)]
+    pub figures: Figures,
+    /// The age of what a loss of the server would leave (RPO).
+    pub may_lose_seconds: Option<i64>,
 }
 
 /// How a backup stands in a store that it is copied to.
@@ -128,6 +141,9 @@ impl Status {
         let mut status = self.clone();
         for backup in &mut status.backups {
             backup.age_seconds = backup.last_success_at.map(|taken_at| (now - taken_at).num_seconds());
+            if let Some(log) = &mut backup.log {
+                log.may_lose_seconds = log.figures.may_lose_seconds(now);
+            }
         }
         status
     }

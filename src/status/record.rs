@@ -12,6 +12,7 @@ use crate::catalog::{Catalog, Entry, Id, Rung};
 use crate::config::plan::{Backup, Plan};
 use crate::config::values::{Count, Name};
 use crate::job::prune;
+use crate::physical::lag::Figures;
 use crate::retain::policy::{Candidate, Reason, TIERS};
 use crate::schedule::due::Job;
 use crate::schedule::slots;
@@ -87,6 +88,8 @@ pub struct Record {
     pub coming: Vec<(Job, DateTime<Utc>)>,
     /// By store.
     pub held: Vec<Held>,
+    /// Of a physical backup, as the daemon saw it last.
+    pub log: Option<Figures>,
 }
 
 /// What is shown of a backup, by its catalog and its runs, newest first.
@@ -144,6 +147,7 @@ pub fn record(
         last_run: ended.first().map(|run| (run.finished_at.unwrap_or(run.started_at), is_good(run))),
         coming: coming(backup, now),
         held: held(plan, backup, &of_it),
+        log: None,
     }
 }
 

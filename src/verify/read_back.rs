@@ -72,7 +72,7 @@ pub async fn read_back(stored: &Stored<'_>, meter: &Meter) -> Result<Findings> {
             Err(error) => findings.errors.push(format!("{}: {error}", file.name)),
         }
     }
-    if stored.manifest.physical.is_some() && findings.errors.is_empty() {
+    if stored.manifest.physical.is_some() && findings.errors.is_empty() && findings.locked.is_none() {
         findings.errors.extend(against_the_server(stored, &archives).await?);
     }
     Ok(findings)
@@ -90,8 +90,11 @@ fn tablespace_of(name: &str) -> Option<u32> {
 /// Whether what is in the archives of a base backup is what PostgreSQL sent, by its own manifest, whose
 /// hash is right.
 async fn against_the_server(stored: &Stored<'_>, archives: &[(Option<u32>, Passed)]) -> Result<Vec<String>> {
+    let Some(file) = stored.manifest.files.iter().find(|file| file.role == Role::BackupManifest) else {
+        return Ok(vec![format!("{BACKUP_MANIFEST} is missing")]);
+    };
     let mut bytes = Vec::new();
-    let mut reader = stored.store.read(stored.id, BACKUP_MANIFEST).await?;
+    let (mut reader, _) = stored.open(file).await?;
     reader
         .read_to_end(&mut bytes)
         .await

@@ -1,16 +1,20 @@
-//! A file of the log as it stands in a store: packed, with what it is in front.
+//! A file of the log as it stands in a store: packed, encrypted where that is asked for, with what it is
+//! in front.
 //!
 //! In front stands a skippable frame, which `zstd -d` passes over (RFC 8878, 3.1.2): stock tools unpack
-//! the file, and we know its hash and length before we do.
+//! the file, and we know its hash and length before we do. It is never encrypted: whoever archives must be
+//! able to tell whether the same segment is there already, and has no key to look into it.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
+use crate::keys::{Identities, Recipient};
 use crate::pack::codec::{self, Codec};
 use crate::pack::packer::hex;
+use crate::pack::seal::{seal_all, unseal_all};
 
 /// The first of the magic numbers of skippable frames.
 const SKIPPABLE: u32 = 0x184D_2A50;
@@ -32,7 +36,13 @@ pub struct Header {
     /// Of the cluster; of a history file there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system_identifier: Option<String>,
+    /// How what follows is encrypted: `age`. `None`: it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<String>,
 }
+
+/// The one way of encryption.
+const AGE: &str = "age";
 
 impl Header {
     pub fn of(name: &str, raw: &[u8], at: DateTime<Utc>, system_identifier: Option<u64>) -> Self {
@@ -42,26 +52,31 @@ impl Header {
             sha256: hex(&Sha256::digest(raw)),
             at,
             system_identifier: system_identifier.map(|id| id.to_string()),
+            encryption: None,
         }
     }
 }
 
-/// Packs a file of the log.
+/// Packs a file of the log, for these recipients only if there are any.
 ///
 /// # Errors
-/// Memory is out.
-pub fn seal(header: &Header, raw: &Bytes, codec: Codec) -> Result<Bytes> {
-    let head = serde_json::to_vec(header).unwrap_or_default();
-    let mut packed = BytesMut::with_capacity(raw.len() / 2 + head.len() + 8);
-    packed.put_u32_le(SKIPPABLE);
-    packed.put_u32_le(u32::try_from(head.len()).unwrap_or_default());
-    packed.put_slice(&head);
+/// Memory is out, or a recipient takes no key.
+pub fn seal(header: &Header, raw: &Bytes, codec: Codec, recipients: &[Recipient]) -> Result<Bytes> {
+    let encryption = (!recipients.is_empty()).then(|| AGE.to_owned());
+    let head = serde_json::to_vec(&Header { encryption, ..header.clone() }).unwrap_or_default();
+    let mut packed = BytesMut::with_capacity(raw.len() / 2);
     let mut rest = raw.clone();
     while !rest.is_empty() {
         let block = rest.split_to(codec.block_bytes().min(rest.len()));
         packed.put_slice(&codec.pack(block)?);
     }
-    Ok(packed.freeze())
+    let packed = seal_all(packed.freeze(), recipients)?;
+    let mut object = BytesMut::with_capacity(packed.len() + head.len() + 8);
+    object.put_u32_le(SKIPPABLE);
+    object.put_u32_le(u32::try_from(head.len()).unwrap_or_default());
+    object.put_slice(&head);
+    object.put_slice(&packed);
+    Ok(object.freeze())
 }
 
 /// What stands in front of a packed file.
@@ -86,12 +101,22 @@ pub fn header(packed: &[u8]) -> Result<(Header, &[u8]), String> {
 /// Unpacks a file of the log and checks that it is the one of that name, whole.
 ///
 /// # Errors
-/// What is wrong with it.
-pub fn open(name: &str, packed: &[u8]) -> Result<(Header, Vec<u8>), String> {
-    let (header, mut rest) = header(packed)?;
+/// It is not (`Damaged`), or none of the identities opens it (`Secret`).
+pub fn open(name: &str, packed: &[u8], keys: &Identities) -> Result<(Header, Vec<u8>)> {
+    let damaged = |why: String| Error::new(Kind::Damaged, why);
+    let (header, rest) = header(packed).map_err(damaged)?;
     if header.name != name {
-        return Err(format!("it is {:?} by its header", header.name));
+        return Err(damaged(format!("it is {:?} by its header", header.name)));
     }
+    let raw = match header.encryption.as_deref() {
+        None => unpack(&header, rest),
+        Some(AGE) => unpack(&header, &unseal_all(rest, keys)?),
+        Some(other) => Err(format!("it is encrypted by {other:?}, which this version does not know")),
+    };
+    Ok((header, raw.map_err(damaged)?))
+}
+
+fn unpack(header: &Header, mut rest: &[u8]) -> Result<Vec<u8>, String> {
     let mut raw = Vec::with_capacity(usize::try_from(header.bytes).unwrap_or(0).min(1 << 30));
     while !rest.is_empty() {
         let (frame, raw_len) = codec::zstd_frame_bytes(rest).ok_or("it is cut, or somebody else packed it")?;
@@ -105,41 +130,60 @@ pub fn open(name: &str, packed: &[u8]) -> Result<(Header, Vec<u8>), String> {
     if hex(&Sha256::digest(&raw)) != header.sha256 {
         return Err("its sha256 is not the one that was packed".to_owned());
     }
-    Ok((header, raw))
+    Ok(raw)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn sealed() -> (Bytes, Bytes) {
+    fn sealed(recipients: &[Recipient]) -> (Bytes, Bytes) {
         let raw: Bytes = (0..600_000u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
-        let header = Header::of("000000010000000000000003", &raw, DateTime::UNIX_EPOCH, Some(7));
-        let packed = seal(&header, &raw, Codec::Zstd(1)).unwrap();
+        let header = Header::of(NAME, &raw, DateTime::UNIX_EPOCH, Some(7));
+        let packed = seal(&header, &raw, Codec::Zstd(1), recipients).unwrap();
         (raw, packed)
     }
 
+    const NAME: &str = "000000010000000000000003";
+
     #[test]
     fn there_and_back_and_for_stock_tools() {
-        let (raw, packed) = sealed();
-        let (header, back) = open("000000010000000000000003", &packed).unwrap();
+        let (raw, packed) = sealed(&[]);
+        let nobody = Identities::default();
+        let (header, back) = open(NAME, &packed, &nobody).unwrap();
         assert!(back == raw && header.system_identifier.as_deref() == Some("7"));
         assert!(zstd::decode_all(&packed[..]).unwrap() == raw);
-        assert!(open("000000010000000000000004", &packed).unwrap_err().contains("by its header"));
-        let empty = seal(&Header::of("x", b"", DateTime::UNIX_EPOCH, None), &Bytes::new(), Codec::Zstd(1)).unwrap();
-        assert_eq!(open("x", &empty).unwrap().1, b"");
+        assert!(open("000000010000000000000004", &packed, &nobody).unwrap_err().message.contains("by its header"));
+        let empty = seal(&Header::of("x", b"", DateTime::UNIX_EPOCH, None), &Bytes::new(), Codec::Zstd(1), &[]).unwrap();
+        assert_eq!(open("x", &empty, &nobody).unwrap().1, b"");
+    }
+
+    #[test]
+    fn what_is_encrypted_shows_its_header_only() {
+        let ((to, key), (_, other)) = (Identities::ephemeral(), Identities::ephemeral());
+        let (raw, packed) = sealed(&[to]);
+        let (head, rest) = header(&packed).unwrap();
+        assert_eq!((head.encryption.as_deref(), head.bytes), (Some("age"), raw.len() as u64));
+        assert!(rest.starts_with(b"age-encryption.org/v1\n"));
+        assert!(open(NAME, &packed, &key).unwrap().1 == raw);
+        for keys in [other, Identities::default()] {
+            assert_eq!(open(NAME, &packed, &keys).unwrap_err().kind, Kind::Secret);
+        }
     }
 
     #[test]
     fn every_cut_and_flip_is_noticed() {
-        let (raw, packed) = sealed();
-        for n in 0..100 {
-            let at = n * 7_919 % packed.len();
-            assert!(open("000000010000000000000003", &packed[..at]).is_err(), "cut at {at}");
-            let mut flipped = packed.to_vec();
-            flipped[at] ^= 1 << (n % 8);
-            // A flip in the time of the header changes no row.
-            assert!(open("000000010000000000000003", &flipped).map_or(true, |(_, back)| back == raw), "flipped at {at}");
+        let (to, key) = Identities::ephemeral();
+        for recipients in [vec![], vec![to]] {
+            let (raw, packed) = sealed(&recipients);
+            for n in 0..100 {
+                let at = n * 7_919 % packed.len();
+                assert!(open(NAME, &packed[..at], &key).is_err(), "cut at {at}");
+                let mut flipped = packed.to_vec();
+                flipped[at] ^= 1 << (n % 8);
+                // A flip in the time of the header changes no row.
+                assert!(open(NAME, &flipped, &key).map_or(true, |(_, back)| back == raw), "flipped at {at}");
+            }
         }
     }
 }

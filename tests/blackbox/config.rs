@@ -250,38 +250,6 @@ fn a_fault_beside_a_secret_does_not_show_it() {
     }
 }
 
-/// The file with keys in a section, or at the top.
-fn with_keys(world: &World, section: &str, keys: &str) {
-    let database = if keys.contains("physical") { "" } else { "database = \"x\"\n" };
-    let known = ["backups.x", "stores.local"];
-    let of = |name: &str| if name == section { format!("{keys}\n") } else { String::new() };
-    let rest = if section.is_empty() || known.contains(&section) { String::new() } else { format!("[{section}]\n{keys}\n") };
-    let text = format!(
-        "{}state_dir = \"{}\"\n[servers.main]\nhost = \"127.0.0.1\"\n[stores.local]\npath = \"{}\"\n{}[backups.x]\n{database}{}{rest}",
-        of(""),
-        world.path("state").display(),
-        world.store().display(),
-        of("stores.local"),
-        of("backups.x")
-    );
-    std::fs::write(world.config(), text).unwrap();
-}
-
-#[test]
-fn keys_that_a_backup_cannot_do_without_refuse_its_run() {
-    let world = World::new();
-    let keys = "kind = \"physical\"\nencrypt_to = [\"age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p\"]";
-    with_keys(&world, "backups.x", keys);
-    let ran = world.pgvigil(&["--json", "run", "x"]).expect(1);
-    let error = &ran.json()["error"];
-    assert_eq!(error["kind"], "not_yet", "{keys}: {ran:#?}");
-    let message = error["message"].as_str().unwrap();
-    assert!(message.contains("not yet") && message.lines().count() == 1, "{keys}: {ran:#?}");
-    assert!(!world.store().join("x").exists(), "{keys}: something was stored");
-    let ran = world.pgvigil(&["--json", "check", "--offline"]).expect(1);
-    assert!(check_lines(&ran).iter().any(|line| line.contains("not yet") && line.contains("error")), "{keys}: {ran:#?}");
-}
-
 #[test]
 fn a_default_that_is_spelled_out_is_not_refused() {
     let database = Database::empty(Server::Pg15);
@@ -295,7 +263,7 @@ fn a_default_that_is_spelled_out_is_not_refused() {
     let id = world.backup("x");
     assert_eq!(world.manifest(&id)["narrow"], false);
     let ran = world.pgvigil(&["--json", "check", "--offline"]).expect(3);
-    assert!(!check_lines(&ran).iter().any(|line| line.contains("not yet")), "{ran:#?}");
+    assert!(!check_lines(&ran).iter().any(|line| line.contains("| error |")), "{ran:#?}");
 }
 
 #[test]
@@ -371,4 +339,42 @@ fn the_schema_in_docs_is_the_program_s_own() {
     let path = repository("docs/pgvigil.schema.json");
     let theirs = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(theirs == ours, "{} is out of date; make it anew by\n  cargo run -- schema > docs/pgvigil.schema.json", path.display());
+}
+
+/// The examples in TOML of a page.
+fn examples(page: &str) -> Vec<String> {
+    page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
+/// Every example of the docs is a file, or a part of one: with what it leaves out it has no fault.
+#[test]
+fn every_example_of_the_docs_is_right() {
+    let mut pages = vec![repository("README.md")];
+    pages.extend(std::fs::read_dir(repository("docs")).unwrap().map(|entry| entry.unwrap().path()));
+    let (mut seen, mut wrong) = (0, Vec::new());
+    for page in pages.into_iter().filter(|page| page.extension().is_some_and(|end| end == "md")) {
+        for example in examples(&std::fs::read_to_string(&page).unwrap()) {
+            seen += 1;
+            let world = World::new();
+            let has = |words: &str| example.lines().any(|line| line.starts_with(words));
+            let mut rest = String::new();
+            for (table, keys) in [("[servers.", "main]\nhost = \"h\"\n"), ("[stores.", "local]\npath = \"/srv/b\"\n")] {
+                if !has(table) {
+                    rest.push_str(&format!("{table}{keys}"));
+                }
+            }
+            let state = if has("state_dir") { "" } else { "state_dir = \"/var/lib/pgvigil\"\n" };
+            // A whole file, keys of a backup, or keys of a store.
+            let faults = ["", "[backups.x]\ndatabase = \"x\"\n", "[backups.x]\n", "[stores.x]\n", "[servers.x]\n"].map(|head| {
+                std::fs::write(world.config(), format!("{state}{head}{example}\n{rest}")).unwrap();
+                let ran = world.pgvigil(&["--json", "check", "--offline"]);
+                check_lines(&ran).into_iter().filter(|line| line.contains("| error |") && !line.starts_with("secrets") && !line.starts_with("signing_key")).collect::<Vec<_>>()
+            });
+            if faults.iter().all(|faults| !faults.is_empty()) {
+                wrong.push(format!("{}:\n{example}{:#?}", page.display(), faults[0]));
+            }
+        }
+    }
+    assert!(seen > 20, "{seen}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -57,6 +57,12 @@ fn get(address: &str, path: &str, headers: &str) -> Answer {
     send(address, &request("GET", path, address, headers))
 }
 
+/// What is answered to whoever may ask.
+#[track_caller]
+pub fn body(address: &str, path: &str) -> String {
+    get(address, path, "").body
+}
+
 const OPEN: [&str; 2] = ["/livez", "/healthz"];
 const GUARDED: [&str; 4] = ["/", "/metrics", "/api/v1/status", "/nothing"];
 

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
+use crate::keys::Identities;
 use crate::store::{Added, Objects};
 use crate::wal::name::{FOLDER, SEGMENT_BYTES, SUFFIX, key, timeline_folder};
 use crate::wal::object::{self, Header};
@@ -95,24 +96,50 @@ pub async fn look(store: &dyn Objects, backup: &str) -> Result<Archive> {
 
 async fn history(store: &dyn Objects, backup: &str, name: &str, timeline: u32) -> Result<History> {
     let damaged = |why: String| Error::new(Kind::Damaged, format!("{name} in the archive of {backup}: {why}"));
-    let (_, raw) = read(store, backup, name, WalName::History(timeline)).await?.ok_or_else(|| damaged("it has just gone".to_owned()))?;
+    // It is never encrypted: without it nobody could tell which way the log goes.
+    let (_, raw) = read(store, backup, name, WalName::History(timeline), &Identities::default()).await?.ok_or_else(|| damaged("it has just gone".to_owned()))?;
     History::parse(&String::from_utf8_lossy(&raw), timeline).map_err(damaged)
 }
 
-/// A file of the log, unpacked and checked. `None`: the archive answered that it has none.
+/// A file of the log, opened and checked. `None`: the archive answered that it has none.
+///
+/// # Errors
+/// The store cannot be read, the file is damaged (`Damaged`), or none of the keys opens it (`Secret`).
+pub async fn read(
+    store: &dyn Objects,
+    backup: &str,
+    name: &str,
+    parsed: WalName,
+    keys: &Identities,
+) -> Result<Option<(Header, Vec<u8>)>> {
+    let Some(packed) = stored(store, backup, name, parsed).await? else { return Ok(None) };
+    let (named, keys) = (name.to_owned(), keys.clone());
+    let opened = tokio::task::spawn_blocking(move || object::open(&named, &packed, &keys)).await;
+    let opened = opened.map_err(|error| Error::new(Kind::System, format!("an unpacker failed: {error}")))?;
+    opened.map(Some).map_err(|error| match error.kind {
+        Kind::Damaged => damaged(backup, name, &error.message),
+        _ => error.context(format_args!("{name} in the archive of {backup}")).hint(
+            "give the private key of one of those that encrypt_to names: --identity FILE, or identity of the backup in the file",
+        ),
+    })
+}
+
+/// What stands in front of a file of the log, which nobody needs a key for.
 ///
 /// # Errors
 /// The store cannot be read, or the file is damaged.
-pub async fn read(store: &dyn Objects, backup: &str, name: &str, parsed: WalName) -> Result<Option<(Header, Vec<u8>)>> {
-    let folder = timeline_folder(backup, parsed.timeline());
-    let Some(packed) = get(store, &folder, &key(backup, name, parsed)).await? else { return Ok(None) };
-    let name = name.to_owned();
-    let opened = tokio::task::spawn_blocking(move || object::open(&name, &packed).map_err(|why| (name, why))).await;
-    let opened = opened.map_err(|error| Error::new(Kind::System, format!("an unpacker failed: {error}")))?;
-    opened.map(Some).map_err(|(name, why)| {
-        Error::new(Kind::Damaged, format!("{name} in the archive of {backup} is damaged: {why}"))
-            .hint("another store may have a sound copy; look into the kernel's log of the one that keeps it")
-    })
+pub async fn header(store: &dyn Objects, backup: &str, name: &str, parsed: WalName) -> Result<Option<Header>> {
+    let Some(packed) = stored(store, backup, name, parsed).await? else { return Ok(None) };
+    object::header(&packed).map(|(header, _)| Some(header)).map_err(|why| damaged(backup, name, &why))
+}
+
+fn damaged(backup: &str, name: &str, why: &str) -> Error {
+    Error::new(Kind::Damaged, format!("{name} in the archive of {backup} is damaged: {why}"))
+        .hint("another store may have a sound copy; look into the kernel's log of the one that keeps it")
+}
+
+async fn stored(store: &dyn Objects, backup: &str, name: &str, parsed: WalName) -> Result<Option<Bytes>> {
+    get(store, &timeline_folder(backup, parsed.timeline()), &key(backup, name, parsed)).await
 }
 
 /// An object, where its folder is. Without the folder of its timeline there is none either, if the

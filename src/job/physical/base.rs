@@ -8,28 +8,30 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::manifest::RESTORE_PAGE;
-use crate::catalog::{FileEntry, Id, Manifest, PHYSICAL, Physical, Role};
+use crate::catalog::manifest::{Encryption, RESTORE_PAGE};
+use crate::catalog::{Catalog, Entry, FileEntry, Id, Manifest, PHYSICAL, Physical, Role, Rung};
 use crate::config::file::{Contents, Format, Wal};
 use crate::config::plan;
 use crate::error::{Error, Kind, Result};
-use crate::host::{Tag, clock};
+use crate::host::{Call, Tag, clock};
 use crate::job::dump::{self, Way};
+use crate::job::fill::Sealing;
+use crate::job::keys;
 use crate::job::make::{Made, Making};
-use crate::job::physical::{archive, stream};
+use crate::job::physical::{archive, stream, unpack};
 use crate::job::verify::Opened;
 use crate::keys::Identities;
 use crate::pack::codec::Codec;
 use crate::pack::end::EndWatch;
-use crate::pack::seal::Seal;
 use crate::pack::tar::{BACKUP_MANIFEST, Passed};
 use crate::physical::page;
 use crate::physical::whole::{ServerManifest, WalRange};
 use crate::postgres::Server;
 use crate::postgres::basebackup::{Cluster, Standing, arguments};
 use crate::state::{Lock, State};
-use crate::store::Upload;
 use crate::store::original::Original;
+use crate::store::{Upload, catalog_of};
+use crate::verify::stored::Stored;
 
 /// How often the archive is looked at for the log of a base backup.
 const WAIT_FOR_WAL: Duration = Duration::from_millis(500);
@@ -45,71 +47,192 @@ struct Archives {
     manifest: Vec<u8>,
 }
 
-/// Makes one.
-///
-/// # Errors
-/// Anything on the way.
-pub async fn fill(making: &Making<'_>, upload: &mut dyn Upload, server: &Server, id: &Id, started_at: DateTime<Utc>) -> Result<Made> {
-    let spec = making.backup.physical.as_ref().ok_or_else(|| Error::new(Kind::Usage, "it is no physical backup"))?;
-    let state = State::open(&making.plan.state_dir)?;
-    // No backup can have a dot in its name.
-    let Some(_alone) = state.lock(&format!("{}.BASE", making.backup.server))? else {
-        return Err(
-            Error::new(Kind::Busy, format!("another base backup of server {} is under way", making.backup.server)).hint("wait for it")
-        );
-    };
-    let cluster = Cluster::ask(server).await?;
-    cluster.check(&server.facts.user, spec.wal == Some(Wal::ArchiveCommand))?;
-    let with_wal = spec.wal.is_none();
-    making.progress.expect(cluster.bytes);
-    // With a daemon it is streamed already; else for as long as this takes.
-    let _receiver = if spec.wal == Some(Wal::Stream) { Receiving::begin(making, &state)? } else { None };
-    let archives = take(making, upload, server, &cluster, id, with_wal).await?;
-    let manifest = ServerManifest::parse(&archives.manifest).map_err(not_whole)?;
-    let range = manifest.range().map_err(not_whole)?;
-    let wrong = manifest.compare(&archives.passed);
-    if !wrong.is_empty() {
-        return Err(not_whole(wrong.join("\n  ")));
+/// The base backup that an incremental one holds the changes since.
+struct Parent {
+    id: Id,
+    /// PostgreSQL's own manifest of it, by which it finds out what has changed.
+    manifest: Vec<u8>,
+}
+
+/// One in the making.
+pub struct Basing<'a> {
+    pub making: &'a Making<'a>,
+    pub server: &'a Server,
+    pub id: &'a Id,
+    pub sealing: &'a Sealing,
+}
+
+impl Basing<'_> {
+    /// Makes it.
+    ///
+    /// # Errors
+    /// Anything on the way.
+    pub async fn fill(&self, upload: &mut dyn Upload, started_at: DateTime<Utc>) -> Result<Made> {
+        let (making, server) = (self.making, self.server);
+        let spec = making.backup.physical.as_ref().ok_or_else(|| Error::new(Kind::Usage, "it is no physical backup"))?;
+        let state = State::open(&making.plan.state_dir)?;
+        // No backup can have a dot in its name.
+        let Some(_alone) = state.lock(&format!("{}.BASE", making.backup.server))? else {
+            return Err(
+                Error::new(Kind::Busy, format!("another base backup of server {} is under way", making.backup.server)).hint("wait for it")
+            );
+        };
+        let cluster = Cluster::ask(server).await?;
+        cluster.check(&server.facts.user, spec.wal == Some(Wal::ArchiveCommand))?;
+        let with_wal = spec.wal.is_none();
+        let mut warnings = Vec::new();
+        let parent = if making.incremental { self.parent(&cluster, &mut warnings).await? } else { None };
+        making.progress.expect(cluster.bytes);
+        // With a daemon it is streamed already; else for as long as this takes.
+        let _receiver = if spec.wal == Some(Wal::Stream) { Receiving::begin(making, &state)? } else { None };
+        let archives = self.take(upload, &cluster, with_wal, parent.as_ref()).await?;
+        let manifest = ServerManifest::parse(&archives.manifest).map_err(not_whole)?;
+        let range = manifest.range().map_err(not_whole)?;
+        let wrong = manifest.compare(&archives.passed);
+        if !wrong.is_empty() {
+            return Err(not_whole(wrong.join("\n  ")));
+        }
+        let stood = Standing::ask(server).await?;
+        if !with_wal {
+            wait_for_wal(making, range).await?;
+        }
+        let (cluster_files, cluster_bytes) = manifest.total();
+        let physical = Physical {
+            superuser: cluster.superuser,
+            system_identifier: cluster.system_identifier,
+            timeline: range.timeline,
+            start_lsn: range.start,
+            stop_lsn: range.end,
+            started_at: cluster.now,
+            stopped_at: stood.now,
+            next_xid: stood.next_xid,
+            wal_segment_bytes: cluster.wal_segment_bytes,
+            with_wal,
+            from_standby: cluster.in_recovery,
+            data_checksums: cluster.data_checksums,
+            cluster_files,
+            // Of an incremental one these are the changes: what it restores to is as large as the cluster.
+            cluster_bytes: if parent.is_some() { cluster.bytes.max(cluster_bytes) } else { cluster_bytes },
+            tablespaces: cluster.tablespaces,
+            settings: cluster.settings,
+            incremental_of: parent.map(|parent| parent.id.to_string()),
+        };
+        let mut files = archives.files;
+        let mut manifest = describe(making, server, self.id, started_at, physical);
+        // Names, sizes and checksums, as in our own manifest: the next incremental one needs it, and nobody may
+        // have a key here.
+        files.push(put(upload, BACKUP_MANIFEST, archives.manifest, Role::BackupManifest).await?);
+        manifest.files = files;
+        let text = page::page(&manifest);
+        manifest.files.push(put(upload, RESTORE_PAGE, text.into_bytes(), Role::Notes).await?);
+        manifest.finished_at = clock::now();
+        Ok(Made {
+            manifest,
+            warnings,
+            problems: Vec::new(),
+            tables_there: std::collections::BTreeMap::new(),
+            opened: Opened::default(),
+            keys: Identities::default(),
+        })
     }
-    let stood = Standing::ask(server).await?;
-    if !with_wal {
-        wait_for_wal(making, range).await?;
+
+    /// The newest good base backup of the cluster. `None`: there is none yet, and a whole one is made.
+    async fn parent(&self, cluster: &Cluster, warnings: &mut Vec<String>) -> Result<Option<Parent>> {
+        cluster.check_summaries()?;
+        let (making, name) = (self.making, self.making.backup.name.as_str());
+        let mut catalog = Catalog::trusting(keys::trust(making.plan));
+        let store = making.backup.stores[0].as_str();
+        catalog_of(making.store, store, Some(name), &mut catalog).await?;
+        let is_parent = |entry: &&Entry| {
+            let of_it = entry.manifest.physical.as_ref().is_some_and(|physical| physical.system_identifier == cluster.system_identifier);
+            of_it && entry.counts() && entry.rung_in(store).is_some_and(Rung::is_good)
+        };
+        let Some(entry) = catalog.entries.iter().find(is_parent) else {
+            warnings.push("there is no good base backup to hold the changes since: this one is whole".to_owned());
+            return Ok(None);
+        };
+        let keys = Identities::default();
+        let stored = Stored { store: making.store, id: &entry.id, manifest: &entry.manifest, keys: &keys };
+        let manifest = unpack::server_manifest(stored).await?;
+        let manifest = manifest.map_err(|why| Error::new(Kind::Damaged, format!("{} is damaged: {why}", entry.id)))?;
+        Ok(Some(Parent { id: entry.id.clone(), manifest }))
     }
-    let (cluster_files, cluster_bytes) = manifest.total();
-    let physical = Physical {
-        superuser: cluster.superuser,
-        system_identifier: cluster.system_identifier,
-        timeline: range.timeline,
-        start_lsn: range.start,
-        stop_lsn: range.end,
-        started_at: cluster.now,
-        stopped_at: stood.now,
-        next_xid: stood.next_xid,
-        wal_segment_bytes: cluster.wal_segment_bytes,
-        with_wal,
-        from_standby: cluster.in_recovery,
-        data_checksums: cluster.data_checksums,
-        cluster_files,
-        cluster_bytes,
-        tablespaces: cluster.tablespaces,
-        settings: cluster.settings,
-        incremental_of: None,
-    };
-    let mut files = archives.files;
-    let mut manifest = describe(making, server, id, started_at, physical);
-    files.push(put(upload, BACKUP_MANIFEST, archives.manifest, Role::BackupManifest).await?);
-    manifest.files = files;
-    let text = page::page(&manifest);
-    manifest.files.push(put(upload, RESTORE_PAGE, text.into_bytes(), Role::Notes).await?);
-    manifest.finished_at = clock::now();
-    Ok(Made {
-        manifest,
-        warnings: Vec::new(),
-        problems: Vec::new(),
-        tables_there: std::collections::BTreeMap::new(),
-        opened: Opened::default(),
-        keys: Identities::default(),
-    })
+
+    /// Lets pg_basebackup run: to stdout, or, where there are tablespaces, by way of the spool.
+    async fn take(&self, upload: &mut dyn Upload, cluster: &Cluster, with_wal: bool, parent: Option<&Parent>) -> Result<Archives> {
+        if !cluster.tablespaces.is_empty() {
+            return self.by_spool(upload, cluster, with_wal, parent).await;
+        }
+        let name = self.file_name(None);
+        let writer = upload.create(&name).await?;
+        let call = self.call(with_wal, None, parent);
+        let (packed, seen) = dump::stream(self.server, call, self.way("copying the cluster")?, writer).await?;
+        let mut passed = *seen.tar.unwrap_or_default();
+        let manifest = passed.manifest.take().ok_or_else(|| not_whole(format!("{BACKUP_MANIFEST} is missing")))?;
+        Ok(Archives { files: vec![dump::entry(name, packed, None, Role::Base)], passed: vec![(None, passed)], manifest })
+    }
+
+    fn call(&self, with_wal: bool, folder: Option<&Path>, parent: Option<&Parent>) -> Call {
+        let arguments = arguments(&format!("pgvigil {}", self.id), with_wal, folder, parent.is_some());
+        // That all of the log was archived is no news.
+        let server = self.server.with_setting("client_min_messages", "warning");
+        let input = parent.map(|parent| Bytes::from(parent.manifest.clone()));
+        Call { stdin: input.is_some(), input, ..server.call("pg_basebackup", arguments) }
+    }
+
+    fn way(&self, stage: &str) -> Result<Way> {
+        Ok(Way {
+            watch: EndWatch::tar(),
+            codec: self.codec(),
+            seal: self.sealing.seal()?,
+            stall_timeout: self.making.backup.stall_timeout,
+            meter: self.making.progress.begin(stage),
+        })
+    }
+
+    fn codec(&self) -> Codec {
+        Codec::from(self.making.backup.dump.compression)
+    }
+
+    fn file_name(&self, oid: Option<u32>) -> String {
+        let stem = oid.map_or("base".to_owned(), |oid| oid.to_string());
+        self.sealing.name(&format!("{stem}.tar{}", self.codec().suffix()))
+    }
+
+    /// pg_basebackup sends several archives into a folder only: there they wait for the pass.
+    async fn by_spool(&self, upload: &mut dyn Upload, cluster: &Cluster, with_wal: bool, parent: Option<&Parent>) -> Result<Archives> {
+        let making = self.making;
+        if matches!(making.plan.servers[&making.backup.server].place, plan::Place::Container { via: crate::config::file::Via::Exec, .. }) {
+            let names: Vec<&str> = cluster.tablespaces.iter().map(|space| space.name.as_str()).collect();
+            return Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "the cluster has tablespaces ({}), and pg_basebackup writes several archives into a folder only, which an exec has not",
+                    names.join(", ")
+                ),
+            )
+            .hint("set via = \"network\" on the server, so that pg_basebackup runs here"));
+        }
+        let spool = Spool::make(&making.plan.spool_dir, making.tag, cluster)?;
+        let call = self.call(with_wal, Some(&spool.0), parent);
+        let meter = making.progress.begin("copying the cluster into the spool");
+        dump::into_folder(self.server, call, &spool.0, making.backup.stall_timeout, &meter).await?;
+        let manifest = std::fs::read(spool.0.join(BACKUP_MANIFEST)).map_err(|error| spool.unreadable(BACKUP_MANIFEST, &error))?;
+        let mut archives = Archives { files: Vec::new(), passed: Vec::new(), manifest };
+        let spaces = cluster.tablespaces.iter().map(|space| Some(space.oid));
+        for oid in std::iter::once(None).chain(spaces) {
+            let from = oid.map_or("base.tar".to_owned(), |oid| format!("{oid}.tar"));
+            let file = Original::open(&spool.0.join(&from)).and_then(|file| file.reader())?;
+            let name = self.file_name(oid);
+            let writer = upload.create(&name).await?;
+            let what = oid.map_or("packing the data directory".to_owned(), |oid| format!("packing tablespace {oid}"));
+            let (packed, seen) = dump::packed("pg_basebackup", file, self.way(&what)?, writer).await?;
+            let _ = std::fs::remove_file(spool.0.join(&from));
+            archives.files.push(dump::entry(name, packed, None, Role::Base));
+            archives.passed.push((oid, *seen.tar.unwrap_or_default()));
+        }
+        Ok(archives)
+    }
 }
 
 fn not_whole(why: impl std::fmt::Display) -> Error {
@@ -120,93 +243,6 @@ fn not_whole(why: impl std::fmt::Display) -> Error {
 async fn put(upload: &mut dyn Upload, name: &str, bytes: Vec<u8>, role: Role) -> Result<FileEntry> {
     let packed = dump::put(upload, name, Bytes::from(bytes)).await?;
     Ok(dump::entry(name.to_owned(), packed, None, role))
-}
-
-/// That all of the log was archived is no news.
-fn quiet(server: &Server) -> Server {
-    server.with_setting("client_min_messages", "warning")
-}
-
-/// Lets pg_basebackup run: to stdout, or, where there are tablespaces, by way of the spool.
-async fn take(
-    making: &Making<'_>,
-    upload: &mut dyn Upload,
-    server: &Server,
-    cluster: &Cluster,
-    id: &Id,
-    with_wal: bool,
-) -> Result<Archives> {
-    let label = format!("pgvigil {id}");
-    if !cluster.tablespaces.is_empty() {
-        return by_spool(making, upload, server, cluster, &label, with_wal).await;
-    }
-    let name = file_name(making, None);
-    let writer = upload.create(&name).await?;
-    let call = quiet(server).call("pg_basebackup", arguments(&label, with_wal, None));
-    let (packed, seen) = dump::stream(server, call, way(making, "copying the cluster"), writer).await?;
-    let mut passed = *seen.tar.unwrap_or_default();
-    let manifest = passed.manifest.take().ok_or_else(|| not_whole(format!("{BACKUP_MANIFEST} is missing")))?;
-    Ok(Archives { files: vec![dump::entry(name, packed, None, Role::Base)], passed: vec![(None, passed)], manifest })
-}
-
-fn way(making: &Making<'_>, stage: &str) -> Way {
-    Way {
-        watch: EndWatch::tar(),
-        codec: codec(making),
-        seal: Seal::Open,
-        stall_timeout: making.backup.stall_timeout,
-        meter: making.progress.begin(stage),
-    }
-}
-
-fn codec(making: &Making<'_>) -> Codec {
-    Codec::from(making.backup.dump.compression)
-}
-
-fn file_name(making: &Making<'_>, oid: Option<u32>) -> String {
-    let stem = oid.map_or("base".to_owned(), |oid| oid.to_string());
-    format!("{stem}.tar{}", codec(making).suffix())
-}
-
-/// pg_basebackup sends several archives into a folder only: there they wait for the pass.
-async fn by_spool(
-    making: &Making<'_>,
-    upload: &mut dyn Upload,
-    server: &Server,
-    cluster: &Cluster,
-    label: &str,
-    with_wal: bool,
-) -> Result<Archives> {
-    if matches!(making.plan.servers[&making.backup.server].place, plan::Place::Container { via: crate::config::file::Via::Exec, .. }) {
-        let names: Vec<&str> = cluster.tablespaces.iter().map(|space| space.name.as_str()).collect();
-        return Err(Error::new(
-            Kind::Refused,
-            format!(
-                "the cluster has tablespaces ({}), and pg_basebackup writes several archives into a folder only, which an exec has not",
-                names.join(", ")
-            ),
-        )
-        .hint("set via = \"network\" on the server, so that pg_basebackup runs here"));
-    }
-    let spool = Spool::make(&making.plan.spool_dir, making.tag, cluster)?;
-    let call = quiet(server).call("pg_basebackup", arguments(label, with_wal, Some(&spool.0)));
-    let meter = making.progress.begin("copying the cluster into the spool");
-    dump::into_folder(server, call, &spool.0, making.backup.stall_timeout, &meter).await?;
-    let manifest = std::fs::read(spool.0.join(BACKUP_MANIFEST)).map_err(|error| spool.unreadable(BACKUP_MANIFEST, &error))?;
-    let mut archives = Archives { files: Vec::new(), passed: Vec::new(), manifest };
-    let spaces = cluster.tablespaces.iter().map(|space| Some(space.oid));
-    for oid in std::iter::once(None).chain(spaces) {
-        let from = oid.map_or("base.tar".to_owned(), |oid| format!("{oid}.tar"));
-        let file = Original::open(&spool.0.join(&from)).and_then(|file| file.reader())?;
-        let name = file_name(making, oid);
-        let writer = upload.create(&name).await?;
-        let what = oid.map_or("packing the data directory".to_owned(), |oid| format!("packing tablespace {oid}"));
-        let (packed, seen) = dump::packed("pg_basebackup", file, way(making, &what), writer).await?;
-        let _ = std::fs::remove_file(spool.0.join(&from));
-        archives.files.push(dump::entry(name, packed, None, Role::Base));
-        archives.passed.push((oid, *seen.tar.unwrap_or_default()));
-    }
-    Ok(archives)
 }
 
 /// A folder of the spool, which goes with this.
@@ -327,7 +363,7 @@ fn describe(making: &Making<'_>, server: &Server, id: &Id, started_at: DateTime<
         files: Vec::new(),
         globals: None,
         evidence: None,
-        encryption: None,
+        encryption: Encryption::age(&making.backup.encrypt_to),
         signature: None,
         generator: crate::GENERATOR.to_owned(),
         adopted_from: Vec::new(),

@@ -15,10 +15,10 @@ use crate::error::{Error, Kind, Result};
 use crate::host::{Tag, clock, failed};
 use crate::job::drill::Drilled;
 use crate::job::drill_copy::{FOLDER, facts};
-use crate::job::physical::fetch;
+use crate::job::physical::combine::Parts;
 use crate::job::physical::look::{self, Seen};
 use crate::job::physical::restore::judge;
-use crate::job::physical::unpack::{Folders, make_folder, unpack_all};
+use crate::job::physical::unpack::{Folders, make_folder};
 use crate::job::progress::Progress;
 use crate::job::verify::{hash_manifest, round};
 use crate::physical::plan::{Base, Stop, Way, way};
@@ -28,8 +28,7 @@ use crate::postgres::Server;
 use crate::postgres::programs::parse_version;
 use crate::postgres::throwaway::{Prepared, Wanted};
 use crate::state::State;
-use crate::store::Store;
-use crate::wal::WalName;
+use crate::verify::stored::Stored;
 
 /// What was found out.
 #[derive(Default)]
@@ -50,7 +49,7 @@ struct Findings {
 pub async fn drill(
     plan: &Plan,
     backup: &Backup,
-    store: &dyn Store,
+    stored: Stored<'_>,
     entry: &Entry,
     before: Rung,
     progress: &Progress,
@@ -61,11 +60,15 @@ pub async fn drill(
         return Err(Error::unverifiable("a base backup is drilled on this machine")
             .hint("set drill = { on = \"local\" }, and install the server's version of PostgreSQL here"));
     }
-    let (manifest_sha256, changed) = hash_manifest(plan, store, &entry.id).await?;
+    if entry.manifest.encryption.is_some() && stored.keys.is_empty() {
+        return Err(Error::unverifiable("the base backup is encrypted, and no identity was given")
+            .hint("give the private key of one of its recipients: identity of the backup in the file, or verify --drill --identity FILE"));
+    }
+    let (manifest_sha256, changed) = hash_manifest(plan, stored.store, &entry.id).await?;
     let mut found = Findings { errors: changed.into_iter().collect(), ..Findings::default() };
     if found.errors.is_empty() {
         let tried = tokio::select! {
-            tried = tried(plan, backup, store, entry, &mut found, progress) => tried,
+            tried = tried(plan, backup, stored, entry, &mut found, progress) => tried,
             () = cancel.cancelled() => Err(Error::new(Kind::Cancelled, "told to stop")),
         };
         match tried {
@@ -100,7 +103,7 @@ pub async fn drill(
     Ok(Drilled { id: entry.id.clone(), proof, unverified: found.unverified })
 }
 
-async fn tried(plan: &Plan, backup: &Backup, store: &dyn Store, entry: &Entry, found: &mut Findings, progress: &Progress) -> Result<()> {
+async fn tried(plan: &Plan, backup: &Backup, stored: Stored<'_>, entry: &Entry, found: &mut Findings, progress: &Progress) -> Result<()> {
     let physical = entry.manifest.physical.as_ref().ok_or_else(|| Error::new(Kind::Damaged, format!("{} is no base backup", entry.id)))?;
     let state = State::open(&plan.state_dir)?;
     let tag = Tag::random();
@@ -115,10 +118,16 @@ async fn tried(plan: &Plan, backup: &Backup, store: &dyn Store, entry: &Entry, f
     };
     let began = Instant::now();
     let prepared = Prepared::make(plan.servers.get(&backup.server), &wanted).await?;
-    let seen = look::look(plan, backup, None).await?;
-    let filled = fill(backup, &seen, store, entry, physical, &prepared, progress).await;
-    let way = match filled {
-        Ok(way) => way,
+    let filled = async {
+        let mut seen = look::look(plan, backup, None).await?;
+        if !stored.keys.is_empty() {
+            seen.keys = stored.keys.clone();
+        }
+        let way = fill(plan, backup, &seen, stored, entry, physical, &prepared, progress).await?;
+        Ok((seen, way))
+    };
+    let (seen, way) = match filled.await {
+        Ok(filled) => filled,
         Err(error) => return Err(prepared.give_up(error).await),
     };
     progress.begin("replaying the log");
@@ -134,10 +143,12 @@ async fn tried(plan: &Plan, backup: &Backup, store: &dyn Store, entry: &Entry, f
 }
 
 /// The cluster, its log beside it, and what PostgreSQL is told.
+#[expect(clippy::too_many_arguments, reason = "what is laid out, of what, and who looks on")]
 async fn fill(
+    plan: &Plan,
     backup: &Backup,
     seen: &Seen,
-    store: &dyn Store,
+    stored: Stored<'_>,
     entry: &Entry,
     physical: &Physical,
     prepared: &Prepared,
@@ -153,8 +164,10 @@ async fn fill(
     for (_, place) in &places {
         make_folder(place)?;
     }
-    let meter = progress.restart("fetching the base backup", entry.manifest.raw_bytes());
-    unpack_all(store, &entry.id, &entry.manifest, &Folders { data: &data, tablespaces: &places }, &meter).await?;
+    let parts = Parts::of(seen, &entry.id)?;
+    let meter = progress.restart("fetching the base backup", parts.raw_bytes());
+    let folders = Folders { data: &data, tablespaces: &places };
+    parts.lay_out(plan, backup, seen, stored, &folders, &prepared.beside("parts"), &meter).await?;
     let failed = |error: &std::io::Error| Error::system(format_args!("cannot write into {}", data.display()), error);
     let write = |name: &str, text: &str| std::fs::write(data.join(name), text).map_err(|error| failed(&error));
     if !places.is_empty() {
@@ -185,8 +198,7 @@ async fn fill(
 /// Puts a file of the log beside the cluster.
 async fn lay(backup: &Backup, seen: &Seen, name: &str, folder: &Path) -> Result<()> {
     let gone = || Error::new(Kind::Damaged, format!("{name} is not in the archive"));
-    let parsed = WalName::parse(name).ok_or_else(gone)?;
-    let raw = fetch::read(&seen.stores, backup.name.as_str(), name, parsed).await?.ok_or_else(gone)?;
+    let raw = seen.read(backup.name.as_str(), name).await?.ok_or_else(gone)?;
     let path = folder.join(name);
     std::fs::write(&path, raw).map_err(|error| Error::system(format_args!("cannot write {}", path.display()), &error))
 }

@@ -13,6 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::job::physical::archive::{self, Owner};
 use crate::job::physical::push::PUSHER;
 use crate::job::stores;
+use crate::keys::Identities;
 use crate::store::Store;
 use crate::wal::{Segment, WalName};
 
@@ -35,11 +36,17 @@ pub fn stores(plan: &Plan, backup: &Backup, only: Option<&Name>) -> Result<Vec<(
 /// none.
 ///
 /// # Errors
-/// No store has a sound one, and one of them did not answer, or has a damaged one.
-pub async fn read(stores: &[(Name, Arc<dyn Store>)], backup: &str, name: &str, parsed: WalName) -> Result<Option<Vec<u8>>> {
+/// No store has a sound one, and one of them did not answer, or has a damaged one; or none of the keys opens it.
+pub async fn read(
+    stores: &[(Name, Arc<dyn Store>)],
+    backup: &str,
+    name: &str,
+    parsed: WalName,
+    keys: &Identities,
+) -> Result<Option<Vec<u8>>> {
     let mut failed: Option<Error> = None;
     for (store_name, store) in stores {
-        match archive::read(&**store, backup, name, parsed).await {
+        match archive::read(&**store, backup, name, parsed, keys).await {
             Ok(Some((_, raw))) => return Ok(Some(raw)),
             Ok(None) => {}
             Err(error) => {
@@ -56,14 +63,14 @@ pub async fn read(stores: &[(Name, Arc<dyn Store>)], backup: &str, name: &str, p
 ///
 /// # Errors
 /// Anything else; the place is as it was.
-pub async fn fetch(stores: &[(Name, Arc<dyn Store>)], backup: &str, name: &str, dest: &Path) -> Result<bool> {
+pub async fn fetch(stores: &[(Name, Arc<dyn Store>)], backup: &str, name: &str, dest: &Path, keys: &Identities) -> Result<bool> {
     let Some(parsed) = WalName::parse(name) else {
         return Err(Error::new(Kind::Usage, format!("{name:?} is no file of the log")).hint("restore_command = 'pgvigil wal fetch %f %p'"));
     };
     if take_ahead(name, dest)? {
         return Ok(true);
     }
-    let Some(raw) = read(stores, backup, name, parsed).await? else { return Ok(false) };
+    let Some(raw) = read(stores, backup, name, parsed, keys).await? else { return Ok(false) };
     write(dest, &raw)?;
     Ok(true)
 }
@@ -116,7 +123,7 @@ pub fn wants_ahead(name: &str, dest: &Path) -> bool {
 ///
 /// # Errors
 /// A store does not answer, or the folder cannot be written.
-pub async fn ahead(stores: &[(Name, Arc<dyn Store>)], backup: &str, name: &str, dest: &Path) -> Result<()> {
+pub async fn ahead(stores: &[(Name, Arc<dyn Store>)], backup: &str, name: &str, dest: &Path, keys: &Identities) -> Result<()> {
     let folder = ahead_folder(dest);
     let unmade = |error: &std::io::Error| Error::system(format_args!("cannot use {}", folder.display()), error);
     std::fs::create_dir_all(&folder).map_err(|error| unmade(&error))?;
@@ -138,7 +145,7 @@ pub async fn ahead(stores: &[(Name, Arc<dyn Store>)], backup: &str, name: &str, 
             continue;
         }
         let Some(parsed) = WalName::parse(&name) else { return Ok(()) };
-        let Some(raw) = read(stores, backup, &name, parsed).await? else { return Ok(()) };
+        let Some(raw) = read(stores, backup, &name, parsed, keys).await? else { return Ok(()) };
         write(&ready, &raw)?;
     }
     Ok(())

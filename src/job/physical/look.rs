@@ -15,6 +15,8 @@ use crate::host::local::LocalHost;
 use crate::host::{Call, Host, Tag};
 use crate::job::keys;
 use crate::job::physical::{archive, fetch};
+use crate::keys::Identities;
+use crate::physical::chain;
 use crate::physical::plan::{Base, End, Way, Window, way};
 use crate::postgres::programs;
 use crate::store::{Store, catalog_of};
@@ -31,16 +33,19 @@ pub struct Seen {
     pub catalog: Catalog,
     /// The log in all of the stores together.
     pub archive: Archive,
+    /// Who opens what is encrypted of it, as far as anybody knows.
+    pub keys: Identities,
 }
 
 /// Looks at the stores of a backup, or at one of them. One that does not answer is told, if another does.
 ///
 /// # Errors
-/// None answers.
+/// None answers, or the identity that the file names is not to be had.
 pub async fn look(plan: &Plan, backup: &Backup, only: Option<&Name>) -> Result<Seen> {
     let stores = fetch::stores(plan, backup, only)?;
     let name = backup.name.as_str();
-    let mut seen = Seen { stores: Vec::new(), catalog: Catalog::trusting(keys::trust(plan)), archive: Archive::default() };
+    let keys = keys::of_backup(plan, name)?.unwrap_or_default();
+    let mut seen = Seen { stores: Vec::new(), catalog: Catalog::trusting(keys::trust(plan)), archive: Archive::default(), keys };
     let mut failed = None;
     for (store_name, store) in stores {
         let looked = async {
@@ -79,7 +84,8 @@ impl Seen {
         let label = wanted.and_then(|wanted| wanted.label);
         let fits = |entry: &&Entry| match label {
             Some(label) => entry.id.label == label,
-            None => entry.rung().is_good(),
+            // One whose chain is broken leads nowhere; an older one may.
+            None => entry.rung().is_good() && chain::of(&self.catalog.entries, &entry.id).is_ok(),
         };
         let of = |entry: &Entry| Some(Base { id: entry.id.clone(), physical: entry.manifest.physical.clone()? });
         self.catalog.entries.iter().filter(fits).filter_map(of).collect()
@@ -127,21 +133,26 @@ impl Seen {
     /// # Errors
     /// A store cannot be read, or the segment is damaged.
     pub async fn header(&self, backup: &str, segment: Segment) -> Result<Option<Header>> {
-        Ok(self.read(backup, segment).await?.map(|(header, _)| header))
-    }
-
-    async fn read(&self, backup: &str, segment: Segment) -> Result<Option<(Header, Vec<u8>)>> {
         let name = segment.name(self.archive.segment_bytes);
         let Some(parsed) = WalName::parse(&name) else { return Ok(None) };
         let mut failed = None;
         for (_, store) in &self.stores {
-            match archive::read(&**store, backup, &name, parsed).await {
+            match archive::header(&**store, backup, &name, parsed).await {
                 Ok(Some(found)) => return Ok(Some(found)),
                 Ok(None) => {}
                 Err(error) => failed = Some(error),
             }
         }
         failed.map_or(Ok(None), Err)
+    }
+
+    /// A segment of the log, opened and checked.
+    ///
+    /// # Errors
+    /// No store has a sound one, or none of the keys opens it.
+    pub async fn read(&self, backup: &str, name: &str) -> Result<Option<Vec<u8>>> {
+        let Some(parsed) = WalName::parse(name) else { return Ok(None) };
+        fetch::read(&self.stores, backup, name, parsed, &self.keys).await
     }
 
     /// What is known of the end of a way: by `pg_waldump`, in a folder of the spool.
@@ -156,8 +167,9 @@ impl Seen {
         let Ok(bin_dir) = programs::of_server(given, major) else { return Ok(Some(End { archived_at, newest: None })) };
         let folder = Scratch::make(&plan.spool_dir)?;
         for segment in reach.segments.iter().rev().take(LOOKED_THROUGH_MAX) {
-            let Some((header, raw)) = self.read(name, *segment).await? else { break };
-            let path = folder.0.join(&header.name);
+            let segment = segment.name(self.archive.segment_bytes);
+            let Some(raw) = self.read(name, &segment).await? else { break };
+            let path = folder.0.join(&segment);
             std::fs::write(&path, raw).map_err(|error| Error::system(format_args!("cannot write {}", path.display()), &error))?;
             let newest = newest_transaction(&bin_dir, &path).await?;
             let _ = std::fs::remove_file(&path);
@@ -215,7 +227,7 @@ async fn newest_transaction(bin_dir: &Path, segment: &Path) -> Result<Option<Dat
         env: vec![("TZ".to_owned(), "UTC".to_owned())],
         password: None,
         tag: Tag::random(),
-        stdin: false,
+        stdin: false, input: None,
     };
     let mut process = host.start(call).await?;
     let mut newest = None;

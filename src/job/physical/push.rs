@@ -10,6 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::host::clock;
 use crate::job::physical::archive::{self, Owner};
 use crate::job::stores;
+use crate::keys::{Identities, Recipient};
 use crate::pack::codec::Codec;
 use crate::store::{Added, Objects};
 use crate::wal::name::key;
@@ -32,7 +33,7 @@ pub const PUSHER: &str = "walpush";
 pub async fn push(plan: &Plan, backup: &Backup, path: &Path) -> Result<()> {
     let (name, parsed) = named(path)?;
     let raw = std::fs::read(path).map_err(|error| Error::system(format_args!("cannot read {}", path.display()), &error))?;
-    let sealed = Sealed::new(&name, parsed, Bytes::from(raw))?;
+    let sealed = Sealed::new(&name, parsed, Bytes::from(raw), &backup.encrypt_to)?;
     let mut failed = None;
     // One that is away must not keep the others from it.
     for store in &backup.stores {
@@ -57,18 +58,17 @@ fn named(path: &Path) -> Result<(String, WalName)> {
 pub struct Sealed {
     name: String,
     parsed: WalName,
-    raw: Bytes,
     header: Header,
     owner: Option<Owner>,
     packed: Bytes,
 }
 
 impl Sealed {
-    /// Checks that it is what its name says, and packs it.
+    /// Checks that it is what its name says, packs it, and encrypts it where it is log.
     ///
     /// # Errors
-    /// It is not.
-    pub fn new(name: &str, parsed: WalName, raw: Bytes) -> Result<Self> {
+    /// It is not, or a recipient takes no key.
+    pub fn new(name: &str, parsed: WalName, raw: Bytes, recipients: &[Recipient]) -> Result<Self> {
         let wrong = |why: String| {
             Error::new(Kind::Damaged, format!("{name} is not what its name says: {why}"))
                 .hint("it was not archived; look into the kernel's log of the server's disk")
@@ -86,8 +86,10 @@ impl Sealed {
         };
         let system_identifier = owner.as_ref().and_then(|owner| owner.system_identifier.parse().ok());
         let header = Header::of(name, &raw, clock::now(), system_identifier);
-        let packed = object::seal(&header, &raw, CODEC)?;
-        Ok(Sealed { name: name.to_owned(), parsed, raw, header, owner, packed })
+        // Where timelines fork is no secret, and must be seen before anybody asks for a key.
+        let recipients = if parsed.is_log() { recipients } else { &[] };
+        let packed = object::seal(&header, &raw, CODEC, recipients)?;
+        Ok(Sealed { name: name.to_owned(), parsed, header, owner, packed })
     }
 
     /// Puts it into a store, durably.
@@ -102,9 +104,16 @@ impl Sealed {
         if store.put(&key, self.packed.clone()).await? == Added::Done {
             return Ok(());
         }
-        match archive::read(store, backup, &self.name, self.parsed).await? {
-            Some((there, raw)) if there.sha256 == self.header.sha256 && raw == self.raw => Ok(()),
-            Some((there, _)) => Err(Error::new(
+        // Whoever archives may have no key: the hash of what was packed stands in front.
+        let is_open = archive::header(store, backup, &self.name, self.parsed).await?.is_some_and(|there| there.encryption.is_none());
+        let there = if is_open {
+            archive::read(store, backup, &self.name, self.parsed, &Identities::default()).await?.map(|(there, _)| there)
+        } else {
+            archive::header(store, backup, &self.name, self.parsed).await?
+        };
+        match there {
+            Some(there) if there.sha256 == self.header.sha256 && there.bytes == self.header.bytes => Ok(()),
+            Some(there) => Err(Error::new(
                 Kind::Refused,
                 format!("{} is in the archive already, with other bytes (packed {})", self.name, there.at.format("%Y-%m-%d %H:%M:%S UTC")),
             )

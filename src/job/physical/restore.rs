@@ -10,15 +10,19 @@ use crate::config::Plan;
 use crate::config::plan::Backup;
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
+use crate::job::keys;
+use crate::job::physical::combine::Parts;
 use crate::job::physical::look::{self, Seen};
 use crate::job::physical::start::{self, Started};
-use crate::job::physical::unpack::{Folders, make_durable, make_folder, unpack_all};
+use crate::job::physical::unpack::{Folders, make_durable, make_folder};
 use crate::job::progress::Progress;
+use crate::job::restore::refuse_unsigned;
 use crate::job::run::find;
 use crate::physical::plan::{Stop, Way, Window, choose, stop};
 use crate::physical::recovery::{self, Reached, Source};
 use crate::physical::target::Target;
 use crate::postgres::programs::parse_version;
+use crate::verify::stored::Stored;
 use crate::wal::Reach;
 
 /// What somebody asks for.
@@ -35,6 +39,9 @@ pub struct Asked {
     pub tablespaces: Vec<(String, String)>,
     /// The file that `restore_command` reads.
     pub config: PathBuf,
+    /// Who opens what is encrypted; else whom the file names.
+    pub identity: Option<PathBuf>,
+    pub accept_unsigned: bool,
 }
 
 /// What was looked at, and the plan.
@@ -48,6 +55,8 @@ pub struct Looked<'a> {
     pub store: Name,
     /// Of the copy there.
     pub rung: Option<Rung>,
+    /// What nobody known has signed, and is restored all the same.
+    unsigned: Vec<String>,
 }
 
 impl Looked<'_> {
@@ -80,7 +89,10 @@ pub async fn look<'a>(plan: &'a Plan, wanted: &Wanted, asked: &Asked) -> Result<
     if let Some(store) = only.as_ref().filter(|store| !backup.stores.contains(store)) {
         return Err(no_store(backup, store.as_str()));
     }
-    let seen = look::look(plan, backup, only.as_ref()).await?;
+    let mut seen = look::look(plan, backup, only.as_ref()).await?;
+    if let Some(path) = &asked.identity {
+        seen.keys = keys::of_file(path)?;
+    }
     let bases = seen.bases(Some(wanted));
     if bases.is_empty() {
         // Says why.
@@ -92,6 +104,11 @@ pub async fn look<'a>(plan: &'a Plan, wanted: &Wanted, asked: &Asked) -> Result<
         Err(against) => return Err(refused(&asked.target, &against.join("\n  "), &seen.windows(&wanted.backup).await?)),
     };
     let (entry, store, _) = seen.copy(&way.base)?;
+    let mut unsigned = Vec::new();
+    for part in Parts::of(&seen, &way.base)?.entries() {
+        let (part, store, _) = seen.copy(&part.id)?;
+        unsigned.extend(refuse_unsigned(part, store.as_str(), asked.accept_unsigned)?);
+    }
     let (manifest, store, rung) = (entry.manifest.clone(), store.clone(), entry.rung_in(store.as_str()));
     let major = parse_version(&manifest.server_version).map_or(0, |(major, _)| major);
     // Only a moment has an end that is not known by names.
@@ -106,7 +123,7 @@ pub async fn look<'a>(plan: &'a Plan, wanted: &Wanted, asked: &Asked) -> Result<
     let tablespaces = manifest.physical.as_ref().map(|physical| physical.tablespaces.as_slice()).unwrap_or_default();
     let places = recovery::places(tablespaces, &asked.tablespaces, &asked.data.display().to_string());
     let places = places.map_err(|why| Error::new(Kind::Usage, why))?;
-    Ok(Looked { backup, seen, way, stop, places, manifest, store, rung })
+    Ok(Looked { backup, seen, way, stop, places, manifest, store, rung, unsigned })
 }
 
 fn no_store(backup: &Backup, store: &str) -> Error {
@@ -135,14 +152,14 @@ pub async fn restore(plan: &Plan, looked: &Looked<'_>, asked: &Asked, progress: 
     }
     make_folder(&asked.data)?;
     let fetched = tokio::select! {
-        fetched = fetch(looked, asked, progress) => fetched,
+        fetched = fetch(plan, looked, asked, progress) => fetched,
         () = cancel.cancelled() => Err(Error::new(Kind::Cancelled, "told to stop")),
     };
     if let Err(error) = fetched {
         remove(&asked.data, &looked.places);
         return Err(error);
     }
-    let mut warnings = Vec::new();
+    let mut warnings = looked.unsigned.clone();
     let started = if asked.start {
         progress.begin("replaying the log");
         let started = tokio::select! {
@@ -177,20 +194,36 @@ fn remove(data: &Path, places: &[(u32, String)]) {
     }
 }
 
-async fn fetch(looked: &Looked<'_>, asked: &Asked, progress: &Progress) -> Result<()> {
+/// Where an incremental base backup lies in parts.
+fn beside(data: &Path) -> PathBuf {
+    let mut name = data.file_name().unwrap_or_default().to_owned();
+    name.push("_parts");
+    data.with_file_name(name)
+}
+
+async fn fetch(plan: &Plan, looked: &Looked<'_>, asked: &Asked, progress: &Progress) -> Result<()> {
     let physical = looked.physical()?;
-    check_room(&asked.data, physical.cluster_bytes)?;
+    let parts = Parts::of(&looked.seen, &looked.way.base)?;
+    check_room(&asked.data, physical.cluster_bytes + parts.beside_bytes())?;
     let tablespaces: Vec<(u32, PathBuf)> = looked.places.iter().map(|(oid, place)| (*oid, PathBuf::from(place))).collect();
     for (_, place) in &tablespaces {
         make_folder(place)?;
     }
-    let meter = progress.restart("fetching the base backup", looked.manifest.raw_bytes());
+    let meter = progress.restart("fetching the base backup", parts.raw_bytes());
     let (_, _, store) = looked.seen.copy(&looked.way.base)?;
-    unpack_all(&**store, &looked.way.base, &looked.manifest, &Folders { data: &asked.data, tablespaces: &tablespaces }, &meter).await?;
+    let stored = Stored { store: &**store, id: &looked.way.base, manifest: &looked.manifest, keys: &looked.seen.keys };
+    let folders = Folders { data: &asked.data, tablespaces: &tablespaces };
+    parts.lay_out(plan, looked.backup, &looked.seen, stored, &folders, &beside(&asked.data), &meter).await?;
     progress.begin("making it durable");
     let program = std::env::current_exe().map_err(|error| Error::system("cannot find this program", &error))?;
     let source =
-        Source::Fetch { program: &program, config: &asked.config, backup: looked.backup.name.as_str(), store: asked.store.as_deref() };
+        Source::Fetch {
+            program: &program,
+            config: &asked.config,
+            backup: looked.backup.name.as_str(),
+            store: asked.store.as_deref(),
+            identity: asked.identity.as_deref(),
+        };
     configure(&asked.data, looked, physical, &source)?;
     for folder in std::iter::once(asked.data.as_path()).chain(tablespaces.iter().map(|(_, place)| place.as_path())) {
         make_durable(folder)?;

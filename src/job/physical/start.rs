@@ -51,7 +51,11 @@ pub fn check(plan: &Plan, backup: &Backup, manifest: &Manifest) -> Result<()> {
     programs_for(plan, backup, manifest).map(drop)
 }
 
-fn programs_for(plan: &Plan, backup: &Backup, manifest: &Manifest) -> Result<PathBuf> {
+/// The folder of the programs of a cluster's own major version.
+///
+/// # Errors
+/// There are none here.
+pub fn programs_for(plan: &Plan, backup: &Backup, manifest: &Manifest) -> Result<PathBuf> {
     let given = plan.servers.get(&backup.server).and_then(|server| server.bin_dir.clone());
     let major = parse_version(&manifest.server_version).map_or(0, |(major, _)| major);
     let dir = programs::of_server(given, major).map_err(|error| Error { kind: Kind::Refused, ..error })?;
@@ -61,7 +65,7 @@ fn programs_for(plan: &Plan, backup: &Backup, manifest: &Manifest) -> Result<Pat
         return Ok(dir);
     }
     Err(Error::new(Kind::Refused, format!("the cluster is of PostgreSQL {major}, and there are no programs of that version here"))
-        .hint(format!("install postgresql-{major}, or set bin_dir of the server; or leave --start out")))
+        .hint(format!("install postgresql-{major}, or set bin_dir of the server; or leave --start out, if the base backup is a whole one")))
 }
 
 /// Starts one and waits until it takes sessions, behind its recovery.
@@ -172,7 +176,7 @@ async fn pg_ctl(plan: &Plan, backup: &Backup, manifest: &Manifest, args: &[&str]
     let host = LocalHost::new(Some(programs_for(plan, backup, manifest)?));
     let args = args.iter().map(|arg| (*arg).to_owned()).collect();
     let mut process =
-        host.start(Call { program: "pg_ctl", args, env: Vec::new(), password: None, tag: Tag::random(), stdin: false }).await?;
+        host.start(Call { program: "pg_ctl", args, env: Vec::new(), password: None, tag: Tag::random(), stdin: false, input: None }).await?;
     let exit = process.running.wait().await?;
     if exit.is_success() { Ok(()) } else { Err(crate::host::failed(Kind::Postgres, "pg_ctl", exit, &process.stderr.text())) }
 }

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::host::{Tag, clock};
 use crate::job::physical::look::{self, Seen};
 use crate::job::physical::stream::slot_name;
-use crate::physical::lag::{self, ServerLog, Standing};
+use crate::physical::lag::{self, Figures, ServerLog, Standing};
 use crate::physical::plan::{Window, way};
 use crate::postgres::Server;
 use crate::postgres::quote::literal;
@@ -46,6 +46,21 @@ pub struct Last {
     pub at: DateTime<Utc>,
     pub age_seconds: i64,
     pub end_lsn: Lsn,
+}
+
+impl Status {
+    /// What is shown beside the other backups.
+    pub fn figures(&self) -> Figures {
+        let held = self.server.iter().flat_map(|server| &server.slots).filter_map(|slot| slot.retained_bytes?.try_into().ok());
+        Figures {
+            restorable_from: self.windows.first().map(|window| window.from),
+            restorable_to: self.windows.first().map(|window| window.to),
+            last_segment_at: self.last.as_ref().map(|last| last.at),
+            bytes_behind: self.bytes_behind,
+            slot_holds_bytes: held.max(),
+            gaps: self.gaps.len(),
+        }
+    }
 }
 
 /// Looks at stores and server.

@@ -8,18 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use nix::libc;
-use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 
-use crate::catalog::{FileEntry, Id, Manifest, Role};
-use crate::error::{Error, Kind, Result, plain_io};
-use crate::pack::codec::Codec;
+use crate::catalog::{FileEntry, Role};
+use crate::error::{Error, Kind, Result};
 use crate::pack::packer::Meter;
 use crate::pack::tar::{self, BACKUP_MANIFEST, Member, Members, Passed, Sums, TarReader};
-use crate::pack::unpacker::unpack;
 use crate::physical::whole::ServerManifest;
-use crate::store::Store;
-use crate::verify::read_back::{HashingReader, compare};
+use crate::verify::read_back::compare;
+use crate::verify::stored::Stored;
 
 /// A folder for the data directory, and one for each tablespace by its OID.
 pub struct Folders<'a> {
@@ -27,13 +24,14 @@ pub struct Folders<'a> {
     pub tablespaces: &'a [(u32, PathBuf)],
 }
 
-/// Unpacks all archives of a base backup. Each is checked against the hash of its manifest, and each file
+/// Unpacks all archives of a base backup, and returns PostgreSQL's own manifest of it. Each is checked against the hash of its manifest, and each file
 /// in it against PostgreSQL's own manifest.
 ///
 /// # Errors
 /// A file is missing, damaged or cut, which is named; the store does not answer; or a folder cannot be
 /// written. What is there then is no cluster.
-pub async fn unpack_all(store: &dyn Store, id: &Id, manifest: &Manifest, into: &Folders<'_>, meter: &Arc<Meter>) -> Result<()> {
+pub async fn unpack_all(stored: Stored<'_>, into: &Folders<'_>, meter: &Arc<Meter>) -> Result<Vec<u8>> {
+    let (id, manifest) = (stored.id, stored.manifest);
     let damaged = |why: String| {
         Error::new(Kind::Damaged, format!("{id} is damaged: {why}"))
             .hint("take another base backup, or another store's copy; pgvigil verify looks at all of it")
@@ -48,37 +46,49 @@ pub async fn unpack_all(store: &dyn Store, id: &Id, manifest: &Manifest, into: &
                 None => return Err(damaged(format!("{} is of a tablespace that its manifest does not name", file.name))),
             },
         };
-        let passed = unpack_one(store, id, file, folder, meter).await?.map_err(damaged)?;
+        let passed = unpack_one(stored, file, folder, meter).await?.map_err(damaged)?;
         archives.push((oid, passed));
     }
-    let entry = manifest.files.iter().find(|file| file.role == Role::BackupManifest);
-    let entry = entry.ok_or_else(|| damaged(format!("{BACKUP_MANIFEST} is missing")))?;
-    let server_manifest = read_small(store, id, entry).await?.map_err(damaged)?;
+    let server_manifest = server_manifest(stored).await?.map_err(damaged)?;
     let wrong = ServerManifest::parse(&server_manifest).map_or_else(|wrong| vec![wrong], |manifest| manifest.compare(&archives));
     if !wrong.is_empty() {
         return Err(damaged(wrong.join("\n  ")));
     }
-    Ok(())
+    Ok(server_manifest)
 }
 
-async fn read_small(store: &dyn Store, id: &Id, file: &FileEntry) -> Result<Result<Vec<u8>, String>> {
-    let (mut reader, hashed) = HashingReader::new(store.read(id, &file.name).await?);
+/// PostgreSQL's own manifest of a base backup, its hash checked. `Err` inside: it is damaged.
+///
+/// # Errors
+/// The store does not answer.
+pub async fn server_manifest(stored: Stored<'_>) -> Result<Result<Vec<u8>, String>> {
+    let Some(file) = stored.manifest.files.iter().find(|file| file.role == Role::BackupManifest) else {
+        return Ok(Err(format!("{BACKUP_MANIFEST} is missing")));
+    };
+    let mut unpacked = stored.unpacked(file).await?;
     let mut bytes = Vec::new();
-    reader
-        .read_to_end(&mut bytes)
-        .await
-        .map_err(|error| Error::new(Kind::Store, format!("cannot read {}: {}", file.name, plain_io(&error))))?;
-    Ok(compare(file, &hashed).map_err(|why| format!("{}: {why}", file.name)).map(|()| bytes))
+    while let Some(block) = unpacked.blocks.recv().await {
+        bytes.extend_from_slice(&block);
+    }
+    let sound = match unpacked.end().await {
+        Err(error) if error.kind == Kind::Damaged => Err(error.message),
+        ended => {
+            ended?;
+            compare(file, &unpacked.hashed)
+        }
+    };
+    Ok(sound.map_err(|why| format!("{}: {why}", file.name)).map(|()| bytes))
 }
 
 /// `Err` inside: the archive is damaged.
-async fn unpack_one(store: &dyn Store, id: &Id, file: &FileEntry, folder: &Path, meter: &Arc<Meter>) -> Result<Result<Passed, String>> {
-    let (reader, hashed) = HashingReader::new(store.read(id, &file.name).await?);
-    let (out, mut blocks) = mpsc::channel(4);
-    let unpacked = tokio::spawn(unpack(reader, Codec::of_name(&file.name), out));
+async fn unpack_one(stored: Stored<'_>, file: &FileEntry, folder: &Path, meter: &Arc<Meter>) -> Result<Result<Passed, String>> {
+    let mut unpacked = stored.unpacked(file).await?;
+    // The writer below has a thread of its own, and takes them there.
+    let (_, nothing) = mpsc::channel(1);
+    let mut blocks = std::mem::replace(&mut unpacked.blocks, nothing);
     let mut files = Files { folder: folder.to_owned(), file: None, sums: Sums::default() };
     let (meter, before) = (Arc::clone(meter), (meter.raw_bytes(), meter.packed_bytes()));
-    let counted = hashed.clone();
+    let counted = unpacked.hashed.clone();
     let written = tokio::task::spawn_blocking(move || {
         let mut reader = TarReader::default();
         let mut raw = 0;
@@ -93,7 +103,7 @@ async fn unpack_one(store: &dyn Store, id: &Id, file: &FileEntry, folder: &Path,
     let written = written.await.map_err(|error| Error::new(Kind::System, format!("the unpacking was broken off: {error}")))?;
     let named = |why: String| format!("{}: {why}", file.name);
     // What the codec says comes first: a damaged block ends the archive early.
-    match unpacked.await.map_err(|error| Error::new(Kind::System, format!("the unpacking was broken off: {error}")))? {
+    match unpacked.end().await {
         Ok(()) => {}
         Err(error) if error.kind == Kind::Damaged => return Ok(Err(named(error.message))),
         Err(error) => return Err(error),
@@ -103,7 +113,7 @@ async fn unpack_one(store: &dyn Store, id: &Id, file: &FileEntry, folder: &Path,
         Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(Err(named(error.to_string()))),
         Err(error) => return Err(Error::system(format_args!("cannot write into {}", folder.display()), &error)),
     };
-    Ok(end.and_then(|()| compare(file, &hashed)).map_err(named).map(|()| passed))
+    Ok(end.and_then(|()| compare(file, &unpacked.hashed)).map_err(named).map(|()| passed))
 }
 
 /// Writes members below a folder, and takes their checksums.

@@ -72,8 +72,8 @@ pub struct Report {
 pub async fn look(plan: &Plan, wanted: &Wanted, asked: &Asked, given: Option<Identities>) -> Result<Looked> {
     let (entry, store_name, drill) = find(plan, wanted, asked.store.as_deref()).await?;
     let manifest = entry.manifest.clone();
-    let unsigned = refuse_unsigned(&entry, &store_name, asked)?;
-    refuse_not_yet(&manifest)?;
+    let unsigned = refuse_unsigned(&entry, &store_name, asked.accept_unsigned)?;
+    refuse_another_kind(&manifest)?;
     let databases = plan::databases(asked, &manifest)?;
     let server_name = server_name(plan, &manifest, asked.to_server.as_deref())?;
     let store = stores::open(&plan.stores[store_name.as_str()], "")?;
@@ -138,19 +138,22 @@ async fn find(plan: &Plan, wanted: &Wanted, store: Option<&str>) -> Result<(Entr
 
 /// Where signatures are asked for, what nobody known has signed is restored by a person's word only;
 /// what was changed after it was signed is not. Returns what to say of it.
-fn refuse_unsigned(entry: &Entry, store: &str, asked: &Asked) -> Result<Option<String>> {
+///
+/// # Errors
+/// It is refused.
+pub fn refuse_unsigned(entry: &Entry, store: &str, accept: bool) -> Result<Option<String>> {
     let Some(standing) = entry.signed.get(store).filter(|standing| !standing.counts) else { return Ok(None) };
     let told = format!("{} is {}", entry.id, standing.signed);
     match standing.signed {
         Signed::Invalid(_) => Err(Error::new(Kind::Damaged, format!("{}: {}", entry.id, standing.signed))
             .hint("its manifest was changed after it was signed: take another store's copy, or another backup")),
-        _ if asked.accept_unsigned => Ok(Some(told)),
+        _ if accept => Ok(Some(told)),
         _ => Err(Error::new(Kind::Refused, format!("{told}: anybody who can write to store {store} may have made it"))
             .hint("--accept-unsigned restores it all the same; pgvigil show says when it was made")),
     }
 }
 
-fn refuse_not_yet(manifest: &Manifest) -> Result<()> {
+fn refuse_another_kind(manifest: &Manifest) -> Result<()> {
     if manifest.physical.is_some() {
         return Err(Error::new(Kind::Usage, format!("{} is a base backup: it is restored whole, into a folder of its own", manifest.id))
             .hint("add --target-dir DIR, and --latest or --at TIME"));
@@ -158,7 +161,7 @@ fn refuse_not_yet(manifest: &Manifest) -> Result<()> {
     if manifest.kind == "dump" {
         return Ok(());
     }
-    Err(Error::new(Kind::NotYet, "the backup is a physical one: not yet: this version restores plain, custom and directory dumps")
+    Err(Error::new(Kind::Usage, format!("{} is of a kind that this version does not know: {}", manifest.id, crate::host::printable(&manifest.kind)))
         .hint("RESTORE.md in its folder says how to restore it with stock tools"))
 }
 

@@ -51,9 +51,28 @@ fn body(record: &Record, now: DateTime<Utc>) -> Markup {
             (days(record, now))
             div { (sizes(record)) (durations(record, now)) }
         }
+        (log(record, now))
         (tiers(record))
         (next(record, now))
     }
+}
+
+/// What can be restored of its log, and what a loss of the server would cost.
+fn log(record: &Record, now: DateTime<Utc>) -> Markup {
+    let Some(figures) = &record.log else { return html! {} };
+    html! { p class="small" {
+        span class="label" { "Log" } " "
+        @match (figures.restorable_from, figures.restorable_to) {
+            (Some(from), Some(to)) => { "any moment from " (moment(from, now, record.zone)) " to " (moment(to, now, record.zone)) "; " }
+            _ => { "nothing can be restored to any moment; " }
+        }
+        @match figures.may_lose_seconds(now) {
+            Some(0) => { "nothing would be lost with the server" }
+            Some(secs) => { "the last " (age(secs)) " would be lost with the server" }
+            None => { "nothing of it has come" }
+        }
+        @if figures.gaps > 0 { b { "; " (figures.gaps) " gaps" } }
+    } }
 }
 
 fn newest(record: &Record, now: DateTime<Utc>) -> Option<&Kept> {

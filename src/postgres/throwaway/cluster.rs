@@ -200,7 +200,7 @@ impl Folder {
     fn call(&self, program: &'static str, args: impl IntoIterator<Item = String>) -> Call {
         let mut all = vec!["-D".to_owned(), format!("{}/data", self.name())];
         all.extend(args);
-        Call { program, args: all, env: Vec::new(), password: None, tag: self.mark.clone(), stdin: false }
+        Call { program, args: all, env: Vec::new(), password: None, tag: self.mark.clone(), stdin: false, input: None }
     }
 
     async fn remove(self) -> Result<()> {

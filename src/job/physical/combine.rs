@@ -1,0 +1,158 @@
+//! A base backup out of its stores into a folder: a whole one as it is, an incremental one combined with all
+//! that it holds the changes since.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::io::AsyncReadExt;
+
+use crate::catalog::Entry;
+use crate::config::Plan;
+use crate::config::plan::Backup;
+use crate::error::{Error, Kind, Result};
+use crate::host::local::LocalHost;
+use crate::host::{Call, Host, Tag};
+use crate::job::physical::look::Seen;
+use crate::job::physical::start;
+use crate::job::physical::unpack::{Folders, make_folder, unpack_all};
+use crate::pack::packer::Meter;
+use crate::pack::tar::BACKUP_MANIFEST;
+use crate::physical::chain;
+use crate::verify::stored::Stored;
+
+/// From this major version on files need not be copied from a part that is removed anyway.
+const LINKS: u32 = 18;
+
+/// What is fetched for a base backup, and how much room that takes.
+pub struct Parts<'a> {
+    /// The whole one first.
+    chain: Vec<&'a Entry>,
+}
+
+impl<'a> Parts<'a> {
+    /// # Errors
+    /// One of them is not there, or bad.
+    pub fn of(seen: &'a Seen, id: &crate::catalog::Id) -> Result<Self> {
+        let chain = chain::of(&seen.catalog.entries, id);
+        let chain = chain.map_err(|why| {
+            Error::new(Kind::Damaged, format!("{id} cannot be combined: {why}")).hint("restore an earlier base backup; the log leads on from it")
+        })?;
+        Ok(Parts { chain })
+    }
+
+    pub fn entries(&self) -> &[&'a Entry] {
+        &self.chain
+    }
+
+    /// Unpacked.
+    pub fn raw_bytes(&self) -> u64 {
+        self.chain.iter().map(|entry| entry.manifest.raw_bytes()).sum()
+    }
+
+    /// Room that is needed while it is combined, in bytes; none for a whole one.
+    pub fn beside_bytes(&self) -> u64 {
+        if self.chain.len() > 1 { self.raw_bytes() } else { 0 }
+    }
+
+    /// Lays it out. `last` is the copy that is asked for; the others come from where they are sound. `beside` is
+    /// a folder of the same disk that is not there yet, and is gone again afterwards.
+    ///
+    /// # Errors
+    /// Something of it is damaged or missing, or PostgreSQL's own program does not combine it.
+    pub async fn lay_out(
+        &self,
+        plan: &Plan,
+        backup: &Backup,
+        seen: &Seen,
+        last: Stored<'_>,
+        into: &Folders<'_>,
+        beside: &Path,
+        meter: &Arc<Meter>,
+    ) -> Result<()> {
+        if self.chain.len() < 2 {
+            return unpack_all(last, into, meter).await.map(drop);
+        }
+        let bin_dir = start::programs_for(plan, backup, last.manifest)?;
+        make_folder(beside)?;
+        let _removed = Removed(beside.to_owned());
+        let mut parts = Vec::new();
+        for (n, entry) in self.chain.iter().enumerate() {
+            let stored = if entry.id == *last.id {
+                last
+            } else {
+                let (entry, _, store) = seen.copy(&entry.id)?;
+                Stored { store: &**store, id: &entry.id, manifest: &entry.manifest, keys: &seen.keys }
+            };
+            parts.push(part(stored, &beside.join(n.to_string()), meter).await?);
+        }
+        let Some(newest) = parts.last() else { return Ok(()) };
+        let mut args = vec![format!("--output={}", into.data.display()), "--no-sync".to_owned(), "--no-manifest".to_owned()];
+        if crate::postgres::programs::major_in(&bin_dir).is_some_and(|major| major >= LINKS) {
+            args.push("--link".to_owned());
+        }
+        for (oid, place) in into.tablespaces {
+            let from = newest.tablespaces.iter().find(|(known, _)| known == oid).map(|(_, from)| from);
+            args.extend(from.map(|from| format!("--tablespace-mapping={}={}", mapped(from), mapped(place))));
+        }
+        args.extend(parts.iter().map(|part| part.data.display().to_string()));
+        combine(bin_dir, args).await
+    }
+}
+
+/// A path in a mapping, where `=` parts the two.
+fn mapped(path: &Path) -> String {
+    path.display().to_string().replace('\\', "\\\\").replace('=', "\\=")
+}
+
+struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A base backup as PostgreSQL itself lays one out.
+struct Part {
+    data: PathBuf,
+    tablespaces: Vec<(u32, PathBuf)>,
+}
+
+async fn part(stored: Stored<'_>, data: &Path, meter: &Arc<Meter>) -> Result<Part> {
+    let failed = |error: &std::io::Error| Error::system(format_args!("cannot write into {}", data.display()), error);
+    make_folder(data)?;
+    let spaces = stored.manifest.physical.iter().flat_map(|physical| &physical.tablespaces);
+    let tablespaces: Vec<(u32, PathBuf)> =
+        spaces.map(|space| (space.oid, PathBuf::from(format!("{}_{}", data.display(), space.oid)))).collect();
+    for (_, place) in &tablespaces {
+        make_folder(place)?;
+    }
+    let manifest = unpack_all(stored, &Folders { data, tablespaces: &tablespaces }, meter).await?;
+    std::fs::write(data.join(BACKUP_MANIFEST), manifest).map_err(|error| failed(&error))?;
+    for (oid, place) in &tablespaces {
+        std::os::unix::fs::symlink(place, data.join("pg_tblspc").join(oid.to_string())).map_err(|error| failed(&error))?;
+    }
+    Ok(Part { data: data.to_owned(), tablespaces })
+}
+
+async fn combine(bin_dir: PathBuf, args: Vec<String>) -> Result<()> {
+    let host = LocalHost::new(Some(bin_dir));
+    let call = Call { program: "pg_combinebackup", args, env: Vec::new(), password: None, tag: Tag::random(), stdin: false, input: None };
+    let mut process = host.start(call).await?;
+    let _ = process.stdout.read_to_end(&mut Vec::new()).await;
+    let exit = process.running.wait().await?;
+    if exit.is_success() {
+        return Ok(());
+    }
+    Err(crate::host::failed(Kind::Damaged, "pg_combinebackup", exit, &process.stderr.text()).hint("restore an earlier base backup; the log leads on from it"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_equals_sign_in_a_path_parts_nothing() {
+        assert_eq!(mapped(Path::new("/a=b/c")), "/a\\=b/c");
+    }
+}

@@ -1,0 +1,54 @@
+//! What is wrong with the log is heard, and how it stands is shown.
+
+use crate::common::daemon::{Daemon, until};
+use crate::http::Http;
+use crate::listen::{address, body};
+use crate::pitr_site::Site;
+
+/// Each segment by itself, as an application would fill it.
+fn rows(site: &Site, from: u32, to: u32) {
+    site.sql(&format!("insert into t select generate_series({from}, {to})"));
+    site.switch();
+}
+
+#[test]
+fn a_gap_is_heard_and_shown_everywhere() {
+    let site = Site::archiving(15, "compression = \"zstd\"\n");
+    let chat = Http::start(&[]);
+    let text = std::fs::read_to_string(site.world.config()).unwrap();
+    let more = format!("listen = \"127.0.0.1:0\"\ncheck_every = \"1s\"\n{text}{}", chat.webhook("chat", ""));
+    std::fs::write(site.world.config(), more).unwrap();
+    site.sql("create table t (n int)");
+    site.world.backup("cluster");
+    for n in 0..4 {
+        rows(&site, n, n);
+    }
+    let archived = site.archived();
+    let lost = archived[archived.len() - 2].clone();
+    let path = site.world.store().join("cluster/wal/00000001").join(&lost);
+    let aside = site.world.path("aside");
+    std::fs::rename(&path, &aside).unwrap();
+    let daemon = Daemon::start(&site.world);
+    let name = lost.strip_suffix(".zst").unwrap();
+    let heard = |words: &str| chat.requests().into_iter().map(|request| request.body().to_owned()).find(|body| body.contains(words));
+    let told = until("the gap is told", || heard("the log of backup cluster"));
+    assert!(told.contains(name), "{told}");
+
+    let status = site.pgvigil(&["--json", "status"]).expect(3).json();
+    assert!(status["alerts"].as_array().unwrap().iter().any(|alert| alert["key"] == "backup/cluster/wal"), "{status:#}");
+    let log = &status["backups"][0]["log"];
+    assert_eq!(log["gaps"], 1, "{status:#}");
+    assert!(log["may_lose_seconds"].as_i64().unwrap() < 600 && log["restorable_from"].is_string(), "{log:#}");
+    let table = site.pgvigil(&["status"]).expect(3).stdout;
+    assert!(table.contains("MAY BE LOST") && table.contains("the last "), "{table}");
+    let address = address(&daemon);
+    let metrics = body(&address, "/metrics");
+    for metric in ["wal_gaps", "wal_may_lose_seconds", "wal_behind_bytes", "wal_last_timestamp_seconds", "wal_restorable_to_timestamp_seconds"] {
+        assert!(metrics.contains(&format!("pgvigil_backup_{metric}{{backup=\"cluster\"}}")), "{metric}: {metrics}");
+    }
+    let page = body(&address, "/");
+    assert!(page.contains("any moment from") && page.contains("1 gaps"), "{page}");
+    // Back again, it is over.
+    std::fs::rename(&aside, &path).unwrap();
+    until("its end is told", || heard("OVER: the log of backup cluster").or_else(|| heard("over: the log of backup cluster")));
+}
