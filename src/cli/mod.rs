@@ -34,8 +34,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use crate::error::{Error, Kind, Result, exit};
-use args::{AlertCommand, Args, Command};
 use crate::job::run::Order;
+use args::{AlertCommand, Args, Command};
 use session::Session;
 
 /// What a command ends in: its exit code, after its output.
@@ -95,9 +95,7 @@ fn dispatch(args: Args) -> Done {
     let session = Session::new(&args);
     match args.command {
         Command::Check { offline } => check::check(&session, offline),
-        Command::Run { backup, incremental } => {
-            run::run(&session, &backup, if incremental { Order::Changes } else { Order::ByHand })
-        }
+        Command::Run { backup, incremental } => run::run(&session, &backup, if incremental { Order::Changes } else { Order::ByHand }),
         Command::List { backup, watch } => list::list(&session, backup.as_deref(), watch.every()),
         Command::Show { id } => show::show(&session, &id),
         Command::Cat { id, file, identity } => cat::cat(&session, &id, file.as_deref(), identity.as_deref()),

@@ -28,7 +28,9 @@ fn make(session: &Session, backup: &str, order: Order) -> Result<Report, Error> 
     let plan = session.load()?.map_err(|faults| super::session::faults_error(&faults))?;
     let found = run::find(&plan, backup)?;
     if order == Order::Changes && found.physical.is_none() {
-        return Err(Error::new(Kind::Usage, format!("{backup} is a backup of dumps: there is no incremental one")).hint("leave --incremental out"));
+        return Err(
+            Error::new(Kind::Usage, format!("{backup} is a backup of dumps: there is no incremental one")).hint("leave --incremental out")
+        );
     }
     let server = found.server.clone();
     let opened = session.open(Uses::Server(server.as_str()))?;

@@ -153,9 +153,12 @@ mod tests {
     fn what_a_loss_of_the_server_would_cost() {
         let now: DateTime<Utc> = "2026-01-15T12:00:00Z".parse().unwrap();
         let last_segment_at = Some(now - TimeDelta::seconds(90));
-        for (last_segment_at, bytes_behind, expected) in
-            [(last_segment_at, Some(40), Some(90)), (last_segment_at, None, Some(90)), (last_segment_at, Some(0), Some(0)), (None, Some(40), None)]
-        {
+        for (last_segment_at, bytes_behind, expected) in [
+            (last_segment_at, Some(40), Some(90)),
+            (last_segment_at, None, Some(90)),
+            (last_segment_at, Some(0), Some(0)),
+            (None, Some(40), None),
+        ] {
             let figures = Figures { last_segment_at, bytes_behind, ..Figures::default() };
             assert_eq!(figures.may_lose_seconds(now), expected, "{figures:?}");
         }

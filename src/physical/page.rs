@@ -71,10 +71,10 @@ pub fn page(manifest: &Manifest) -> String {
             manifest.backup
         ));
     } else {
-    line(&format!(
-        "    restore_command = 'f=%f; zstd -dc \"PATH-OF-THE-STORE/{}/{FOLDER}/$(echo $f | cut -c1-8)/$f.zst\" > \"%p\"'",
-        manifest.backup
-    ));
+        line(&format!(
+            "    restore_command = 'f=%f; zstd -dc \"PATH-OF-THE-STORE/{}/{FOLDER}/$(echo $f | cut -c1-8)/$f.zst\" > \"%p\"'",
+            manifest.backup
+        ));
     }
     line("    recovery_target_time = '2026-01-15 13:30:00+00'     # leave it out to restore all there is");
     line("    recovery_target_action = 'promote'");

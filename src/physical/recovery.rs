@@ -14,13 +14,7 @@ use crate::wal::Lsn;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source<'a> {
     /// By `pgvigil wal fetch`, which knows the file and the backup.
-    Fetch {
-        program: &'a Path,
-        config: &'a Path,
-        backup: &'a str,
-        store: Option<&'a str>,
-        identity: Option<&'a Path>,
-    },
+    Fetch { program: &'a Path, config: &'a Path, backup: &'a str, store: Option<&'a str>, identity: Option<&'a Path> },
     /// Out of a folder of the cluster itself, where all of it lies.
     Beside,
 }

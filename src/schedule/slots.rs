@@ -428,7 +428,8 @@ mod tests {
     fn never() {
         let start = utc("2026-01-01 00:00");
         // The file refuses them; here they must not hang.
-        let never = |text: &str| Schedule { text: text.to_owned(), cron: croner::parser::CronParser::new().parse(text).unwrap(), also: None };
+        let never =
+            |text: &str| Schedule { text: text.to_owned(), cron: croner::parser::CronParser::new().parse(text).unwrap(), also: None };
         for text in ["0 0 30 2 *", "0 * 31 4,6,9,11 *"] {
             assert_eq!(next(&never(text), Berlin, start), None, "{text}");
         }

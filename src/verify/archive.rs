@@ -96,7 +96,8 @@ pub(crate) async fn start(host: &dyn Host, way: &str, source: Source) -> Result<
         Source::Stream(_) => None,
     };
     args.extend(folder.map(|folder| folder.display().to_string()));
-    let call = Call { program: "pg_restore", args, env: Vec::new(), password: None, tag: Tag::random(), stdin: folder.is_none(), input: None };
+    let call =
+        Call { program: "pg_restore", args, env: Vec::new(), password: None, tag: Tag::random(), stdin: folder.is_none(), input: None };
     let mut process = host.start(call).await?;
     let mut reader = match source {
         Source::Folder(_) => return Ok((process, Feeding::Folder { _spooled: None })),

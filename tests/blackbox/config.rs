@@ -368,7 +368,10 @@ fn every_example_of_the_docs_is_right() {
             let faults = ["", "[backups.x]\ndatabase = \"x\"\n", "[backups.x]\n", "[stores.x]\n", "[servers.x]\n"].map(|head| {
                 std::fs::write(world.config(), format!("{state}{head}{example}\n{rest}")).unwrap();
                 let ran = world.pgvigil(&["--json", "check", "--offline"]);
-                check_lines(&ran).into_iter().filter(|line| line.contains("| error |") && !line.starts_with("secrets") && !line.starts_with("signing_key")).collect::<Vec<_>>()
+                check_lines(&ran)
+                    .into_iter()
+                    .filter(|line| line.contains("| error |") && !line.starts_with("secrets") && !line.starts_with("signing_key"))
+                    .collect::<Vec<_>>()
             });
             if faults.iter().all(|faults| !faults.is_empty()) {
                 wrong.push(format!("{}:\n{example}{:#?}", page.display(), faults[0]));

@@ -82,7 +82,10 @@ fn the_page_is_enough_with_stock_tools() {
     let page = std::fs::read_to_string(site.world.folder(&id).join("RESTORE.md")).unwrap();
     let target = site.world.path("restored/by_hand").display().to_string();
     let here = |line: &str| {
-        line.trim().replace("/srv/restored", &target).replace("PATH-OF-THE-STORE", &site.world.store().display().to_string()).replace("key.txt", &key)
+        line.trim()
+            .replace("/srv/restored", &target)
+            .replace("PATH-OF-THE-STORE", &site.world.store().display().to_string())
+            .replace("key.txt", &key)
     };
     let lines: Vec<String> = page.lines().filter(|line| line.starts_with("    ")).map(here).collect();
     let pick = |begins: &str| lines.iter().find(|line| line.starts_with(begins)).unwrap_or_else(|| panic!("{begins}: {page}")).clone();
@@ -97,7 +100,9 @@ fn the_page_is_enough_with_stock_tools() {
     let ctl = crate::support::programs(15).join("pg_ctl").display().to_string();
     as_postgres(&format!("{ctl} start -s -w -D {target} -l {log} -o \"-p 54999 -c listen_addresses='' -k {target} -c hot_standby=off\""));
     let psql = crate::support::programs(15).join("psql").display().to_string();
-    let ask = format!("PGPASSWORD=\"$PGVIGIL_TEST_PASSWORD\" {psql} -XAt -h {target} -p 54999 -U postgres -d postgres -c 'select count(*) from t'");
+    let ask = format!(
+        "PGPASSWORD=\"$PGVIGIL_TEST_PASSWORD\" {psql} -XAt -h {target} -p 54999 -U postgres -d postgres -c 'select count(*) from t'"
+    );
     let count = until("the server is ready", || {
         let asked = std::process::Command::new("bash").args(["-c", &ask]).output().unwrap();
         asked.status.success().then(|| String::from_utf8(asked.stdout).unwrap().trim().to_owned())

@@ -43,7 +43,9 @@ fn a_gap_is_heard_and_shown_everywhere() {
     assert!(table.contains("MAY BE LOST") && table.contains("the last "), "{table}");
     let address = address(&daemon);
     let metrics = body(&address, "/metrics");
-    for metric in ["wal_gaps", "wal_may_lose_seconds", "wal_behind_bytes", "wal_last_timestamp_seconds", "wal_restorable_to_timestamp_seconds"] {
+    for metric in
+        ["wal_gaps", "wal_may_lose_seconds", "wal_behind_bytes", "wal_last_timestamp_seconds", "wal_restorable_to_timestamp_seconds"]
+    {
         assert!(metrics.contains(&format!("pgvigil_backup_{metric}{{backup=\"cluster\"}}")), "{metric}: {metrics}");
     }
     let page = body(&address, "/");

@@ -97,7 +97,9 @@ pub async fn look(store: &dyn Objects, backup: &str) -> Result<Archive> {
 async fn history(store: &dyn Objects, backup: &str, name: &str, timeline: u32) -> Result<History> {
     let damaged = |why: String| Error::new(Kind::Damaged, format!("{name} in the archive of {backup}: {why}"));
     // It is never encrypted: without it nobody could tell which way the log goes.
-    let (_, raw) = read(store, backup, name, WalName::History(timeline), &Identities::default()).await?.ok_or_else(|| damaged("it has just gone".to_owned()))?;
+    let (_, raw) = read(store, backup, name, WalName::History(timeline), &Identities::default())
+        .await?
+        .ok_or_else(|| damaged("it has just gone".to_owned()))?;
     History::parse(&String::from_utf8_lossy(&raw), timeline).map_err(damaged)
 }
 
@@ -105,22 +107,16 @@ async fn history(store: &dyn Objects, backup: &str, name: &str, timeline: u32) -
 ///
 /// # Errors
 /// The store cannot be read, the file is damaged (`Damaged`), or none of the keys opens it (`Secret`).
-pub async fn read(
-    store: &dyn Objects,
-    backup: &str,
-    name: &str,
-    parsed: WalName,
-    keys: &Identities,
-) -> Result<Option<(Header, Vec<u8>)>> {
+pub async fn read(store: &dyn Objects, backup: &str, name: &str, parsed: WalName, keys: &Identities) -> Result<Option<(Header, Vec<u8>)>> {
     let Some(packed) = stored(store, backup, name, parsed).await? else { return Ok(None) };
     let (named, keys) = (name.to_owned(), keys.clone());
     let opened = tokio::task::spawn_blocking(move || object::open(&named, &packed, &keys)).await;
     let opened = opened.map_err(|error| Error::new(Kind::System, format!("an unpacker failed: {error}")))?;
     opened.map(Some).map_err(|error| match error.kind {
         Kind::Damaged => damaged(backup, name, &error.message),
-        _ => error.context(format_args!("{name} in the archive of {backup}")).hint(
-            "give the private key of one of those that encrypt_to names: --identity FILE, or identity of the backup in the file",
-        ),
+        _ => error
+            .context(format_args!("{name} in the archive of {backup}"))
+            .hint("give the private key of one of those that encrypt_to names: --identity FILE, or identity of the backup in the file"),
     })
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::io::AsyncReadExt;
 
-use crate::catalog::Entry;
+use crate::catalog::{Entry, Id};
 use crate::config::Plan;
 use crate::config::plan::Backup;
 use crate::error::{Error, Kind, Result};
@@ -25,6 +25,9 @@ const LINKS: u32 = 18;
 
 /// What is fetched for a base backup, and how much room that takes.
 pub struct Parts<'a> {
+    plan: &'a Plan,
+    backup: &'a Backup,
+    seen: &'a Seen,
     /// The whole one first.
     chain: Vec<&'a Entry>,
 }
@@ -32,12 +35,13 @@ pub struct Parts<'a> {
 impl<'a> Parts<'a> {
     /// # Errors
     /// One of them is not there, or bad.
-    pub fn of(seen: &'a Seen, id: &crate::catalog::Id) -> Result<Self> {
+    pub fn of(plan: &'a Plan, backup: &'a Backup, seen: &'a Seen, id: &Id) -> Result<Self> {
         let chain = chain::of(&seen.catalog.entries, id);
         let chain = chain.map_err(|why| {
-            Error::new(Kind::Damaged, format!("{id} cannot be combined: {why}")).hint("restore an earlier base backup; the log leads on from it")
+            Error::new(Kind::Damaged, format!("{id} cannot be combined: {why}"))
+                .hint("restore an earlier base backup; the log leads on from it")
         })?;
-        Ok(Parts { chain })
+        Ok(Parts { plan, backup, seen, chain })
     }
 
     pub fn entries(&self) -> &[&'a Entry] {
@@ -59,20 +63,12 @@ impl<'a> Parts<'a> {
     ///
     /// # Errors
     /// Something of it is damaged or missing, or PostgreSQL's own program does not combine it.
-    pub async fn lay_out(
-        &self,
-        plan: &Plan,
-        backup: &Backup,
-        seen: &Seen,
-        last: Stored<'_>,
-        into: &Folders<'_>,
-        beside: &Path,
-        meter: &Arc<Meter>,
-    ) -> Result<()> {
+    pub async fn lay_out(&self, last: Stored<'_>, into: &Folders<'_>, beside: &Path, meter: &Arc<Meter>) -> Result<()> {
+        let seen = self.seen;
         if self.chain.len() < 2 {
             return unpack_all(last, into, meter).await.map(drop);
         }
-        let bin_dir = start::programs_for(plan, backup, last.manifest)?;
+        let bin_dir = start::programs_for(self.plan, self.backup, last.manifest)?;
         make_folder(beside)?;
         let _removed = Removed(beside.to_owned());
         let mut parts = Vec::new();
@@ -144,7 +140,8 @@ async fn combine(bin_dir: PathBuf, args: Vec<String>) -> Result<()> {
     if exit.is_success() {
         return Ok(());
     }
-    Err(crate::host::failed(Kind::Damaged, "pg_combinebackup", exit, &process.stderr.text()).hint("restore an earlier base backup; the log leads on from it"))
+    Err(crate::host::failed(Kind::Damaged, "pg_combinebackup", exit, &process.stderr.text())
+        .hint("restore an earlier base backup; the log leads on from it"))
 }
 
 #[cfg(test)]

@@ -164,10 +164,10 @@ async fn fill(
     for (_, place) in &places {
         make_folder(place)?;
     }
-    let parts = Parts::of(seen, &entry.id)?;
+    let parts = Parts::of(plan, backup, seen, &entry.id)?;
     let meter = progress.restart("fetching the base backup", parts.raw_bytes());
     let folders = Folders { data: &data, tablespaces: &places };
-    parts.lay_out(plan, backup, seen, stored, &folders, &prepared.beside("parts"), &meter).await?;
+    parts.lay_out(stored, &folders, &prepared.beside("parts"), &meter).await?;
     let failed = |error: &std::io::Error| Error::system(format_args!("cannot write into {}", data.display()), error);
     let write = |name: &str, text: &str| std::fs::write(data.join(name), text).map_err(|error| failed(&error));
     if !places.is_empty() {

@@ -227,7 +227,8 @@ async fn newest_transaction(bin_dir: &Path, segment: &Path) -> Result<Option<Dat
         env: vec![("TZ".to_owned(), "UTC".to_owned())],
         password: None,
         tag: Tag::random(),
-        stdin: false, input: None,
+        stdin: false,
+        input: None,
     };
     let mut process = host.start(call).await?;
     let mut newest = None;

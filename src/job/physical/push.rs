@@ -33,7 +33,7 @@ pub const PUSHER: &str = "walpush";
 pub async fn push(plan: &Plan, backup: &Backup, path: &Path) -> Result<()> {
     let (name, parsed) = named(path)?;
     let raw = std::fs::read(path).map_err(|error| Error::system(format_args!("cannot read {}", path.display()), &error))?;
-    let sealed = Sealed::new(&name, parsed, Bytes::from(raw), &backup.encrypt_to)?;
+    let sealed = Sealed::new(&name, parsed, &Bytes::from(raw), &backup.encrypt_to)?;
     let mut failed = None;
     // One that is away must not keep the others from it.
     for store in &backup.stores {
@@ -68,14 +68,14 @@ impl Sealed {
     ///
     /// # Errors
     /// It is not, or a recipient takes no key.
-    pub fn new(name: &str, parsed: WalName, raw: Bytes, recipients: &[Recipient]) -> Result<Self> {
+    pub fn new(name: &str, parsed: WalName, raw: &Bytes, recipients: &[Recipient]) -> Result<Self> {
         let wrong = |why: String| {
             Error::new(Kind::Damaged, format!("{name} is not what its name says: {why}"))
                 .hint("it was not archived; look into the kernel's log of the server's disk")
         };
         let owner = match parsed {
             WalName::Segment(numbers) | WalName::Partial(numbers) => {
-                let page = FirstPage::parse(&raw).map_err(wrong)?;
+                let page = FirstPage::parse(raw).map_err(wrong)?;
                 let segment: Option<Segment> = numbers.segment(page.segment_bytes);
                 let segment = segment.ok_or_else(|| wrong(format!("there is none with segments of {} bytes", page.segment_bytes)))?;
                 page.check(segment, raw.len()).map_err(wrong)?;
@@ -85,10 +85,10 @@ impl Sealed {
             WalName::Label(_) | WalName::History(_) => None,
         };
         let system_identifier = owner.as_ref().and_then(|owner| owner.system_identifier.parse().ok());
-        let header = Header::of(name, &raw, clock::now(), system_identifier);
+        let header = Header::of(name, raw, clock::now(), system_identifier);
         // Where timelines fork is no secret, and must be seen before anybody asks for a key.
         let recipients = if parsed.is_log() { recipients } else { &[] };
-        let packed = object::seal(&header, &raw, CODEC, recipients)?;
+        let packed = object::seal(&header, raw, CODEC, recipients)?;
         Ok(Sealed { name: name.to_owned(), parsed, header, owner, packed })
     }
 

@@ -105,7 +105,7 @@ pub async fn look<'a>(plan: &'a Plan, wanted: &Wanted, asked: &Asked) -> Result<
     };
     let (entry, store, _) = seen.copy(&way.base)?;
     let mut unsigned = Vec::new();
-    for part in Parts::of(&seen, &way.base)?.entries() {
+    for part in Parts::of(plan, backup, &seen, &way.base)?.entries() {
         let (part, store, _) = seen.copy(&part.id)?;
         unsigned.extend(refuse_unsigned(part, store.as_str(), asked.accept_unsigned)?);
     }
@@ -203,7 +203,7 @@ fn beside(data: &Path) -> PathBuf {
 
 async fn fetch(plan: &Plan, looked: &Looked<'_>, asked: &Asked, progress: &Progress) -> Result<()> {
     let physical = looked.physical()?;
-    let parts = Parts::of(&looked.seen, &looked.way.base)?;
+    let parts = Parts::of(plan, looked.backup, &looked.seen, &looked.way.base)?;
     check_room(&asked.data, physical.cluster_bytes + parts.beside_bytes())?;
     let tablespaces: Vec<(u32, PathBuf)> = looked.places.iter().map(|(oid, place)| (*oid, PathBuf::from(place))).collect();
     for (_, place) in &tablespaces {
@@ -213,17 +213,16 @@ async fn fetch(plan: &Plan, looked: &Looked<'_>, asked: &Asked, progress: &Progr
     let (_, _, store) = looked.seen.copy(&looked.way.base)?;
     let stored = Stored { store: &**store, id: &looked.way.base, manifest: &looked.manifest, keys: &looked.seen.keys };
     let folders = Folders { data: &asked.data, tablespaces: &tablespaces };
-    parts.lay_out(plan, looked.backup, &looked.seen, stored, &folders, &beside(&asked.data), &meter).await?;
+    parts.lay_out(stored, &folders, &beside(&asked.data), &meter).await?;
     progress.begin("making it durable");
     let program = std::env::current_exe().map_err(|error| Error::system("cannot find this program", &error))?;
-    let source =
-        Source::Fetch {
-            program: &program,
-            config: &asked.config,
-            backup: looked.backup.name.as_str(),
-            store: asked.store.as_deref(),
-            identity: asked.identity.as_deref(),
-        };
+    let source = Source::Fetch {
+        program: &program,
+        config: &asked.config,
+        backup: looked.backup.name.as_str(),
+        store: asked.store.as_deref(),
+        identity: asked.identity.as_deref(),
+    };
     configure(&asked.data, looked, physical, &source)?;
     for folder in std::iter::once(asked.data.as_path()).chain(tablespaces.iter().map(|(_, place)| place.as_path())) {
         make_durable(folder)?;

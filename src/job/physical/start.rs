@@ -175,8 +175,9 @@ pub async fn stop(plan: &Plan, backup: &Backup, manifest: &Manifest, data: &Path
 async fn pg_ctl(plan: &Plan, backup: &Backup, manifest: &Manifest, args: &[&str]) -> Result<()> {
     let host = LocalHost::new(Some(programs_for(plan, backup, manifest)?));
     let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-    let mut process =
-        host.start(Call { program: "pg_ctl", args, env: Vec::new(), password: None, tag: Tag::random(), stdin: false, input: None }).await?;
+    let mut process = host
+        .start(Call { program: "pg_ctl", args, env: Vec::new(), password: None, tag: Tag::random(), stdin: false, input: None })
+        .await?;
     let exit = process.running.wait().await?;
     if exit.is_success() { Ok(()) } else { Err(crate::host::failed(Kind::Postgres, "pg_ctl", exit, &process.stderr.text())) }
 }

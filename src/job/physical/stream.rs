@@ -143,7 +143,7 @@ impl Receiver<'_> {
             }
             let path = self.spool.join(name);
             let raw = std::fs::read(&path).map_err(|error| Error::system(format_args!("cannot read {}", path.display()), &error))?;
-            let sealed = Sealed::new(name, *parsed, Bytes::from(raw), &self.backup.encrypt_to)?;
+            let sealed = Sealed::new(name, *parsed, &Bytes::from(raw), &self.backup.encrypt_to)?;
             for store in &self.backup.stores {
                 let opened = stores::open(&self.plan.stores[store], self.owner)?;
                 let put = sealed.put(&*opened, self.backup.name.as_str()).await;

@@ -161,8 +161,11 @@ fn refuse_another_kind(manifest: &Manifest) -> Result<()> {
     if manifest.kind == "dump" {
         return Ok(());
     }
-    Err(Error::new(Kind::Usage, format!("{} is of a kind that this version does not know: {}", manifest.id, crate::host::printable(&manifest.kind)))
-        .hint("RESTORE.md in its folder says how to restore it with stock tools"))
+    Err(Error::new(
+        Kind::Usage,
+        format!("{} is of a kind that this version does not know: {}", manifest.id, crate::host::printable(&manifest.kind)),
+    )
+    .hint("RESTORE.md in its folder says how to restore it with stock tools"))
 }
 
 /// The server to restore to: the one that is asked for, else the one that it is of.
