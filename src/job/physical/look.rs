@@ -130,7 +130,11 @@ impl Seen {
         Ok(self.read(backup, segment).await?.map(|(header, _)| header))
     }
 
-    async fn read(&self, backup: &str, segment: Segment) -> Result<Option<(Header, Vec<u8>)>> {
+    /// A segment out of the archive, unpacked.
+    ///
+    /// # Errors
+    /// No store has a sound one, and one does not answer or has a damaged one.
+    pub async fn read(&self, backup: &str, segment: Segment) -> Result<Option<(Header, Vec<u8>)>> {
         let name = segment.name(self.archive.segment_bytes);
         let Some(parsed) = WalName::parse(&name) else { return Ok(None) };
         let mut failed = None;
@@ -207,7 +211,10 @@ impl Drop for Scratch {
 }
 
 /// The newest end of a transaction in a segment.
-async fn newest_transaction(bin_dir: &Path, segment: &Path) -> Result<Option<DateTime<Utc>>> {
+///
+/// # Errors
+/// There is no pg_waldump.
+pub async fn newest_transaction(bin_dir: &Path, segment: &Path) -> Result<Option<DateTime<Utc>>> {
     let host = LocalHost::new(Some(bin_dir.to_owned()));
     let call = Call {
         program: "pg_waldump",

@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod base;
+pub mod beside;
 pub mod drill;
 pub mod fetch;
 pub mod look;
