@@ -51,6 +51,7 @@ mod owner;
 mod page;
 mod pings;
 mod pitr;
+mod pitr_container;
 mod pitr_restore;
 mod pitr_stream;
 mod restore;

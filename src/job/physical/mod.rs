@@ -5,6 +5,7 @@ pub mod base;
 pub mod beside;
 pub mod drill;
 pub mod fetch;
+pub mod folder;
 pub mod look;
 pub mod prune;
 pub mod push;
