@@ -393,6 +393,9 @@ pub struct PhysicalRestoreArgs {
     /// Physical: where to, a folder that is not there yet or empty
     #[arg(long, value_name = "DIR")]
     pub target_dir: Option<PathBuf>,
+    /// Physical: lay the log into DIR as well, so that whoever starts it there needs no pgvigil: a container
+    #[arg(long, requires = "target_dir")]
+    pub with_wal: bool,
     /// Physical: start it, and wait until it is there
     #[arg(long, requires = "target_dir")]
     pub start: bool,

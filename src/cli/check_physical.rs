@@ -4,6 +4,8 @@ use super::check::Line;
 use crate::config::file::Wal;
 use crate::config::plan::Backup;
 use crate::error::Error;
+use crate::host::clock;
+use crate::job::physical::folder;
 use crate::postgres::Server;
 use crate::postgres::basebackup::Cluster;
 
@@ -11,11 +13,14 @@ use crate::postgres::basebackup::Cluster;
 pub(super) async fn of_physical(backup: &Backup, server: &Server) -> Vec<Line> {
     let subject = format!("backup {}", backup.name);
     let wal = backup.physical.as_ref().and_then(|physical| physical.wal);
+    let mut lines = of_folder(backup, &subject);
     let cluster = match Cluster::ask(server).await {
         Ok(cluster) => cluster,
-        Err(error) => return vec![Line::bad(subject, &error)],
+        Err(error) => {
+            lines.push(Line::bad(subject, &error));
+            return lines;
+        }
     };
-    let mut lines = Vec::new();
     // Another base backup under way is no fault.
     if let Err(error) = (Cluster { base_backups: 0, ..cluster.clone() }).check(&server.facts.user, wal == Some(Wal::ArchiveCommand)) {
         lines.push(Line::bad(&subject, &error));
@@ -48,6 +53,16 @@ pub(super) async fn of_physical(backup: &Backup, server: &Server) -> Vec<Line> {
         lines.push(Line::good(subject, format!("the cluster {}, with its log", cluster.system_identifier)));
     }
     lines
+}
+
+/// What is wrong with the folder that the server lays its log into.
+fn of_folder(backup: &Backup, subject: &str) -> Vec<Line> {
+    let Some(folder) = backup.physical.as_ref().and_then(|physical| physical.wal_folder.as_deref()) else { return Vec::new() };
+    if let Err(error) = folder::check(folder) {
+        return vec![Line::bad(subject, &error)];
+    }
+    let hint = "the daemon takes in what is whole; pgvigil wal status, and docs/pitr.md on what archive_command should do";
+    folder::problems(folder, None, clock::now()).into_iter().map(|problem| Line::warning(subject, problem, hint)).collect()
 }
 
 /// The line of pg_hba.conf that is missing: the official image has none for replication over the network.

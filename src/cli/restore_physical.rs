@@ -22,6 +22,7 @@ use crate::job::run::find;
 use crate::physical::plan::Stop;
 use crate::physical::recovery::Reached;
 use crate::physical::target::{self, Target, in_utc};
+use crate::postgres::programs::parse_version;
 use crate::state::Outcome;
 
 /// What was planned, and what came of it.
@@ -125,6 +126,7 @@ fn asked(session: &Session, args: &RestoreArgs, plan: &Plan, wanted: &Wanted) ->
     Ok(Asked {
         target,
         data: absolute(data)?,
+        with_wal: options.with_wal,
         start: options.start,
         port: options.port,
         store: args.store.clone(),
@@ -175,6 +177,9 @@ fn page(looked: &Looked<'_>, asked: &Asked) -> String {
             None => "in the base backup".to_owned(),
         },
     );
+    if asked.with_wal && looked.way.reach.is_some() {
+        line("", format!("laid beside the cluster, {} at most", output::size(looked.log_bytes())));
+    }
     line("into", asked.data.display().to_string());
     for (oid, place) in &looked.places {
         line("", format!("tablespace {oid} into {}", printable(place)));
@@ -221,6 +226,11 @@ fn tell(session: &Session, looked: &Looked<'_>, asked: &Asked, restored: Option<
         line("runs", format!("psql '{}'", started.connection));
     } else {
         line("start it", format!("pg_ctl -D '{}' start    # it replays the log and promotes by itself", asked.data.display()));
+        if asked.with_wal {
+            let major = parse_version(&looked.manifest.server_version).map_or(0, |(major, _)| major);
+            line("", format!("docker run -v '{}':/var/lib/postgresql/data IMAGE", asked.data.display()));
+            line("", format!("IMAGE: of PostgreSQL {major}, whose account postgres the folder must belong to; docs/pitr.md"));
+        }
     }
     line("archiving", "off: before it takes the place of the live one, give it an archive of its own".to_owned());
     let _ = writeln!(text, "{}  restored in {}", looked.way.base, output::seconds(restored.seconds));

@@ -248,6 +248,9 @@ pub struct Backup {
     /// Physical backups of PostgreSQL 17 and later: when an incremental one is made.
     pub incremental: Option<Schedule>,
     pub wal: Option<Wal>,
+    /// With wal = "archive_command": the folder that the server lays its log into, where it has no pgvigil to call. What is
+    /// in there is taken into every store, and then removed.
+    pub wal_folder: Option<PathBuf>,
     /// Over the global one.
     pub timezone: Option<Zone>,
     pub jitter: Option<Span>,

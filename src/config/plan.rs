@@ -511,6 +511,7 @@ fn plan_backup(name: &Name, backup: &file::Backup, file: &File, examined: &mut E
     };
     rules::check_kind(name, backup, kind, examined);
     rules::check_chain(name, backup, examined);
+    physical::check_folder(name, backup, examined);
     rules::check_form(name, backup, server.as_ref().and_then(|server| file.servers.get(server)), examined);
     if let Some(keep) = &backup.keep {
         rules::check_keep(keep, Some(kind), &["backups", name.as_str(), "keep"], examined);

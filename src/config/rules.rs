@@ -23,7 +23,8 @@ pub fn check_kind(name: &Name, backup: &file::Backup, kind: BackupKind, examined
         ("globals", backup.globals.is_some()),
         ("evidence", backup.evidence.is_some()),
     ];
-    let physical_only = [("incremental", backup.incremental.is_some()), ("wal", backup.wal.is_some())];
+    let physical_only =
+        [("incremental", backup.incremental.is_some()), ("wal", backup.wal.is_some()), ("wal_folder", backup.wal_folder.is_some())];
     let (foreign, hint) = match kind {
         BackupKind::Dump => (&physical_only[..], "remove it, or set kind = \"physical\""),
         BackupKind::Physical => (&dump_only[..], "remove it: a physical backup holds the whole cluster"),

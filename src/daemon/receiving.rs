@@ -1,5 +1,5 @@
-//! The log of physical backups, beside the schedule: received where the file says stream, and looked at
-//! every minute.
+//! The log of physical backups, beside the schedule: received where the file says stream, taken in where it
+//! names a folder, and looked at every minute.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::config::Plan;
 use crate::config::file::Wal;
 use crate::config::plan::Backup;
 use crate::host::clock;
-use crate::job::physical::{status, stream};
+use crate::job::physical::{folder, status, stream};
 use crate::state::State;
 use crate::state::watched::Watched;
 
@@ -44,7 +44,8 @@ impl Daemon {
         let archived = self.plan.backups.values().filter_map(|backup| Some((backup, backup.physical.as_ref()?.wal?)));
         for (backup, wal) in archived {
             let of = (Arc::clone(&self.plan), backup.clone(), self.state.clone(), self.receiving.cancel.clone());
-            if wal == Wal::Stream {
+            let has_folder = backup.physical.as_ref().is_some_and(|physical| physical.wal_folder.is_some());
+            if wal == Wal::Stream || has_folder {
                 let (plan, backup, state, cancel) = of.clone();
                 self.receiving.tasks.spawn(async move { keep_receiving(&plan, &backup, &state, &cancel).await });
             }
@@ -64,7 +65,10 @@ impl Daemon {
 async fn keep_receiving(plan: &Plan, backup: &Backup, state: &State, cancel: &CancellationToken) {
     loop {
         match state.lock(&stream::lock_name(backup)) {
-            Ok(Some(_lock)) => return stream::stream(plan, backup, state.owner(), cancel).await,
+            Ok(Some(_lock)) => match backup.physical.as_ref().and_then(|physical| physical.wal_folder.as_deref()) {
+                Some(folder) => return folder::follow(plan, backup, folder, state.owner(), cancel).await,
+                None => return stream::stream(plan, backup, state.owner(), cancel).await,
+            },
             // A run by hand receives it meanwhile, or what goes by the file before.
             Ok(None) => {}
             Err(error) => tracing::warn!(backup = %backup.name, %error, "the log is not received"),

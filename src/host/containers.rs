@@ -1,6 +1,8 @@
 //! Containers that are ours: made, watched and removed.
 
 use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bollard::Docker;
@@ -10,6 +12,7 @@ use bollard::query_parameters::{
     AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
 };
 use futures_util::StreamExt;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
 use super::docker::{ANSWER_TIMEOUT, DockerHost, answer, engine, refused, status};
@@ -39,7 +42,11 @@ pub struct Wanted {
     pub shared_memory_bytes: i64,
     /// A small folder in memory that everybody in it may write, for a socket.
     pub socket_dir: String,
+    /// Whether its process waits for a line of ours; when we die before, it reads the end.
+    pub reads: bool,
 }
+
+type Input = Pin<Box<dyn AsyncWrite + Send>>;
 
 /// A container that we made. It must come to an end by [`Made::remove`].
 pub struct Made {
@@ -48,6 +55,8 @@ pub struct Made {
     /// The end of what its process wrote.
     pub log: Tail,
     watched: JoinHandle<()>,
+    /// Of one that reads, until it is removed. Nobody locks it: it is there so that this can be shared.
+    input: Mutex<Option<Input>>,
 }
 
 /// The id of the image that a container is of, whether it runs or not.
@@ -76,13 +85,14 @@ pub async fn start(address: Option<&str>, wanted: Wanted) -> Result<Made> {
     let docker = engine(address).await?;
     let name = Tag::random().as_str().replace("pgvigil_", "pgvigil-drill-");
     let options = CreateContainerOptionsBuilder::default().name(&name).build();
+    let reads = wanted.reads;
     match tokio::time::timeout(REMOVE_TIMEOUT, docker.create_container(Some(options), body(wanted))).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => return Err(not_made(&error)),
         Err(_) => return Err(Error::new(Kind::Docker, "cannot make a container: the Engine did not answer")),
     }
-    match watch(&docker, &name).await {
-        Ok((log, watched)) => Ok(Made { docker, name, log, watched }),
+    match watch(&docker, &name, reads).await {
+        Ok((log, watched, input)) => Ok(Made { docker, name, log, watched, input: Mutex::new(input) }),
         Err(error) => {
             remove(&docker, &name).await?;
             Err(error)
@@ -91,14 +101,15 @@ pub async fn start(address: Option<&str>, wanted: Wanted) -> Result<Made> {
 }
 
 /// Attaches to it and starts it: in this order, nothing that it writes is missed.
-async fn watch(docker: &Docker, name: &str) -> Result<(Tail, JoinHandle<()>)> {
-    let options = AttachContainerOptionsBuilder::default().stream(true).stdout(true).stderr(true).build();
+async fn watch(docker: &Docker, name: &str, reads: bool) -> Result<(Tail, JoinHandle<()>, Option<Input>)> {
+    let options = AttachContainerOptionsBuilder::default().stream(true).stdin(reads).stdout(true).stderr(true).build();
     let attached = answer("attach to a container", docker.attach_container(name, Some(options))).await?;
     answer("start a container", docker.start_container(name, None)).await?;
     let log = Tail::default();
     let into = log.clone();
+    let (open, input) = if reads { (None, Some(attached.input)) } else { (Some(attached.input), None) };
     let watched = tokio::spawn(async move {
-        let _open = attached.input;
+        let _open = open;
         let mut output = attached.output;
         while let Some(Ok(LogOutput::StdOut { message } | LogOutput::StdErr { message } | LogOutput::Console { message })) =
             output.next().await
@@ -106,7 +117,7 @@ async fn watch(docker: &Docker, name: &str) -> Result<(Tail, JoinHandle<()>)> {
             into.push(&message);
         }
     });
-    Ok((log, watched))
+    Ok((log, watched, input))
 }
 
 fn body(wanted: Wanted) -> ContainerCreateBody {
@@ -118,6 +129,9 @@ fn body(wanted: Wanted) -> ContainerCreateBody {
         // Messages that we look for are in English.
         env: Some(vec!["LC_ALL=C".to_owned()]),
         labels: Some(HashMap::from([wanted.label])),
+        attach_stdin: Some(wanted.reads),
+        open_stdin: Some(wanted.reads),
+        stdin_once: Some(wanted.reads),
         healthcheck: Some(HealthConfig { test: Some(vec!["NONE".to_owned()]), ..HealthConfig::default() }),
         host_config: Some(HostConfig {
             network_mode: Some("none".to_owned()),
@@ -152,6 +166,21 @@ impl Made {
     /// Where programs run inside it.
     pub fn host(&self) -> DockerHost {
         DockerHost::of(self.docker.clone(), self.name.clone())
+    }
+
+    /// Gives its process the line that it waits for.
+    ///
+    /// # Errors
+    /// It waits for none, or is gone.
+    pub async fn tell(&mut self, line: &str) -> Result<()> {
+        let lost = |why: &str| Error::new(Kind::Docker, format!("container {} does not listen: {why}", self.name));
+        let input = self.input.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let input = input.as_mut().ok_or_else(|| lost("it reads nothing"))?;
+        let told = async {
+            input.write_all(format!("{line}\n").as_bytes()).await?;
+            input.flush().await
+        };
+        told.await.map_err(|error| lost(&error.to_string()))
     }
 
     /// Waits until its process has ended.

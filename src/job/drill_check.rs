@@ -2,11 +2,15 @@
 
 use std::path::PathBuf;
 
+use tokio::io::AsyncReadExt;
+
 use crate::config::Plan;
 use crate::config::drill::DrillOn;
 use crate::config::plan::{Backup, Place};
 use crate::error::{Error, Kind, Result};
 use crate::host::docker::DockerHost;
+use crate::host::{Call, Host, Tag};
+use crate::job::physical::drill::no_cluster_of_its_own;
 use crate::postgres::Server;
 use crate::postgres::programs::{self, Found};
 
@@ -19,7 +23,11 @@ pub async fn possible(plan: &Plan, backup: &Backup, server: &Server) -> Result<S
     let major = server.facts.major();
     match (backup.drill_on(), &config.place) {
         (DrillOn::Container, Place::Container { container, docker, .. }) => {
-            DockerHost::connect(docker.as_deref(), container).await?.inspect().await?;
+            let engine = DockerHost::connect(docker.as_deref(), container).await?;
+            engine.inspect().await?;
+            if backup.physical.is_some() {
+                programs_inside(&engine, container).await?;
+            }
             Ok(format!("in a throwaway container of the image of {container}"))
         }
         // The plan allows it for containers only.
@@ -30,9 +38,30 @@ pub async fn possible(plan: &Plan, backup: &Backup, server: &Server) -> Result<S
             let dir = initdb(&found, own, major)?;
             Ok(format!("in a throwaway cluster made by {}", dir.join("initdb").display()))
         }
+        (DrillOn::Server(name), _) if backup.physical.is_some() => Err(no_cluster_of_its_own(name)),
         // Its own line tells whether it answers.
         (DrillOn::Server(name), _) => Ok(format!("in a new database on server {name}")),
     }
+}
+
+/// What the drill of a base backup needs of an image beside the server.
+const NEEDED: [&str; 2] = ["tar", "pg_amcheck"];
+
+/// Whether the image of a container has what the drill of a base backup needs.
+async fn programs_inside(engine: &DockerHost, container: &str) -> Result<()> {
+    let mut args = ["-c", r#"for p in "$@"; do command -v "$p" >/dev/null || echo "$p"; done"#, "pgvigil"].map(str::to_owned).to_vec();
+    args.extend(NEEDED.map(str::to_owned));
+    let mut process = engine.start(Call { program: "sh", args, env: Vec::new(), password: None, tag: Tag::random(), stdin: false, input: None }).await?;
+    let mut lacks = String::new();
+    let read = process.stdout.read_to_string(&mut lacks).await;
+    read.map_err(|error| Error::new(Kind::Docker, format!("lost the answer of container {container}: {error}")))?;
+    process.running.wait().await?;
+    let lacks = lacks.split_whitespace().collect::<Vec<_>>().join(" and ");
+    if lacks.is_empty() {
+        return Ok(());
+    }
+    Err(Error::unverifiable(format_args!("the image of container {container} has no {lacks}"))
+        .hint("drill on = \"local\", with the server's version of PostgreSQL installed here"))
 }
 
 /// The folder with the `initdb` of a major version: `own`, if that is named, else what packages have

@@ -175,7 +175,7 @@ async fn start(plan: &Plan, backup: &Backup, entry: &Entry, owner: &str, tag: &T
 }
 
 /// What comes, unless we are told to stop first.
-async fn until_told<T>(cancel: &CancellationToken, coming: impl Future<Output = Result<T>>) -> Result<T> {
+pub(super) async fn until_told<T>(cancel: &CancellationToken, coming: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::select! {
         came = coming => came,
         () = cancel.cancelled() => Err(Error::new(Kind::Cancelled, "told to stop")),
@@ -198,7 +198,7 @@ async fn check_all(stored: Stored<'_>) -> Result<Vec<Checked<'_>>> {
 }
 
 /// Sessions of a named server outlive what was cut off; those of our own servers go with them.
-async fn remove(throwaway: Throwaway, tag: &Tag) -> Result<()> {
+pub(super) async fn remove(throwaway: Throwaway, tag: &Tag) -> Result<()> {
     let programs = throwaway.server.host().end_tagged(tag).await.map(drop);
     throwaway.remove().await.and(programs)
 }

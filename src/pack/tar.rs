@@ -5,8 +5,13 @@
 
 use std::io;
 
+use chrono::{DateTime, Utc};
+
 /// Bytes of a header, and what members are filled up to.
-const BLOCK_BYTES: usize = 512;
+pub const BLOCK_BYTES: usize = 512;
+
+/// The end of an archive.
+pub const END: [u8; 2 * BLOCK_BYTES] = [0; 2 * BLOCK_BYTES];
 
 /// Small files that say what a base backup is; they are kept as they pass. In bytes.
 const KEPT_BYTES_MAX: u64 = 1 << 30;
@@ -120,6 +125,25 @@ impl TarReader {
         }
         Ok(())
     }
+}
+
+/// The head of a file of ours, whose bytes and padding follow.
+///
+/// # Errors
+/// Its name is too long.
+pub fn member(name: &str, bytes: u64, modified: DateTime<Utc>) -> io::Result<[u8; BLOCK_BYTES]> {
+    let mut header = tar::Header::new_ustar();
+    header.set_path(name)?;
+    header.set_size(bytes);
+    header.set_mode(0o600);
+    header.set_mtime(u64::try_from(modified.timestamp()).unwrap_or(0));
+    header.set_cksum();
+    Ok(*header.as_bytes())
+}
+
+/// How many bytes fill a member up.
+pub fn padding(bytes: u64) -> usize {
+    usize::try_from(bytes.next_multiple_of(BLOCK_BYTES as u64) - bytes).unwrap_or(0)
 }
 
 fn bad(why: impl Into<String>) -> io::Error {
@@ -304,6 +328,21 @@ mod tests {
             );
             assert_eq!((passed.label.as_deref(), passed.manifest.as_deref()), (Some(&b"START WAL LOCATION"[..]), Some(&b"{}"[..])));
         }
+    }
+
+    #[test]
+    fn files_of_ours_are_members_as_any() {
+        let mut all = archive();
+        all.truncate(all.len() - END.len());
+        for bytes in [&b""[..], b"x", &[7; 512]] {
+            all.extend(member(&format!("of_{}", bytes.len()), bytes.len() as u64, DateTime::default()).unwrap());
+            all.extend(bytes);
+            all.extend(&[0; BLOCK_BYTES][..padding(bytes.len() as u64)]);
+        }
+        all.extend(END);
+        let ours = passed(&all, 100).unwrap().files.split_off(3);
+        let files: Vec<_> = ours.iter().map(|file| (file.path.as_str(), file.bytes)).collect();
+        assert_eq!(files, [("of_0", 0), ("of_1", 1), ("of_512", 512)]);
     }
 
     #[test]

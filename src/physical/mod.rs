@@ -2,6 +2,7 @@
 //! Pure.
 
 pub mod chain;
+pub mod inbox;
 pub mod lag;
 pub mod page;
 pub mod plan;

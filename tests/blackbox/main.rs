@@ -52,6 +52,7 @@ mod page;
 mod pings;
 mod pitr;
 mod pitr_chain;
+mod pitr_container;
 mod pitr_encrypted;
 mod pitr_restore;
 mod pitr_stream;

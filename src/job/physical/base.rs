@@ -18,7 +18,7 @@ use crate::job::dump::{self, Way};
 use crate::job::fill::Sealing;
 use crate::job::keys;
 use crate::job::make::{Made, Making};
-use crate::job::physical::{archive, stream, unpack};
+use crate::job::physical::{archive, folder, stream, unpack};
 use crate::job::verify::Opened;
 use crate::keys::Identities;
 use crate::pack::codec::Codec;
@@ -83,8 +83,12 @@ impl Basing<'_> {
         let mut warnings = Vec::new();
         let parent = if making.incremental { self.parent(&cluster, &mut warnings).await? } else { None };
         making.progress.expect(cluster.bytes);
-        // With a daemon it is streamed already; else for as long as this takes.
-        let _receiver = if spec.wal == Some(Wal::Stream) { Receiving::begin(making, &state)? } else { None };
+        if let Some(folder) = &spec.wal_folder {
+            folder::check(folder)?;
+        }
+        // With a daemon it is received already; else for as long as this takes.
+        let is_received = spec.wal == Some(Wal::Stream) || spec.wal_folder.is_some();
+        let _receiver = if is_received { Receiving::begin(making, &state)? } else { None };
         let archives = self.take(upload, &cluster, with_wal, parent.as_ref()).await?;
         let manifest = ServerManifest::parse(&archives.manifest).map_err(not_whole)?;
         let range = manifest.range().map_err(not_whole)?;
@@ -303,7 +307,10 @@ impl Receiving {
         let cancel = CancellationToken::new();
         let (plan, backup, owner, ends) = (making.plan.clone(), making.backup.clone(), state.owner().to_owned(), cancel.clone());
         tokio::spawn(async move {
-            stream::stream(&plan, &backup, &owner, &ends).await;
+            match backup.physical.as_ref().and_then(|physical| physical.wal_folder.as_deref()) {
+                Some(folder) => folder::follow(&plan, &backup, folder, &owner, &ends).await,
+                None => stream::stream(&plan, &backup, &owner, &ends).await,
+            }
             drop::<Lock>(lock);
         });
         Ok(Some(Receiving(cancel)))

@@ -68,6 +68,10 @@ impl<'a> Parts<'a> {
         if self.chain.len() < 2 {
             return unpack_all(last, into, meter).await.map(drop);
         }
+        if into.inside.is_some() {
+            return Err(Error::unverifiable("an incremental base backup is put together on this machine only, and the drill is in a container")
+                .hint("drill on = \"local\", with the server's version of PostgreSQL installed here; whole ones are drilled in containers"));
+        }
         let bin_dir = start::programs_for(self.plan, self.backup, last.manifest)?;
         make_folder(beside)?;
         let _removed = Removed(beside.to_owned());
@@ -123,7 +127,7 @@ async fn part(stored: Stored<'_>, data: &Path, meter: &Arc<Meter>) -> Result<Par
     for (_, place) in &tablespaces {
         make_folder(place)?;
     }
-    let manifest = unpack_all(stored, &Folders { data, tablespaces: &tablespaces }, meter).await?;
+    let manifest = unpack_all(stored, &Folders { data, tablespaces: &tablespaces, inside: None }, meter).await?;
     std::fs::write(data.join(BACKUP_MANIFEST), manifest).map_err(|error| failed(&error))?;
     for (oid, place) in &tablespaces {
         std::os::unix::fs::symlink(place, data.join("pg_tblspc").join(oid.to_string())).map_err(|error| failed(&error))?;

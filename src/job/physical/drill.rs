@@ -1,7 +1,6 @@
-//! The drill of a base backup: restored into a throwaway cluster of this machine, its log replayed to the
-//! end, its tables and indexes looked through, its checks asked.
+//! The drill of a base backup: restored into a throwaway cluster of this machine or a container, its log
+//! replayed to the end, its tables and indexes looked through, its checks asked.
 
-use std::path::Path;
 use std::time::Instant;
 
 use tokio::io::AsyncReadExt;
@@ -11,10 +10,12 @@ use crate::catalog::{Entry, Physical, Proof, Rung};
 use crate::config::Plan;
 use crate::config::drill::DrillOn;
 use crate::config::plan::Backup;
+use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
-use crate::host::{Tag, clock, failed};
+use crate::host::{Tag, clock, failed, words_of_the_engine};
 use crate::job::drill::Drilled;
-use crate::job::drill_copy::{FOLDER, facts};
+use crate::job::drill_copy::{FOLDER, facts, remove, until_told};
+use crate::job::physical::beside;
 use crate::job::physical::combine::Parts;
 use crate::job::physical::look::{self, Seen};
 use crate::job::physical::restore::judge;
@@ -56,10 +57,6 @@ pub async fn drill(
     cancel: &CancellationToken,
 ) -> Result<Drilled> {
     let started = Instant::now();
-    if *backup.drill_on() != DrillOn::Local {
-        return Err(Error::unverifiable("a base backup is drilled on this machine")
-            .hint("set drill = { on = \"local\" }, and install the server's version of PostgreSQL here"));
-    }
     if entry.manifest.encryption.is_some() && stored.keys.is_empty() {
         return Err(Error::unverifiable("the base backup is encrypted, and no identity was given")
             .hint("give the private key of one of its recipients: identity of the backup in the file, or verify --drill --identity FILE"));
@@ -67,11 +64,7 @@ pub async fn drill(
     let (manifest_sha256, changed) = hash_manifest(plan, stored.store, &entry.id).await?;
     let mut found = Findings { errors: changed.into_iter().collect(), ..Findings::default() };
     if found.errors.is_empty() {
-        let tried = tokio::select! {
-            tried = tried(plan, backup, stored, entry, &mut found, progress) => tried,
-            () = cancel.cancelled() => Err(Error::new(Kind::Cancelled, "told to stop")),
-        };
-        match tried {
+        match tried(plan, backup, stored, entry, &mut found, progress, cancel).await {
             Ok(()) => {}
             // The copy is to blame, or its log.
             Err(error) if error.kind == Kind::Damaged => found.errors.push(error.message),
@@ -103,7 +96,15 @@ pub async fn drill(
     Ok(Drilled { id: entry.id.clone(), proof, unverified: found.unverified })
 }
 
-async fn tried(plan: &Plan, backup: &Backup, stored: Stored<'_>, entry: &Entry, found: &mut Findings, progress: &Progress) -> Result<()> {
+async fn tried(
+    plan: &Plan,
+    backup: &Backup,
+    stored: Stored<'_>,
+    entry: &Entry,
+    found: &mut Findings,
+    progress: &Progress,
+    cancel: &CancellationToken,
+) -> Result<()> {
     let physical = entry.manifest.physical.as_ref().ok_or_else(|| Error::new(Kind::Damaged, format!("{} is no base backup", entry.id)))?;
     let state = State::open(&plan.state_dir)?;
     let tag = Tag::random();
@@ -117,29 +118,40 @@ async fn tried(plan: &Plan, backup: &Backup, stored: Stored<'_>, entry: &Entry, 
         folder: &folder,
     };
     let began = Instant::now();
-    let prepared = Prepared::make(plan.servers.get(&backup.server), &wanted).await?;
-    let filled = async {
-        let mut seen = look::look(plan, backup, None).await?;
-        if !stored.keys.is_empty() {
-            seen.keys = stored.keys.clone();
-        }
-        let way = fill(plan, backup, &seen, stored, entry, physical, &prepared, progress).await?;
-        Ok((seen, way))
-    };
-    let (seen, way) = match filled.await {
-        Ok(filled) => filled,
+    let mut seen = until_told(cancel, look::look(plan, backup, None)).await?;
+    if !stored.keys.is_empty() {
+        seen.keys = stored.keys.clone();
+    }
+    let prepared = prepare(plan, backup, &wanted, physical).await?;
+    let filled = until_told(cancel, fill(plan, backup, &seen, stored, entry, physical, &prepared, progress)).await;
+    let way = match filled {
+        Ok(way) => way,
         Err(error) => return Err(prepared.give_up(error).await),
     };
     progress.begin("replaying the log");
-    let throwaway = prepared.start(&wanted, &physical.settings).await?;
+    let throwaway = prepared.start(&wanted, &physical.settings, cancel).await?;
     found.restore_seconds = Some(began.elapsed().as_secs_f64());
     let (server, log) = (throwaway.server.clone(), throwaway.log());
-    let looked = look_through(backup, &server, &log, &way, &seen, found, progress).await;
+    let looked = until_told(cancel, look_through(backup, &server, &log, &way, &seen, found, progress)).await;
     progress.begin("removing the throwaway server");
-    if let Err(left) = throwaway.remove().await {
+    if let Err(left) = remove(throwaway, &tag).await {
         found.notes.push(format!("something of the drill is left, and is swept before the next: {}", left.message));
     }
     looked
+}
+
+async fn prepare(plan: &Plan, backup: &Backup, wanted: &Wanted<'_>, physical: &Physical) -> Result<Prepared> {
+    match backup.drill_on() {
+        DrillOn::Local => Prepared::here(plan.servers.get(&backup.server), wanted).await,
+        DrillOn::Container => Prepared::inside(&plan.servers[&backup.server], wanted, &physical.settings).await,
+        DrillOn::Server(name) => Err(no_cluster_of_its_own(name)),
+    }
+}
+
+/// A base backup is a cluster: there is no place for it on a server that runs.
+pub fn no_cluster_of_its_own(server: &Name) -> Error {
+    Error::unverifiable(format_args!("a base backup is a whole cluster, which cannot be restored into server {server}"))
+        .hint("drill on = \"container\" or \"local\"")
 }
 
 /// The cluster, its log beside it, and what PostgreSQL is told.
@@ -158,49 +170,42 @@ async fn fill(
     let base = Base { id: entry.id.clone(), physical: physical.clone() };
     let way = way(&base, Some(&seen.archive), None).map_err(damaged)?;
     let data = prepared.data();
-    make_folder(&data)?;
     let places: Vec<(u32, std::path::PathBuf)> =
         physical.tablespaces.iter().map(|space| (space.oid, prepared.beside(&space.oid.to_string()))).collect();
-    for (_, place) in &places {
-        make_folder(place)?;
+    let inside = prepared.container();
+    if inside.is_none() {
+        make_folder(&data)?;
+        for (_, place) in &places {
+            make_folder(place)?;
+        }
     }
     let parts = Parts::of(plan, backup, seen, &entry.id)?;
     let meter = progress.restart("fetching the base backup", parts.raw_bytes());
-    let folders = Folders { data: &data, tablespaces: &places };
+    let folders = Folders { data: &data, tablespaces: &places, inside };
     parts.lay_out(stored, &folders, &prepared.beside("parts"), &meter).await?;
-    let failed = |error: &std::io::Error| Error::system(format_args!("cannot write into {}", data.display()), error);
-    let write = |name: &str, text: &str| std::fs::write(data.join(name), text).map_err(|error| failed(&error));
-    if !places.is_empty() {
-        let inside: Vec<(u32, String)> = places.iter().map(|(oid, place)| (*oid, place.display().to_string())).collect();
-        write("tablespace_map", &recovery::tablespace_map(&inside))?;
-    }
     // What the live one was told beside its file has no place here.
     let mut text = recovery::NEVER_ARCHIVES.to_owned();
-    if let Some(reach) = &way.reach {
+    if way.reach.is_some() {
         progress.begin("fetching its log");
-        let folder = data.join(BESIDE);
-        std::fs::create_dir(&folder).map_err(|error| failed(&error))?;
-        let bytes = seen.archive.segment_bytes;
-        for segment in &reach.segments {
-            lay(backup, seen, &segment.name(bytes), &folder).await?;
+        let mut log = prepared.lay_into(&data.join(BESIDE)).await?;
+        for name in beside::names(&way, seen.archive.segment_bytes) {
+            log.file(&name, &beside::read(backup, seen, &name).await?).await?;
         }
-        if way.timeline > 1 {
-            lay(backup, seen, &format!("{:08X}.history", way.timeline), &folder).await?;
-        }
+        log.finish().await?;
         text.push_str(&recovery::settings(&Source::Beside, &Stop::At(Target::Latest), way.timeline));
-        write("recovery.signal", "")?;
     }
-    write("postgresql.auto.conf", &text)?;
-    let _ = std::fs::remove_file(data.join("standby.signal"));
+    let mut files = prepared.lay_into(&data).await?;
+    files.file("postgresql.auto.conf", text.as_bytes()).await?;
+    if way.reach.is_some() {
+        files.file("recovery.signal", b"").await?;
+    }
+    if !places.is_empty() {
+        let places: Vec<(u32, String)> = places.iter().map(|(oid, place)| (*oid, place.display().to_string())).collect();
+        files.file("tablespace_map", recovery::tablespace_map(&places).as_bytes()).await?;
+    }
+    files.finish().await?;
+    prepared.remove_file(&data.join("standby.signal")).await?;
     Ok(way)
-}
-
-/// Puts a file of the log beside the cluster.
-async fn lay(backup: &Backup, seen: &Seen, name: &str, folder: &Path) -> Result<()> {
-    let gone = || Error::new(Kind::Damaged, format!("{name} is not in the archive"));
-    let raw = seen.read(backup.name.as_str(), name).await?.ok_or_else(gone)?;
-    let path = folder.join(name);
-    std::fs::write(&path, raw).map_err(|error| Error::system(format_args!("cannot write {}", path.display()), &error))
 }
 
 /// Whether it came to the end of the log, and is sound.
@@ -246,6 +251,9 @@ async fn amcheck(server: &Server) -> Result<Option<String>> {
     let _ = (&mut process.stdout).take(64 * 1024).read_to_end(&mut said).await;
     let _ = tokio::io::copy(&mut process.stdout, &mut tokio::io::sink()).await;
     let exit = process.running.wait().await?;
+    if let (crate::host::Exit::Code(126 | 127), Some(_)) = (exit, words_of_the_engine(&said)) {
+        return Err(Error::unverifiable("the image of the source has no pg_amcheck: tables and indexes are not looked through"));
+    }
     match exit {
         crate::host::Exit::Code(0) => Ok(None),
         // It ran, and found something.

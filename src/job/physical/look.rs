@@ -219,7 +219,10 @@ impl Drop for Scratch {
 }
 
 /// The newest end of a transaction in a segment.
-async fn newest_transaction(bin_dir: &Path, segment: &Path) -> Result<Option<DateTime<Utc>>> {
+///
+/// # Errors
+/// There is no pg_waldump.
+pub async fn newest_transaction(bin_dir: &Path, segment: &Path) -> Result<Option<DateTime<Utc>>> {
     let host = LocalHost::new(Some(bin_dir.to_owned()));
     let call = Call {
         program: "pg_waldump",

@@ -2,9 +2,11 @@
 
 pub mod archive;
 pub mod base;
+pub mod beside;
 pub mod combine;
 pub mod drill;
 pub mod fetch;
+pub mod folder;
 pub mod look;
 pub mod prune;
 pub mod push;

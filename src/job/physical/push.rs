@@ -54,6 +54,24 @@ fn named(path: &Path) -> Result<(String, WalName)> {
     }
 }
 
+/// Whose log a file of so many bytes is, by its beginning. A label and a history do not say.
+///
+/// # Errors
+/// In what it is not what its name says.
+pub fn owner_of(parsed: WalName, head: &[u8], bytes: u64) -> Result<Option<Owner>, String> {
+    match parsed {
+        WalName::Segment(numbers) | WalName::Partial(numbers) => {
+            let page = FirstPage::parse(head)?;
+            let segment: Option<Segment> = numbers.segment(page.segment_bytes);
+            let segment = segment.ok_or_else(|| format!("there is none with segments of {} bytes", page.segment_bytes))?;
+            page.check(segment, usize::try_from(bytes).unwrap_or(usize::MAX))?;
+            Ok(Some(Owner { system_identifier: page.system_identifier.to_string(), segment_bytes: page.segment_bytes }))
+        }
+        WalName::Label(_) | WalName::History(_) if bytes == 0 => Err("it is empty".to_owned()),
+        WalName::Label(_) | WalName::History(_) => Ok(None),
+    }
+}
+
 /// A file of the log, ready for a store.
 pub struct Sealed {
     name: String,
@@ -73,17 +91,7 @@ impl Sealed {
             Error::new(Kind::Damaged, format!("{name} is not what its name says: {why}"))
                 .hint("it was not archived; look into the kernel's log of the server's disk")
         };
-        let owner = match parsed {
-            WalName::Segment(numbers) | WalName::Partial(numbers) => {
-                let page = FirstPage::parse(raw).map_err(wrong)?;
-                let segment: Option<Segment> = numbers.segment(page.segment_bytes);
-                let segment = segment.ok_or_else(|| wrong(format!("there is none with segments of {} bytes", page.segment_bytes)))?;
-                page.check(segment, raw.len()).map_err(wrong)?;
-                Some(Owner { system_identifier: page.system_identifier.to_string(), segment_bytes: page.segment_bytes })
-            }
-            WalName::Label(_) | WalName::History(_) if raw.is_empty() => return Err(wrong("it is empty".to_owned())),
-            WalName::Label(_) | WalName::History(_) => None,
-        };
+        let owner = owner_of(parsed, raw, raw.len() as u64).map_err(wrong)?;
         let system_identifier = owner.as_ref().and_then(|owner| owner.system_identifier.parse().ok());
         let header = Header::of(name, raw, clock::now(), system_identifier);
         // Where timelines fork is no secret, and must be seen before anybody asks for a key.

@@ -11,6 +11,7 @@ use crate::config::plan::Backup;
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::job::keys;
+use crate::job::physical::beside;
 use crate::job::physical::combine::Parts;
 use crate::job::physical::look::{self, Seen};
 use crate::job::physical::start::{self, Started};
@@ -19,9 +20,9 @@ use crate::job::progress::Progress;
 use crate::job::restore::refuse_unsigned;
 use crate::job::run::find;
 use crate::physical::plan::{Stop, Way, Window, choose, stop};
-use crate::physical::recovery::{self, Reached, Source};
+use crate::physical::recovery::{self, BESIDE, Reached, Source};
 use crate::physical::target::Target;
-use crate::postgres::programs::parse_version;
+use crate::postgres::programs::{self, parse_version};
 use crate::verify::stored::Stored;
 use crate::wal::Reach;
 
@@ -30,6 +31,8 @@ use crate::wal::Reach;
 pub struct Asked {
     pub target: Target,
     pub data: PathBuf,
+    /// Lays the log beside it, so that its recovery needs no pgvigil.
+    pub with_wal: bool,
     /// Starts it and waits for the end of its recovery.
     pub start: bool,
     pub port: Option<u16>,
@@ -62,6 +65,19 @@ pub struct Looked<'a> {
 impl Looked<'_> {
     fn physical(&self) -> Result<&Physical> {
         self.manifest.physical.as_ref().ok_or_else(|| Error::new(Kind::Damaged, format!("{} is no base backup", self.manifest.id)))
+    }
+
+    /// What the log takes that is laid beside it, at most.
+    pub fn log_bytes(&self) -> u64 {
+        let bytes = self.seen.archive.segment_bytes;
+        beside::needed(&self.way, &self.stop, bytes).len() as u64 * bytes
+    }
+
+    /// The folder of the programs of its version, where they are here.
+    fn programs(&self, plan: &Plan) -> Option<PathBuf> {
+        let given = plan.servers.get(&self.backup.server).and_then(|server| server.bin_dir.clone());
+        let (major, _) = parse_version(&self.manifest.server_version)?;
+        programs::of_server(given, major).ok()
     }
 
     /// Segments of the log that it needs at least.
@@ -195,7 +211,7 @@ fn remove(data: &Path, places: &[(u32, String)]) {
 }
 
 /// Where an incremental base backup lies in parts.
-fn beside(data: &Path) -> PathBuf {
+fn parts_folder(data: &Path) -> PathBuf {
     let mut name = data.file_name().unwrap_or_default().to_owned();
     name.push("_parts");
     data.with_file_name(name)
@@ -204,7 +220,8 @@ fn beside(data: &Path) -> PathBuf {
 async fn fetch(plan: &Plan, looked: &Looked<'_>, asked: &Asked, progress: &Progress) -> Result<()> {
     let physical = looked.physical()?;
     let parts = Parts::of(plan, looked.backup, &looked.seen, &looked.way.base)?;
-    check_room(&asked.data, physical.cluster_bytes + parts.beside_bytes())?;
+    let log_bytes = if asked.with_wal { looked.log_bytes() } else { 0 };
+    check_room(&asked.data, physical.cluster_bytes + parts.beside_bytes() + log_bytes)?;
     let tablespaces: Vec<(u32, PathBuf)> = looked.places.iter().map(|(oid, place)| (*oid, PathBuf::from(place))).collect();
     for (_, place) in &tablespaces {
         make_folder(place)?;
@@ -212,16 +229,26 @@ async fn fetch(plan: &Plan, looked: &Looked<'_>, asked: &Asked, progress: &Progr
     let meter = progress.restart("fetching the base backup", parts.raw_bytes());
     let (_, _, store) = looked.seen.copy(&looked.way.base)?;
     let stored = Stored { store: &**store, id: &looked.way.base, manifest: &looked.manifest, keys: &looked.seen.keys };
-    let folders = Folders { data: &asked.data, tablespaces: &tablespaces };
-    parts.lay_out(stored, &folders, &beside(&asked.data), &meter).await?;
+    let folders = Folders { data: &asked.data, tablespaces: &tablespaces, inside: None };
+    parts.lay_out(stored, &folders, &parts_folder(&asked.data), &meter).await?;
+    if asked.with_wal && looked.way.reach.is_some() {
+        progress.begin("fetching the log");
+        let bin_dir = looked.programs(plan);
+        let folder = asked.data.join(BESIDE);
+        beside::lay(looked.backup, &looked.seen, &looked.way, &looked.stop, bin_dir.as_deref(), &folder).await?;
+    }
     progress.begin("making it durable");
     let program = std::env::current_exe().map_err(|error| Error::system("cannot find this program", &error))?;
-    let source = Source::Fetch {
-        program: &program,
-        config: &asked.config,
-        backup: looked.backup.name.as_str(),
-        store: asked.store.as_deref(),
-        identity: asked.identity.as_deref(),
+    let source = if asked.with_wal {
+        Source::Beside
+    } else {
+        Source::Fetch {
+            program: &program,
+            config: &asked.config,
+            backup: looked.backup.name.as_str(),
+            store: asked.store.as_deref(),
+            identity: asked.identity.as_deref(),
+        }
     };
     configure(&asked.data, looked, physical, &source)?;
     for folder in std::iter::once(asked.data.as_path()).chain(tablespaces.iter().map(|(_, place)| place.as_path())) {

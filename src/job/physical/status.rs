@@ -8,6 +8,8 @@ use crate::config::file::Wal;
 use crate::config::plan::Backup;
 use crate::error::Result;
 use crate::host::{Tag, clock};
+use crate::job::physical::archive::Owner;
+use crate::job::physical::folder;
 use crate::job::physical::look::{self, Seen};
 use crate::job::physical::stream::slot_name;
 use crate::physical::lag::{self, Figures, ServerLog, Standing};
@@ -84,6 +86,9 @@ pub async fn status(plan: &Plan, backup: &Backup) -> Result<Status> {
         error: None,
     };
     status.problems.extend(status.gaps.iter().map(|gap| format!("gap of {} segments, from {} to {}", gap.segments, gap.first, gap.last)));
+    if let Some(folder) = backup.physical.as_ref().and_then(|physical| physical.wal_folder.as_deref()) {
+        status.problems.extend(folder::problems(folder, owner(&seen, name).await?.as_ref(), now));
+    }
     if backup.physical.as_ref().is_some_and(|physical| physical.wal.is_none()) {
         return Ok(status);
     }
@@ -98,6 +103,14 @@ pub async fn status(plan: &Plan, backup: &Backup) -> Result<Status> {
         Err(error) => status.error = Some(error.message),
     }
     Ok(status)
+}
+
+/// The cluster whose log is in the first store.
+async fn owner(seen: &Seen, name: &str) -> Result<Option<Owner>> {
+    match seen.stores.first() {
+        Some((_, store)) => Owner::read(&**store, name).await,
+        None => Ok(None),
+    }
 }
 
 async fn last(seen: &Seen, name: &str, now: DateTime<Utc>) -> Result<Option<Last>> {

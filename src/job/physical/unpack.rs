@@ -1,4 +1,4 @@
-//! A base backup out of its store into a folder, every file of it checked.
+//! A base backup out of its store into a folder, here or in a container, every file of it checked.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use nix::libc;
 use tokio::sync::mpsc;
 
@@ -15,6 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pack::packer::Meter;
 use crate::pack::tar::{self, BACKUP_MANIFEST, Member, Members, Passed, Sums, TarReader};
 use crate::physical::whole::ServerManifest;
+use crate::postgres::throwaway::{Inside, Unpacking};
 use crate::verify::read_back::compare;
 use crate::verify::stored::Stored;
 
@@ -22,6 +24,8 @@ use crate::verify::stored::Stored;
 pub struct Folders<'a> {
     pub data: &'a Path,
     pub tablespaces: &'a [(u32, PathBuf)],
+    /// The container that they are in. `None`: they are of this machine, and there already.
+    pub inside: Option<&'a Inside>,
 }
 
 /// Unpacks all archives of a base backup, and returns PostgreSQL's own manifest of it. Each is checked against the hash of its manifest, and each file
@@ -46,7 +50,7 @@ pub async fn unpack_all(stored: Stored<'_>, into: &Folders<'_>, meter: &Arc<Mete
                 None => return Err(damaged(format!("{} is of a tablespace that its manifest does not name", file.name))),
             },
         };
-        let passed = unpack_one(stored, file, folder, meter).await?.map_err(damaged)?;
+        let passed = unpack_one(stored, file, folder, into.inside, meter).await?.map_err(damaged)?;
         archives.push((oid, passed));
     }
     let server_manifest = server_manifest(stored).await?.map_err(damaged)?;
@@ -81,26 +85,31 @@ pub async fn server_manifest(stored: Stored<'_>) -> Result<Result<Vec<u8>, Strin
 }
 
 /// `Err` inside: the archive is damaged.
-async fn unpack_one(stored: Stored<'_>, file: &FileEntry, folder: &Path, meter: &Arc<Meter>) -> Result<Result<Passed, String>> {
+async fn unpack_one(
+    stored: Stored<'_>,
+    file: &FileEntry,
+    folder: &Path,
+    inside: Option<&Inside>,
+    meter: &Arc<Meter>,
+) -> Result<Result<Passed, String>> {
     let mut unpacked = stored.unpacked(file).await?;
-    // The writer below has a thread of its own, and takes them there.
+    // Whoever writes takes them elsewhere.
     let (_, nothing) = mpsc::channel(1);
-    let mut blocks = std::mem::replace(&mut unpacked.blocks, nothing);
-    let mut files = Files { folder: folder.to_owned(), file: None, sums: Sums::default() };
+    let blocks = std::mem::replace(&mut unpacked.blocks, nothing);
     let (meter, before) = (Arc::clone(meter), (meter.raw_bytes(), meter.packed_bytes()));
     let counted = unpacked.hashed.clone();
-    let written = tokio::task::spawn_blocking(move || {
-        let mut reader = TarReader::default();
-        let mut raw = 0;
-        while let Some(block) = blocks.blocking_recv() {
-            reader.feed(&block, &mut files)?;
-            raw += block.len() as u64;
-            meter.raw.store(before.0 + raw, Ordering::Relaxed);
-            meter.packed.store(before.1 + counted.bytes(), Ordering::Relaxed);
+    let gauge = move |raw: u64| {
+        meter.raw.store(before.0 + raw, Ordering::Relaxed);
+        meter.packed.store(before.1 + counted.bytes(), Ordering::Relaxed);
+    };
+    let written = match inside {
+        Some(inside) => pass_on(blocks, inside.unpack_into(folder).await?, gauge).await?,
+        None => {
+            let files = Files { folder: folder.to_owned(), file: None, sums: Sums::default() };
+            let written = tokio::task::spawn_blocking(move || write_all(blocks, files, gauge));
+            written.await.map_err(|error| Error::new(Kind::System, format!("the unpacking was broken off: {error}")))?
         }
-        Ok::<_, io::Error>((reader.finish(), files.sums.passed))
-    });
-    let written = written.await.map_err(|error| Error::new(Kind::System, format!("the unpacking was broken off: {error}")))?;
+    };
     let named = |why: String| format!("{}: {why}", file.name);
     // What the codec says comes first: a damaged block ends the archive early.
     match unpacked.end().await {
@@ -114,6 +123,66 @@ async fn unpack_one(stored: Stored<'_>, file: &FileEntry, folder: &Path, meter: 
         Err(error) => return Err(Error::system(format_args!("cannot write into {}", folder.display()), &error)),
     };
     Ok(end.and_then(|()| compare(file, &unpacked.hashed)).map_err(named).map(|()| passed))
+}
+
+/// How an archive ended, and what was in it.
+type Written = (Result<(), String>, Passed);
+
+fn write_all(mut blocks: mpsc::Receiver<Bytes>, mut files: Files, gauge: impl Fn(u64)) -> io::Result<Written> {
+    let mut reader = TarReader::default();
+    let mut raw = 0;
+    while let Some(block) = blocks.blocking_recv() {
+        reader.feed(&block, &mut files)?;
+        raw += block.len() as u64;
+        gauge(raw);
+    }
+    Ok((reader.finish(), files.sums.passed))
+}
+
+/// The same in a container: what has been looked at goes to the tar there.
+async fn pass_on(mut blocks: mpsc::Receiver<Bytes>, mut to: Unpacking, gauge: impl Fn(u64)) -> Result<io::Result<Written>> {
+    let (mut reader, mut seen) = (TarReader::default(), Seen::default());
+    let mut raw = 0;
+    while let Some(block) = blocks.recv().await {
+        if let Err(error) = reader.feed(&block, &mut seen) {
+            return Ok(Err(error));
+        }
+        to.archive(&block).await?;
+        raw += block.len() as u64;
+        gauge(raw);
+    }
+    let end = reader.finish();
+    if end.is_ok() {
+        to.finish().await?;
+    }
+    Ok(Ok((end, seen.0.passed)))
+}
+
+/// Takes the checksums of members that go elsewhere.
+#[derive(Default)]
+struct Seen(Sums);
+
+impl Members for Seen {
+    fn begin(&mut self, member: &Member) -> io::Result<()> {
+        no_link(member)?;
+        self.0.begin(member)
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.bytes(bytes)
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        self.0.end()
+    }
+}
+
+/// Nothing is written through a link, and PostgreSQL makes those of tablespaces by itself.
+fn no_link(member: &Member) -> io::Result<()> {
+    match &member.kind {
+        tar::Kind::Link(to) => Err(io::Error::new(io::ErrorKind::InvalidData, format!("it holds a link, {} to {to}", member.path))),
+        tar::Kind::File | tar::Kind::Folder => Ok(()),
+    }
 }
 
 /// Writes members below a folder, and takes their checksums.
@@ -138,8 +207,7 @@ impl Members for Files {
                 self.file = Some(file);
                 Ok(())
             }
-            // Nothing is written through a link, and PostgreSQL makes those of tablespaces by itself.
-            tar::Kind::Link(to) => Err(io::Error::new(io::ErrorKind::InvalidData, format!("it holds a link, {} to {to}", member.path))),
+            tar::Kind::Link(_) => no_link(member),
         }
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use nix::unistd::{Gid, Uid, User};
 use tokio::io::AsyncReadExt;
+use tokio_util::sync::CancellationToken;
 
 use super::{READY, START_TIMEOUT, Throwaway, Wanted, What, all, left_in, not_started, ready, settings};
 use crate::config::plan;
@@ -68,12 +69,12 @@ impl Throwaway {
 }
 
 /// A folder for a cluster that comes from elsewhere, before its server is started. It must come to an end by
-/// [`Prepared::start`] or [`Prepared::give_up`].
-pub struct Prepared {
+/// [`Here::start`] or [`Here::give_up`].
+pub struct Here {
     place: Folder,
 }
 
-impl Prepared {
+impl Here {
     /// Makes the folder, and finds the programs: of the very major version of the source.
     ///
     /// # Errors
@@ -90,7 +91,7 @@ impl Prepared {
                 .hint(format!("install postgresql-{major}, or set bin_dir of the server")))
         });
         let bin_dir = chosen.await.map_err(|error| Error::new(Kind::System, error.to_string()))??;
-        Ok(Prepared { place: Folder::make(wanted, bin_dir)? })
+        Ok(Here { place: Folder::make(wanted, bin_dir)? })
     }
 
     /// The data directory, not there yet.
@@ -112,21 +113,28 @@ impl Prepared {
     /// of the source.
     ///
     /// # Errors
-    /// It does not come to that. Nothing is left then.
-    pub async fn start(self, wanted: &Wanted<'_>, its: &std::collections::BTreeMap<String, String>) -> Result<Throwaway> {
+    /// It does not come to that, or we are told to stop. Nothing is left then.
+    pub async fn start(
+        self,
+        wanted: &Wanted<'_>,
+        its: &std::collections::BTreeMap<String, String>,
+        cancel: &CancellationToken,
+    ) -> Result<Throwaway> {
         let place = self.place;
         let mut process = match begin(&place, wanted, its).await {
             Ok(process) => process,
             Err(error) => return Err(place.give_up(error).await),
         };
         let log = process.stderr.clone();
-        let is_ready = tokio::select! {
+        let not_ready = tokio::select! {
             biased;
-            () = log.until(READY) => true,
-            _ = process.running.wait() => false,
+            () = log.until(READY) => None,
+            _ = process.running.wait() => Some(not_started("does not come to the end of its log", &log.text(), wanted.preload)),
+            () = cancel.cancelled() => Some(Error::new(Kind::Cancelled, "told to stop")),
         };
-        if !is_ready {
-            return Err(place.give_up(not_started("does not come to the end of its log", &log.text(), wanted.preload)).await);
+        if let Some(error) = not_ready {
+            let _ = process.running.stop().await;
+            return Err(place.give_up(error).await);
         }
         let reached = Reached::Address(place.path.display().to_string());
         let host = Arc::new(place.host.clone());

@@ -13,10 +13,10 @@ use crate::postgres::server::Reached;
 const USER: &str = "postgres";
 
 /// Where the socket is: a folder of its own, for an image may lack the usual one.
-const SOCKET_DIR: &str = "/run/pgvigil";
+pub(super) const SOCKET_DIR: &str = "/run/pgvigil";
 
 /// Puts the cluster into the image's volume, where it has one.
-const FOLDER: &str =
+pub(super) const FOLDER: &str =
     r#"for d in "${PGDATA:-/var/lib/postgresql/data}" /var/lib/postgresql /tmp; do mkdir -p "$d/pgvigil" 2>/dev/null && break; done"#;
 
 impl Throwaway {
@@ -26,22 +26,22 @@ impl Throwaway {
     /// The source is in no container, the Engine refuses, or the server does not start. Nothing is
     /// left then.
     pub async fn in_container(source: &plan::Server, wanted: &Wanted<'_>) -> Result<Throwaway> {
-        let Place::Container { container, docker, .. } = &source.place else {
-            return Err(Error::unverifiable(format_args!("server {} is in no container, so there is no image to drill with", source.name))
-                .hint("drill on = \"local\" or on a server"));
-        };
-        let image = containers::image_of(docker.as_deref(), container).await?;
-        let mut made = containers::start(docker.as_deref(), recipe(image, wanted)).await.map_err(without_user)?;
+        let mut made = begin(source, |image| recipe(image, wanted)).await?;
         match serve(&mut made, wanted).await {
             Ok(server) => Ok(Throwaway { server, made: What::Container(made) }),
-            Err(error) => {
-                if let Err(left) = made.remove().await {
-                    tracing::warn!(error = %left, "swept with the next drill");
-                }
-                Err(error)
-            }
+            Err(error) => Err(give_up(made, error).await),
         }
     }
+}
+
+/// Starts a container of the image of the source's own.
+pub(super) async fn begin(source: &plan::Server, recipe: impl FnOnce(String) -> containers::Wanted) -> Result<Made> {
+    let Place::Container { container, docker, .. } = &source.place else {
+        return Err(Error::unverifiable(format_args!("server {} is in no container, so there is no image to drill with", source.name))
+            .hint("drill on = \"local\" or on a server"));
+    };
+    let image = containers::image_of(docker.as_deref(), container).await?;
+    containers::start(docker.as_deref(), recipe(image)).await.map_err(without_user)
 }
 
 /// initdb and postgres are run by us: the image's entrypoint would run what lies in initdb.d, on a
@@ -54,6 +54,19 @@ fn recipe(image: String, wanted: &Wanted<'_>) -> containers::Wanted {
     );
     let mut command = ["sh", "-c", &script, "pgvigil", wanted.superuser()].map(str::to_owned).to_vec();
     command.extend(settings::postgres(wanted.major, SOCKET_DIR, wanted.preload));
+    shut_off(image, command, wanted)
+}
+
+/// Removes it, and hands the reason on.
+pub(super) async fn give_up(made: Made, error: Error) -> Error {
+    if let Err(left) = made.remove().await {
+        tracing::warn!(error = %left, "swept with the next drill");
+    }
+    error
+}
+
+/// What every container of a drill has.
+pub(super) fn shut_off(image: String, command: Vec<String>, wanted: &Wanted<'_>) -> containers::Wanted {
     containers::Wanted {
         image,
         user: USER.to_owned(),
@@ -62,14 +75,20 @@ fn recipe(image: String, wanted: &Wanted<'_>) -> containers::Wanted {
         memory_bytes: settings::MEMORY_BYTES,
         shared_memory_bytes: settings::SHARED_MEMORY_BYTES,
         socket_dir: SOCKET_DIR.to_owned(),
+        reads: false,
     }
 }
 
 async fn serve(made: &mut Made, wanted: &Wanted<'_>) -> Result<Server> {
     let log = made.log.clone();
     ready(&log, made.ended(), wanted.preload).await?;
+    reach(made, wanted.superuser(), wanted).await
+}
+
+/// A session finds it by its socket, from inside.
+pub(super) async fn reach(made: &Made, superuser: &str, wanted: &Wanted<'_>) -> Result<Server> {
     let reached = Reached::Container(made.name.clone());
-    Server::throwaway(Arc::new(made.host()), SOCKET_DIR, wanted.superuser(), wanted.tag.clone(), reached).await
+    Server::throwaway(Arc::new(made.host()), SOCKET_DIR, superuser, wanted.tag.clone(), reached).await
 }
 
 fn without_user(error: Error) -> Error {

@@ -6,6 +6,8 @@
 mod cluster;
 mod container;
 mod databases;
+mod inside;
+mod prepared;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -20,8 +22,9 @@ use crate::error::{Error, Result};
 use crate::host::containers::{self, Made};
 use crate::host::{Tag, Tail};
 use cluster::Cluster;
-pub use cluster::Prepared;
 use databases::Databases;
+pub use inside::{Inside, Unpacking};
+pub use prepared::{Laying, Prepared};
 
 /// The label of our containers; its value is the owner.
 const LABEL: &str = "pgvigil.drill";
