@@ -1,6 +1,8 @@
 //! Base backups and moments: what is a whole base backup, which one leads to a moment, what stays.
 //! Pure.
 
+pub mod bisect;
+pub mod commits;
 pub mod lag;
 pub mod page;
 pub mod plan;
