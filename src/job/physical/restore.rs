@@ -40,7 +40,7 @@ pub struct Asked {
 /// What was looked at, and the plan.
 pub struct Looked<'a> {
     pub backup: &'a Backup,
-    seen: Seen,
+    pub seen: Seen,
     pub way: Way,
     pub stop: Stop,
     pub places: Vec<(u32, String)>,
@@ -51,7 +51,9 @@ pub struct Looked<'a> {
 }
 
 impl Looked<'_> {
-    fn physical(&self) -> Result<&Physical> {
+    /// # Errors
+    /// It is no base backup.
+    pub fn physical(&self) -> Result<&Physical> {
         self.manifest.physical.as_ref().ok_or_else(|| Error::new(Kind::Damaged, format!("{} is no base backup", self.manifest.id)))
     }
 
@@ -178,8 +180,24 @@ fn remove(data: &Path, places: &[(u32, String)]) {
 }
 
 async fn fetch(looked: &Looked<'_>, asked: &Asked, progress: &Progress) -> Result<()> {
-    let physical = looked.physical()?;
-    check_room(&asked.data, physical.cluster_bytes)?;
+    let tablespaces = lay(looked, asked, progress).await?;
+    progress.begin("making it durable");
+    let program = std::env::current_exe().map_err(|error| Error::system("cannot find this program", &error))?;
+    let source =
+        Source::Fetch { program: &program, config: &asked.config, backup: looked.backup.name.as_str(), store: asked.store.as_deref() };
+    configure(&asked.data, looked, looked.physical()?, &source)?;
+    for folder in std::iter::once(asked.data.as_path()).chain(tablespaces.iter().map(|(_, place)| place.as_path())) {
+        make_durable(folder)?;
+    }
+    Ok(())
+}
+
+/// Lays the base backup into its folders, and returns those of tablespaces. That of the data is there.
+///
+/// # Errors
+/// They are too small, something is damaged, or the store does not answer.
+pub async fn lay(looked: &Looked<'_>, asked: &Asked, progress: &Progress) -> Result<Vec<(u32, PathBuf)>> {
+    check_room(&asked.data, looked.physical()?.cluster_bytes)?;
     let tablespaces: Vec<(u32, PathBuf)> = looked.places.iter().map(|(oid, place)| (*oid, PathBuf::from(place))).collect();
     for (_, place) in &tablespaces {
         make_folder(place)?;
@@ -187,15 +205,7 @@ async fn fetch(looked: &Looked<'_>, asked: &Asked, progress: &Progress) -> Resul
     let meter = progress.restart("fetching the base backup", looked.manifest.raw_bytes());
     let (_, _, store) = looked.seen.copy(&looked.way.base)?;
     unpack_all(&**store, &looked.way.base, &looked.manifest, &Folders { data: &asked.data, tablespaces: &tablespaces }, &meter).await?;
-    progress.begin("making it durable");
-    let program = std::env::current_exe().map_err(|error| Error::system("cannot find this program", &error))?;
-    let source =
-        Source::Fetch { program: &program, config: &asked.config, backup: looked.backup.name.as_str(), store: asked.store.as_deref() };
-    configure(&asked.data, looked, physical, &source)?;
-    for folder in std::iter::once(asked.data.as_path()).chain(tablespaces.iter().map(|(_, place)| place.as_path())) {
-        make_durable(folder)?;
-    }
-    Ok(())
+    Ok(tablespaces)
 }
 
 fn check_room(data: &Path, bytes: u64) -> Result<()> {

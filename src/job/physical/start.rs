@@ -51,7 +51,11 @@ pub fn check(plan: &Plan, backup: &Backup, manifest: &Manifest) -> Result<()> {
     programs_for(plan, backup, manifest).map(drop)
 }
 
-fn programs_for(plan: &Plan, backup: &Backup, manifest: &Manifest) -> Result<PathBuf> {
+/// The programs of the very major version of a cluster.
+///
+/// # Errors
+/// They are not here.
+pub fn programs_for(plan: &Plan, backup: &Backup, manifest: &Manifest) -> Result<PathBuf> {
     let given = plan.servers.get(&backup.server).and_then(|server| server.bin_dir.clone());
     let major = parse_version(&manifest.server_version).map_or(0, |(major, _)| major);
     let dir = programs::of_server(given, major).map_err(|error| Error { kind: Kind::Refused, ..error })?;
