@@ -2,13 +2,18 @@
 
 pub mod archive;
 pub mod base;
+pub mod bisect;
+pub mod commits;
 pub mod drill;
 pub mod fetch;
 pub mod look;
+pub mod moment;
+pub mod place;
 pub mod prune;
 pub mod push;
 pub mod restore;
 pub mod start;
 pub mod status;
 pub mod stream;
+pub mod tables;
 pub mod unpack;
