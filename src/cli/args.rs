@@ -148,6 +148,8 @@ pub enum Command {
     },
     /// Restore a backup: all of it, single tables or schemas, definitions or rows
     Restore(Box<RestoreArgs>),
+    /// Find the last moment at which something held, in a physical backup
+    Bisect(Box<BisectArgs>),
     /// Delete what retention does not keep, each with its reason
     #[command(after_help = "Examples:\n  pgvigil prune --dry-run\n  pgvigil prune euem_db")]
     Prune {
@@ -307,7 +309,8 @@ pub struct ExportArgs {
     pgvigil restore euem_db/latest --clean --disconnect --keep-old    # in the place of the live one\n  \
     pgvigil restore euem_db/latest --table orders --into-schema rescued   # one table, beside the live one\n  \
     pgvigil restore euem_db/latest --to-server other --globals        # on another server\n  \
-    pgvigil restore cluster/latest --at \"5 minutes ago\" --target-dir /srv/restored --start   # a cluster as of then\n\n\
+    pgvigil restore cluster/latest --at \"5 minutes ago\" --target-dir /srv/restored --start   # a cluster as of then\n  \
+    pgvigil restore cluster/latest --at \"5 minutes ago\" --table orders --into-schema rescued   # one table as of then\n\n\
     Exit codes: 0 restored, 1 refused or failed, 2 wrong usage, 3 restored, with something that needs a look."
 )]
 #[expect(clippy::struct_excessive_bools, reason = "they are the switches of the command line")]
@@ -372,7 +375,7 @@ pub struct RestoreArgs {
     pub physical: PhysicalRestoreArgs,
 }
 
-/// Of physical backups: the cluster as of a moment, in a folder of its own.
+/// Of physical backups: the cluster as of a moment, in a folder of its own; or tables of it.
 #[derive(Debug, clap::Args)]
 pub struct PhysicalRestoreArgs {
     /// Physical: all that was committed by then, such as "2026-01-15 14:30:00 Europe/Vienna" or "5 minutes ago"
@@ -408,6 +411,41 @@ pub struct PhysicalRestoreArgs {
     /// Physical: where a tablespace goes, by its name, OID or old place (repeatable); default: DIR_tablespaces/OID
     #[arg(long, value_name = "NAME=DIR")]
     pub tablespace: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "It reads in the log what was committed in the window, and looks at some of these moments: the cluster is restored to each in a\n\
+    folder of spool_dir, asked, and removed. First the ends: it must hold at the beginning and not at the end. If it changed several times, one of the\n\
+    changes is found. A table, a column, a schema or a database that is not there counts as not holding; any other error ends the search.\n\n\
+    Examples:\n  pgvigil bisect cluster --from \"3 hours ago\" --database shop --check \"select count(*) > 1000 from orders\"\n  \
+    pgvigil bisect cluster --from \"2026-01-15 09:00\" --to \"2026-01-15 12:00\" --check \"select exists (select from users where name = 'ada')\"\n\n\
+    Exit codes: 0 found, 1 it does not hold at the beginning, holds at the end, or something failed, 2 wrong usage."
+)]
+pub struct BisectArgs {
+    /// A physical [backups.NAME] section
+    pub backup: String,
+    /// Where the window begins, such as "2026-01-15 14:30:00 Europe/Vienna" or "3 hours ago": there it must hold
+    #[arg(long, value_name = "TIME")]
+    pub from: String,
+    /// Where it ends; default: with the log
+    #[arg(long, value_name = "TIME")]
+    pub to: Option<String>,
+    /// A query whose one value is true as long as all is well
+    #[arg(long, value_name = "SQL")]
+    pub check: String,
+    /// Where it is asked; default: the only database beside postgres
+    #[arg(long, value_name = "D")]
+    pub database: Option<String>,
+    /// From the copies in this store
+    #[arg(long, value_name = "S")]
+    pub store: Option<String>,
+    /// Along this timeline; default: the newest that comes of the base backup
+    #[arg(long, value_name = "N")]
+    pub timeline: Option<u32>,
+    /// The private key for what is encrypted; default: identity of the backup
+    #[arg(long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
 }
 
 impl PhysicalRestoreArgs {

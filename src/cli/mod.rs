@@ -5,6 +5,7 @@ mod alert;
 mod answer;
 pub mod args;
 mod bar;
+mod bisect;
 mod cat;
 mod check;
 mod check_keys;
@@ -21,6 +22,7 @@ mod prune;
 mod rebuild;
 mod restore;
 mod restore_physical;
+mod restore_tables;
 mod run;
 mod session;
 mod show;
@@ -118,6 +120,7 @@ fn dispatch(args: Args) -> Done {
         Command::Daemon => daemon::daemon(&session),
         Command::Next { days } => next::next(&session, days),
         Command::Restore(args) => restore::restore(&session, &args),
+        Command::Bisect(args) => bisect::bisect(&session, &args),
         Command::Prune { backup, dry_run, trust_clock } => prune::prune(&session, backup.as_deref(), dry_run, trust_clock),
         Command::Adopt { backup, files } => adopt::adopt(&session, &backup, &files),
         Command::Rebuild { store } => rebuild::rebuild(&session, store.as_deref()),

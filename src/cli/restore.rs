@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::answer::{Answer, FailureRow, code, could_not};
 use super::args::RestoreArgs;
 use super::session::{Session, Uses, runtime};
-use super::{Done, bar, output, restore_physical};
+use super::{Done, bar, output, restore_physical, restore_tables};
 use crate::catalog::Wanted;
 use crate::config::Plan;
 use crate::error::{Error, Kind, Result, exit};
@@ -27,6 +27,10 @@ const FAILURES_SHOWN: usize = 20;
 
 pub fn restore(session: &Session, args: &RestoreArgs) -> Done {
     if args.physical.are_given() {
+        let is_part = !(args.table.is_empty() && args.schema.is_empty());
+        if is_part && args.physical.target_dir.is_none() {
+            return restore_tables::restore(session, args);
+        }
         return restore_physical::restore(session, args);
     }
     match carry_out(session, args) {
@@ -62,7 +66,7 @@ fn carry_out(session: &Session, args: &RestoreArgs) -> Result<Did> {
             Kind::Usage,
             format!("{} is a physical backup: it is restored whole, into a folder of its own", wanted.backup),
         )
-        .hint("add --target-dir DIR, and --latest or --at TIME"));
+        .hint("add --target-dir DIR, and --latest or --at TIME; or --table T with them, for some tables beside the live ones"));
     }
     let of_backup = plan.backups.get(wanted.backup.as_str()).map(|backup| backup.server.to_string());
     let server = args.to_server.clone().or(of_backup);
@@ -98,7 +102,7 @@ async fn with_progress(plan: &Plan, looked: &Looked, asked: &Asked, cancel: &tok
     job::restore(plan, looked, asked, &progress, cancel).await
 }
 
-fn asked(args: &RestoreArgs) -> Asked {
+pub(super) fn asked(args: &RestoreArgs) -> Asked {
     Asked {
         databases: args.database.clone(),
         to_database: args.to_database.clone(),
@@ -184,6 +188,17 @@ fn page(plan: &RestorePlan) -> String {
 }
 
 fn tell(session: &Session, plan: &RestorePlan, report: &Report) -> Done {
+    let warnings = warn(plan, report);
+    if session.json {
+        output::json(&answer(plan, report, &warnings))?;
+    } else {
+        output::text(&done(plan, report, report.seconds))?;
+    }
+    Ok(code(report.outcome, report.error.as_ref()))
+}
+
+/// Tells on stderr what is worth knowing, what failed, and why; returns the first of these.
+pub(super) fn warn(plan: &RestorePlan, report: &Report) -> Vec<String> {
     let warnings: Vec<String> = report.warnings.iter().chain(&report.problems).cloned().collect();
     // Those of the plan were told before it began.
     for warning in warnings.iter().filter(|warning| !plan.warnings.contains(warning)) {
@@ -199,27 +214,31 @@ fn tell(session: &Session, plan: &RestorePlan, report: &Report) -> Done {
     if let Some(error) = &report.error {
         output::tell(error);
     }
-    if session.json {
-        output::json(&Answer {
-            id: Some(plan.id.clone()),
-            rung: Some(plan.rung),
-            warnings: &warnings,
-            seconds: report.seconds,
-            compared: report.compared.as_ref(),
-            failures: Some(report.failures.iter().take(FAILURES_SHOWN).map(FailureRow::from).collect()),
-            ..Answer::new(report.outcome, report.error.as_ref())
-        })?;
-    } else {
-        let mut text = String::new();
-        for line in &report.done {
-            let _ = writeln!(text, "{}", printable(line));
-        }
-        if report.error.is_none() {
-            let _ = writeln!(text, "{}  restored to server {} in {}", plan.id, plan.server, output::seconds(report.seconds));
-        }
-        output::text(&text)?;
+    warnings
+}
+
+pub(super) fn answer<'a>(plan: &RestorePlan, report: &'a Report, warnings: &'a [String]) -> Answer<'a> {
+    Answer {
+        id: Some(plan.id.clone()),
+        rung: Some(plan.rung),
+        warnings,
+        seconds: report.seconds,
+        compared: report.compared.as_ref(),
+        failures: Some(report.failures.iter().take(FAILURES_SHOWN).map(FailureRow::from).collect()),
+        ..Answer::new(report.outcome, report.error.as_ref())
     }
-    Ok(code(report.outcome, report.error.as_ref()))
+}
+
+/// What was done, for people.
+pub(super) fn done(plan: &RestorePlan, report: &Report, seconds: f64) -> String {
+    let mut text = String::new();
+    for line in &report.done {
+        let _ = writeln!(text, "{}", printable(line));
+    }
+    if report.error.is_none() {
+        let _ = writeln!(text, "{}  restored to server {} in {}", plan.id, plan.server, output::seconds(seconds));
+    }
+    text
 }
 
 fn told(failure: &Failure) -> String {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::answer::{Answer, code, could_not};
-use super::args::RestoreArgs;
+use super::args::{PhysicalRestoreArgs, RestoreArgs};
 use super::output;
 use super::session::{Session, Uses, runtime};
 use super::{Done, bar};
@@ -21,7 +21,7 @@ use crate::job::progress::Progress;
 use crate::job::run::find;
 use crate::physical::plan::Stop;
 use crate::physical::recovery::Reached;
-use crate::physical::target::{self, Target, in_utc};
+use crate::physical::target::{self as moments, Target, in_utc};
 use crate::postgres::programs::parse_version;
 use crate::state::Outcome;
 
@@ -103,21 +103,10 @@ fn asked(session: &Session, args: &RestoreArgs, plan: &Plan, wanted: &Wanted) ->
     let Some(data) = &options.target_dir else {
         return usage(
             "a physical backup needs a folder to be restored into".to_owned(),
-            "add --target-dir DIR, a folder that is not there yet",
+            "add --target-dir DIR, a folder that is not there yet; or --table T, for some tables beside the live ones",
         );
     };
-    let target = match options.target() {
-        Some(("--at", text)) => Target::Time(moment(text, backup.timezone)?),
-        Some(("--lsn", text)) => {
-            Target::Lsn(text.parse().map_err(|()| Error::new(Kind::Usage, format!("{text:?} is no LSN")).hint("such as 16/B374D848"))?)
-        }
-        Some(("--xid", text)) => {
-            Target::Xid(text.parse().map_err(|_| Error::new(Kind::Usage, format!("{text:?} is no transaction")).hint("such as 4711"))?)
-        }
-        Some((_, text)) => Target::Name(text.to_owned()),
-        None if options.latest => Target::Latest,
-        None => return usage("to which moment?".to_owned(), "add --latest for all there is, or --at TIME, --lsn L, --xid X, --name N"),
-    };
+    let target = target(options, backup.timezone)?;
     let tablespaces = options.tablespace.iter().map(|pair| {
         let split = pair.split_once('=').filter(|(_, place)| Path::new(place).is_absolute());
         let split = split.map(|(name, place)| (name.to_owned(), place.to_owned()));
@@ -138,31 +127,58 @@ fn asked(session: &Session, args: &RestoreArgs, plan: &Plan, wanted: &Wanted) ->
     })
 }
 
+/// The moment that somebody means.
+pub(super) fn target(options: &PhysicalRestoreArgs, zone: chrono_tz::Tz) -> Result<Target> {
+    let usage = |what: String, hint: &str| Error::new(Kind::Usage, what).hint(hint);
+    Ok(match options.target() {
+        Some(("--at", text)) => Target::Time(moment(text, zone)?),
+        Some(("--lsn", text)) => Target::Lsn(text.parse().map_err(|()| usage(format!("{text:?} is no LSN"), "such as 16/B374D848"))?),
+        Some(("--xid", text)) => Target::Xid(text.parse().map_err(|_| usage(format!("{text:?} is no transaction"), "such as 4711"))?),
+        Some((_, text)) => Target::Name(text.to_owned()),
+        None if options.latest => Target::Latest,
+        None => {
+            return Err(usage("to which moment?".to_owned(), "add --latest for all there is, or --at TIME, --lsn L, --xid X, --name N"));
+        }
+    })
+}
+
 /// A moment that is not in the future.
-fn moment(text: &str, zone: chrono_tz::Tz) -> Result<chrono::DateTime<chrono::Utc>> {
+pub(super) fn moment(text: &str, zone: chrono_tz::Tz) -> Result<chrono::DateTime<chrono::Utc>> {
     let now = clock::now();
-    let at = target::time(text, zone, now).map_err(|why| Error::new(Kind::Usage, why).hint(target::FORMS))?;
+    let at = moments::time(text, zone, now).map_err(|why| Error::new(Kind::Usage, why).hint(moments::FORMS))?;
     if at > now {
         return Err(Error::new(Kind::Refused, format!("{} is in the future", in_utc(at))).hint("--latest restores all there is"));
     }
     Ok(at)
 }
 
-fn absolute(path: &Path) -> Result<PathBuf> {
+pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|error| Error::system(format_args!("cannot tell where {} is", path.display()), &error))
 }
 
 /// The plan for people.
 fn page(looked: &Looked<'_>, asked: &Asked) -> String {
+    let mut text = way(looked, &asked.target);
+    let mut line = |key: &str, value: String| {
+        let _ = writeln!(text, "{key:<12}{value}");
+    };
+    line("into", asked.data.display().to_string());
+    for (oid, place) in &looked.places {
+        line("", format!("tablespace {oid} into {}", printable(place)));
+    }
+    text
+}
+
+/// The moment, and what leads to it.
+pub(super) fn way(looked: &Looked<'_>, target: &Target) -> String {
     let mut text = String::new();
     let mut line = |key: &str, value: String| {
         let _ = writeln!(text, "{key:<12}{value}");
     };
-    let zone = looked.backup.timezone;
     line(
         "target",
-        match &asked.target {
-            Target::Time(at) => format!("{}, {} in {zone}", in_utc(*at), at.with_timezone(&zone).format("%Y-%m-%d %H:%M:%S%.f %z")),
+        match target {
+            Target::Time(at) => in_both(*at, looked.backup.timezone),
             other => other.to_string(),
         },
     );
@@ -180,11 +196,19 @@ fn page(looked: &Looked<'_>, asked: &Asked) -> String {
     if asked.with_wal && looked.way.reach.is_some() {
         line("", format!("laid beside the cluster, {} at most", output::size(looked.log_bytes())));
     }
-    line("into", asked.data.display().to_string());
-    for (oid, place) in &looked.places {
-        line("", format!("tablespace {oid} into {}", printable(place)));
-    }
     text
+}
+
+/// A moment in UTC and in a zone.
+pub(super) fn in_both(at: chrono::DateTime<chrono::Utc>, zone: chrono_tz::Tz) -> String {
+    format!("{}, {} in {zone}", in_utc(at), at.with_timezone(&zone).format("%Y-%m-%d %H:%M:%S%.f %z"))
+}
+
+/// Where a recovery truly ended.
+pub(super) fn reached(reached: &Reached) -> String {
+    let lsn = reached.lsn.map_or("its end".to_owned(), |lsn| format!("LSN {lsn}"));
+    let last = reached.last_transaction.map(|at| format!(", the last transaction was at {}", in_utc(at))).unwrap_or_default();
+    format!("{lsn}{last}")
 }
 
 fn tell(session: &Session, looked: &Looked<'_>, asked: &Asked, restored: Option<&Restored>) -> Done {
@@ -219,10 +243,7 @@ fn tell(session: &Session, looked: &Looked<'_>, asked: &Asked, restored: Option<
         let _ = writeln!(text, "{key:<12}{value}");
     };
     if let Some(started) = started {
-        let reached = &started.reached;
-        let lsn = reached.lsn.map_or("its end".to_owned(), |lsn| format!("LSN {lsn}"));
-        let last = reached.last_transaction.map(|at| format!(", the last transaction was at {}", in_utc(at))).unwrap_or_default();
-        line("reached", format!("{lsn}{last}"));
+        line("reached", reached(&started.reached));
         line("runs", format!("psql '{}'", started.connection));
     } else {
         line("start it", format!("pg_ctl -D '{}' start    # it replays the log and promotes by itself", asked.data.display()));

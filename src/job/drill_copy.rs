@@ -15,6 +15,7 @@ use crate::config::plan::Backup;
 use crate::error::{Error, Kind, Result};
 use crate::host::{Host, Tag, clock, printable};
 use crate::job::drill::Drilled;
+use crate::job::physical::place;
 use crate::job::progress::Progress;
 use crate::job::trial::{Trial, Tried};
 use crate::job::verify::{archive_host, hash_manifest, round};
@@ -117,6 +118,7 @@ pub fn facts(backup: &Backup, manifest: &Manifest, seconds: f64, total_seconds: 
 /// # Errors
 /// Something cannot be removed; it is tried again before the next drill.
 pub async fn sweep(plan: &Plan, state: &State) -> Result<()> {
+    place::sweep(plan, state).await;
     let swept = throwaway::sweep(plan, state.owner(), &plan.spool_dir.join(FOLDER)).await?;
     if swept > 0 {
         tracing::warn!(swept, "a drill was broken off; swept what it left");

@@ -73,7 +73,8 @@ pub struct Making<'a> {
     /// Only the changes since the newest base backup.
     pub incremental: bool,
     pub store: &'a dyn Store,
-    /// Set as soon as the server is reached, so that a cancelled run can be ended there.
+    /// Set as soon as the server is reached, so that a cancelled run can be ended there. One that is there
+    /// already is taken, in the place of the backup's.
     pub server: &'a OnceLock<Server>,
     pub progress: &'a Progress,
     pub tag: &'a Tag,
@@ -91,8 +92,13 @@ impl Making<'_> {
         let signer = keys::signer(self.plan)?;
         let last = self.expect().await?;
         self.progress.begin("connecting");
-        let server = Server::connect(&self.plan.servers[&self.backup.server], self.tag.clone()).await?;
-        let server = self.server.get_or_init(|| server);
+        let server = match self.server.get() {
+            Some(server) => server,
+            None => {
+                let server = Server::connect(&self.plan.servers[&self.backup.server], self.tag.clone()).await?;
+                self.server.get_or_init(|| server)
+            }
+        };
         server.check_client()?;
         let databases = choose(&self.backup.which, &server.facts.databases, &self.backup.name)?;
         let lease = self.lease(server).await;

@@ -8,6 +8,8 @@ use crate::pack::packer::Meter;
 /// Shared between the job and the one who watches it.
 #[derive(Debug, Default)]
 pub struct Progress {
+    /// Of what the stages are.
+    head: Mutex<String>,
     stage: Mutex<String>,
     meter: Mutex<Arc<Meter>>,
     /// Bytes of the files that are done, before packing and as stored.
@@ -47,6 +49,11 @@ impl Progress {
         meter
     }
 
+    /// Says in front of the stages that follow what they are of.
+    pub fn head(&self, head: impl Into<String>) {
+        *self.head.lock().unwrap_or_else(PoisonError::into_inner) = head.into();
+    }
+
     pub fn expect(&self, raw_bytes: u64) {
         self.expected_raw.store(raw_bytes, Ordering::Relaxed);
     }
@@ -54,8 +61,9 @@ impl Progress {
     pub fn look(&self) -> Seen {
         let meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
         let expected = self.expected_raw.load(Ordering::Relaxed);
+        let head = self.head.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Seen {
-            stage: self.stage.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            stage: head + &self.stage.lock().unwrap_or_else(PoisonError::into_inner),
             raw_bytes: self.done_raw.load(Ordering::Relaxed) + meter.raw_bytes(),
             packed_bytes: self.done_packed.load(Ordering::Relaxed) + meter.packed_bytes(),
             expected_raw_bytes: (expected > 0).then_some(expected),

@@ -9,6 +9,7 @@ use crate::host::docker::DockerHost;
 use crate::host::local::LocalHost;
 use crate::host::{Host, Tag, spool};
 use crate::job::assess::within_patience;
+use crate::job::physical::place;
 use crate::job::{restore, stores};
 use crate::postgres::Server;
 use crate::state::history::Unfinished;
@@ -37,6 +38,7 @@ pub async fn sweep(plan: &Plan, state: &State, history: &History, held: &Backup)
     }
     restore::leftovers::sweep(plan, state, Some(held.server.as_str())).await?;
     spool::sweep(&plan.spool_dir);
+    place::sweep(plan, state).await;
     // Without a history too: it may have been lost with what was in it.
     sweep_stores(plan, state, name).await;
     Ok(())

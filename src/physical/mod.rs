@@ -1,7 +1,9 @@
 //! Base backups and moments: what is a whole base backup, which one leads to a moment, what stays.
 //! Pure.
 
+pub mod bisect;
 pub mod chain;
+pub mod commits;
 pub mod inbox;
 pub mod lag;
 pub mod page;

@@ -17,10 +17,17 @@ pub enum Source<'a> {
     Fetch { program: &'a Path, config: &'a Path, backup: &'a str, store: Option<&'a str>, identity: Option<&'a Path> },
     /// Out of a folder of the cluster itself, where all of it lies.
     Beside,
+    /// Out of the same folder, where somebody lays each file who is asked for it by `NAME.wanted`, or
+    /// `NAME.absent` if there is none.
+    Fed,
 }
 
-/// The folder of [`Source::Beside`] in the data directory.
+/// The folder of [`Source::Beside`] and [`Source::Fed`] in the data directory.
 pub const BESIDE: &str = "pgvigil_wal";
+
+/// What is behind the name of a file that recovery waits for, and of one that there is not.
+pub const WANTED: &str = ".wanted";
+pub const ABSENT: &str = ".absent";
 
 /// Lines for `postgresql.auto.conf`.
 pub fn settings(source: &Source<'_>, stop: &Stop, timeline: u32) -> String {
@@ -56,6 +63,10 @@ pub const NO_LOOK_AHEAD: &str = "recovery_prefetch = 'off'\n";
 fn restore_command(source: &Source<'_>) -> String {
     match source {
         Source::Beside => format!("test -f {BESIDE}/%f && cp {BESIDE}/%f \"%p\""),
+        // Who feeds it may be gone: then recovery must not take that for the end of the archive.
+        Source::Fed => format!(
+            "f={BESIDE}/%f; test -f $f || : > $f{WANTED}; until test -f $f || test -f $f{ABSENT}; do kill -0 $PPID || exit 255; sleep 0.05; done; test -f $f && mv $f \"%p\""
+        ),
         Source::Fetch { program, config, backup, store, identity } => {
             let mut command = format!("{} --config {} wal fetch --backup {backup}", in_shell(program), in_shell(config));
             if let Some(store) = store {

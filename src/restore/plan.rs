@@ -133,9 +133,14 @@ impl RestorePlan {
 /// What is asked for, with what the backup itself is.
 pub fn effective(asked: &Asked, manifest: &Manifest) -> Asked {
     let contents = if manifest.contents == Contents::Data { asked.contents.or(Some(Contents::Data)) } else { asked.contents };
-    // A name as SQL reads it; one that is none is refused later, by whoever uses it.
+    Asked { contents, ..as_sql(asked) }
+}
+
+/// What is asked for, with the name of a schema as SQL reads it; one that is none is refused later, by whoever
+/// uses it.
+pub fn as_sql(asked: &Asked) -> Asked {
     let into_schema = asked.into_schema.as_ref().map(|text| single(text).unwrap_or_else(|| text.clone()));
-    Asked { into_schema, contents, ..asked.clone() }
+    Asked { into_schema, ..asked.clone() }
 }
 
 /// The databases of a backup that are asked for, each with the name that it goes to.
@@ -263,7 +268,7 @@ fn one(given: &Given<'_>, asked: &Asked, source: String, target: String, refusal
         refusals.push(refusal);
         Chosen::default()
     });
-    let (way, more) = way(given, asked, &target, existing, &chosen);
+    let (way, more) = way(&given.target.name, asked, &target, existing, &chosen);
     refusals.extend(more);
     let properties = lack::properties_of(evidence);
     refusals.extend(properties.as_ref().and_then(|database| refuse_letters(asked, &database.encoding)));
@@ -316,8 +321,9 @@ fn free_name(name: &str, suffix: &str, target: &Target) -> String {
     names.find(|name| !target.facts.databases.contains(name)).unwrap_or(first)
 }
 
-fn way(given: &Given<'_>, asked: &Asked, target: &str, existing: Option<&Existing>, chosen: &Chosen) -> (Way, Vec<Refusal>) {
-    let shown = format!("database {} on server {}", identifier_on_one_line(target), given.target.name);
+/// How it goes into a database of a server, and what stands in the way there.
+pub fn way(server: &str, asked: &Asked, target: &str, existing: Option<&Existing>, chosen: &Chosen) -> (Way, Vec<Refusal>) {
+    let shown = format!("database {} on server {server}", identifier_on_one_line(target));
     let mut refusals = Vec::new();
     let Some(existing) = existing else {
         if asked.goes_into_existing() && (asked.to_database.is_none() || asked.contents() == Contents::Data) {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, Utc};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::catalog::{Catalog, Entry, Rung, Wanted};
@@ -17,6 +17,7 @@ use crate::job::keys;
 use crate::job::physical::{archive, fetch};
 use crate::keys::Identities;
 use crate::physical::chain;
+use crate::physical::commits::{Ended, ended};
 use crate::physical::plan::{Base, End, Way, Window, way};
 use crate::postgres::programs;
 use crate::store::{Store, catalog_of};
@@ -237,45 +238,9 @@ pub async fn newest_transaction(bin_dir: &Path, segment: &Path) -> Result<Option
     let mut newest = None;
     let mut lines = BufReader::new(&mut process.stdout).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        newest = newest.max(transaction(&line));
+        newest = newest.max(ended(&line).map(Ended::at));
     }
     // Its exit says nothing: at the end of a segment a record goes on in the next one.
     process.running.wait().await?;
     Ok(newest)
-}
-
-/// The moment in a line of `pg_waldump` about the end of a transaction.
-fn transaction(line: &str) -> Option<DateTime<Utc>> {
-    let (_, rest) = line.split_once("desc: ")?;
-    let (what, rest) = rest.split_once(' ')?;
-    if !(what.starts_with("COMMIT") || what.starts_with("ABORT")) {
-        return None;
-    }
-    // "COMMIT_PREPARED 745: 2026-..." names the transaction first.
-    let start = rest.find(|c: char| c.is_ascii_digit()).map(|_| rest)?;
-    let text = start
-        .split_once(": ")
-        .map_or(start, |(number, after)| if number.bytes().all(|byte| byte.is_ascii_digit()) { after } else { start });
-    let end = text.find(" UTC")?;
-    NaiveDateTime::parse_from_str(&text[..end], "%Y-%m-%d %H:%M:%S%.f").ok().map(|at| at.and_utc())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_of_pg_waldump() {
-        let head = "rmgr: Transaction len (rec/tot):     34/    34, tx:        745, lsn: 0/03000148, prev 0/03000110, desc: ";
-        for (desc, expected) in [
-            ("COMMIT 2026-01-15 13:30:00.123456 UTC", Some("2026-01-15T13:30:00.123456Z")),
-            ("COMMIT 2026-01-15 13:30:00.000001 UTC; inval msgs: catcache 7 relcache 1249", Some("2026-01-15T13:30:00.000001Z")),
-            ("ABORT 2026-01-15 13:30:00.5 UTC", Some("2026-01-15T13:30:00.5Z")),
-            ("COMMIT_PREPARED 745: 2026-01-15 13:30:00.5 UTC", Some("2026-01-15T13:30:00.5Z")),
-            ("PREPARE gid x: 2026-01-15 13:30:00.5 UTC", None),
-            ("INVALIDATION ; inval msgs", None),
-        ] {
-            assert_eq!(transaction(&format!("{head}{desc}")), expected.map(|at| at.parse().unwrap()), "{desc}");
-        }
-    }
 }

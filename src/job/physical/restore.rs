@@ -50,7 +50,7 @@ pub struct Asked {
 /// What was looked at, and the plan.
 pub struct Looked<'a> {
     pub backup: &'a Backup,
-    seen: Seen,
+    pub seen: Seen,
     pub way: Way,
     pub stop: Stop,
     pub places: Vec<(u32, String)>,
@@ -63,7 +63,9 @@ pub struct Looked<'a> {
 }
 
 impl Looked<'_> {
-    fn physical(&self) -> Result<&Physical> {
+    /// # Errors
+    /// It is no base backup.
+    pub fn physical(&self) -> Result<&Physical> {
         self.manifest.physical.as_ref().ok_or_else(|| Error::new(Kind::Damaged, format!("{} is no base backup", self.manifest.id)))
     }
 
@@ -218,19 +220,7 @@ fn parts_folder(data: &Path) -> PathBuf {
 }
 
 async fn fetch(plan: &Plan, looked: &Looked<'_>, asked: &Asked, progress: &Progress) -> Result<()> {
-    let physical = looked.physical()?;
-    let parts = Parts::of(plan, looked.backup, &looked.seen, &looked.way.base)?;
-    let log_bytes = if asked.with_wal { looked.log_bytes() } else { 0 };
-    check_room(&asked.data, physical.cluster_bytes + parts.beside_bytes() + log_bytes)?;
-    let tablespaces: Vec<(u32, PathBuf)> = looked.places.iter().map(|(oid, place)| (*oid, PathBuf::from(place))).collect();
-    for (_, place) in &tablespaces {
-        make_folder(place)?;
-    }
-    let meter = progress.restart("fetching the base backup", parts.raw_bytes());
-    let (_, _, store) = looked.seen.copy(&looked.way.base)?;
-    let stored = Stored { store: &**store, id: &looked.way.base, manifest: &looked.manifest, keys: &looked.seen.keys };
-    let folders = Folders { data: &asked.data, tablespaces: &tablespaces, inside: None };
-    parts.lay_out(stored, &folders, &parts_folder(&asked.data), &meter).await?;
+    let tablespaces = lay(plan, looked, asked, progress).await?;
     if asked.with_wal && looked.way.reach.is_some() {
         progress.begin("fetching the log");
         let bin_dir = looked.programs(plan);
@@ -250,11 +240,31 @@ async fn fetch(plan: &Plan, looked: &Looked<'_>, asked: &Asked, progress: &Progr
             identity: asked.identity.as_deref(),
         }
     };
-    configure(&asked.data, looked, physical, &source)?;
+    configure(&asked.data, looked, looked.physical()?, &source)?;
     for folder in std::iter::once(asked.data.as_path()).chain(tablespaces.iter().map(|(_, place)| place.as_path())) {
         make_durable(folder)?;
     }
     Ok(())
+}
+
+/// Lays the base backup into its folders, and returns those of tablespaces. That of the data is there.
+///
+/// # Errors
+/// They are too small, something is damaged, or the store does not answer.
+pub async fn lay(plan: &Plan, looked: &Looked<'_>, asked: &Asked, progress: &Progress) -> Result<Vec<(u32, PathBuf)>> {
+    let parts = Parts::of(plan, looked.backup, &looked.seen, &looked.way.base)?;
+    let log_bytes = if asked.with_wal { looked.log_bytes() } else { 0 };
+    check_room(&asked.data, looked.physical()?.cluster_bytes + parts.beside_bytes() + log_bytes)?;
+    let tablespaces: Vec<(u32, PathBuf)> = looked.places.iter().map(|(oid, place)| (*oid, PathBuf::from(place))).collect();
+    for (_, place) in &tablespaces {
+        make_folder(place)?;
+    }
+    let meter = progress.restart("fetching the base backup", parts.raw_bytes());
+    let (_, _, store) = looked.seen.copy(&looked.way.base)?;
+    let stored = Stored { store: &**store, id: &looked.way.base, manifest: &looked.manifest, keys: &looked.seen.keys };
+    let folders = Folders { data: &asked.data, tablespaces: &tablespaces, inside: None };
+    parts.lay_out(stored, &folders, &parts_folder(&asked.data), &meter).await?;
+    Ok(tablespaces)
 }
 
 fn check_room(data: &Path, bytes: u64) -> Result<()> {

@@ -20,9 +20,10 @@ use crate::keys::{Identities, Signed};
 use crate::postgres::Server;
 use crate::postgres::quote::identifier_on_one_line;
 use crate::restore::asked::Asked;
+use crate::restore::chosen::choose;
 use crate::restore::globals::Globals;
 use crate::restore::load::Failure;
-use crate::restore::plan::{self, DatabasePlan, Given, Measured, RestorePlan};
+use crate::restore::plan::{self, DatabasePlan, Given, Measured, Refusal, RestorePlan};
 use crate::restore::target::Target;
 use crate::state::{Lock, Outcome, State};
 use crate::store::{Store, catalog_of};
@@ -104,6 +105,22 @@ pub async fn look(plan: &Plan, wanted: &Wanted, asked: &Asked, given: Option<Ide
     })?;
     plan.warnings.extend(unsigned);
     Ok(Looked { plan, id: entry.id.clone(), manifest, store, server, target, globals, keys })
+}
+
+/// What would keep chosen tables of a database from going into a server, looked at before they are had.
+///
+/// # Errors
+/// The server is not in the file or does not answer, or a name is none.
+pub async fn in_the_way(plan: &Plan, server_name: &str, source: &str, asked: &Asked) -> Result<Vec<Refusal>> {
+    let server = Server::connect(&plan.servers[server_name], Tag::random()).await?;
+    let database = asked.to_database.as_deref().unwrap_or(source);
+    let rows = asked.contents() == crate::config::file::Contents::Data;
+    let target = target::look(&server, server_name, &[database], asked.goes_into_existing(), rows).await?;
+    let asked = plan::as_sql(asked);
+    Ok(match choose(&asked, None) {
+        Ok(chosen) => plan::way(server_name, &asked, database, target.existing.get(database), &chosen).1,
+        Err(refusal) => vec![refusal],
+    })
 }
 
 /// The backup, the store to take it from, and the newest measured restore of its kin.

@@ -147,6 +147,14 @@ pub async fn sweep(plan: &Plan, owner: &str, folder: &Path) -> Result<usize> {
     all(results)
 }
 
+/// The same for one folder of local clusters, which only the caller uses.
+///
+/// # Errors
+/// Something is left; all else was removed nevertheless.
+pub async fn sweep_local(owner: &str, folder: &Path) -> Result<usize> {
+    cluster::sweep(owner, folder).await
+}
+
 /// How many there were together, or the first failure.
 fn all(results: Vec<Result<usize>>) -> Result<usize> {
     results.into_iter().try_fold(0, |sum, swept| Ok(sum + swept?))
