@@ -162,6 +162,9 @@ fn page(looked: &Looked<'_>, asked: &Asked) -> String {
     let mut line = |key: &str, value: String| {
         let _ = writeln!(text, "{key:<12}{value}");
     };
+    if asked.with_wal && looked.way.reach.is_some() {
+        line("", format!("laid beside the cluster, {} at most", output::size(looked.log_bytes())));
+    }
     line("into", asked.data.display().to_string());
     for (oid, place) in &looked.places {
         line("", format!("tablespace {oid} into {}", printable(place)));
@@ -193,9 +196,6 @@ pub(super) fn way(looked: &Looked<'_>, target: &Target) -> String {
             None => "in the base backup".to_owned(),
         },
     );
-    if asked.with_wal && looked.way.reach.is_some() {
-        line("", format!("laid beside the cluster, {} at most", output::size(looked.log_bytes())));
-    }
     text
 }
 

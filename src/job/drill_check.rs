@@ -51,7 +51,8 @@ const NEEDED: [&str; 2] = ["tar", "pg_amcheck"];
 async fn programs_inside(engine: &DockerHost, container: &str) -> Result<()> {
     let mut args = ["-c", r#"for p in "$@"; do command -v "$p" >/dev/null || echo "$p"; done"#, "pgvigil"].map(str::to_owned).to_vec();
     args.extend(NEEDED.map(str::to_owned));
-    let mut process = engine.start(Call { program: "sh", args, env: Vec::new(), password: None, tag: Tag::random(), stdin: false, input: None }).await?;
+    let mut process =
+        engine.start(Call { program: "sh", args, env: Vec::new(), password: None, tag: Tag::random(), stdin: false, input: None }).await?;
     let mut lacks = String::new();
     let read = process.stdout.read_to_string(&mut lacks).await;
     read.map_err(|error| Error::new(Kind::Docker, format!("lost the answer of container {container}: {error}")))?;

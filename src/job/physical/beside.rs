@@ -11,8 +11,8 @@ use crate::error::{Error, Kind, Result};
 use crate::job::physical::look::{Seen, newest_transaction};
 use crate::physical::plan::{Stop, Way};
 use crate::physical::target::Target;
-use crate::wal::object::Header;
 use crate::wal::Segment;
+use crate::wal::object::Header;
 
 /// How far the clock that says when a segment was archived may be from that of the server.
 const CLOCKS_DIFFER: TimeDelta = TimeDelta::hours(1);

@@ -69,8 +69,10 @@ impl<'a> Parts<'a> {
             return unpack_all(last, into, meter).await.map(drop);
         }
         if into.inside.is_some() {
-            return Err(Error::unverifiable("an incremental base backup is put together on this machine only, and the drill is in a container")
-                .hint("drill on = \"local\", with the server's version of PostgreSQL installed here; whole ones are drilled in containers"));
+            return Err(Error::unverifiable(
+                "an incremental base backup is put together on this machine only, and the drill is in a container",
+            )
+            .hint("drill on = \"local\", with the server's version of PostgreSQL installed here; whole ones are drilled in containers"));
         }
         let bin_dir = start::programs_for(self.plan, self.backup, last.manifest)?;
         make_folder(beside)?;

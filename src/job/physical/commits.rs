@@ -92,6 +92,7 @@ async fn dumped(piece: &Piece, bin_dir: &Path, folder: &Path, heard: &mut impl F
         password: None,
         tag: Tag::random(),
         stdin: false,
+        input: None,
     };
     let mut process = LocalHost::new(Some(bin_dir.to_owned())).start(call).await?;
     let mut lines = BufReader::new(&mut process.stdout).lines();

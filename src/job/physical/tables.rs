@@ -154,8 +154,17 @@ async fn dump_of(
     let (plan, backup, store) = of_place(plan, looked.cluster.backup, place, &database, asked, tables, schemas)?;
     let store = stores::open(&store, place.owner())?;
     let (reached, tag) = (OnceLock::from(server.clone()), Tag::random());
-    let making =
-        Making { plan: &plan, backup: &backup, slot: None, incremental: false, store: &*store, server: &reached, progress, tag: &tag, note_slot: &|_| Ok(()) };
+    let making = Making {
+        plan: &plan,
+        backup: &backup,
+        slot: None,
+        incremental: false,
+        store: &*store,
+        server: &reached,
+        progress,
+        tag: &tag,
+        note_slot: &|_| Ok(()),
+    };
     let ready = making.make().await?.ok_or_else(|| Error::new(Kind::System, "the dump of that moment was not made"))?;
     Ok((ready.commit().await?.manifest.id(), plan, database))
 }

@@ -129,7 +129,7 @@ async fn home(made: &Made, tag: &Tag) -> Result<PathBuf> {
 
 fn shell(script: &str, path: &Path, stdin: bool, tag: &Tag) -> Call {
     let args = ["-c", script, "pgvigil", &path.display().to_string()].map(str::to_owned).to_vec();
-    Call { program: "sh", args, env: Vec::new(), password: None, tag: tag.clone(), stdin }
+    Call { program: "sh", args, env: Vec::new(), password: None, tag: tag.clone(), stdin, input: None }
 }
 
 /// What a script says that must succeed.
