@@ -4,9 +4,9 @@
 //! then it stays where it is, so nothing is lost however this ends.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,14 +101,24 @@ fn first_page(folder: &Path, whole: &Whole) -> Result<Option<Owner>, String> {
     owner_of(whole.parsed, &head, bytes)
 }
 
-fn read(folder: &Path, whole: &Whole) -> Result<Bytes, String> {
+/// With what says later whether it is still the same file.
+fn read(folder: &Path, whole: &Whole) -> Result<(Bytes, Metadata), String> {
     let (file, bytes) = open(folder, whole).map_err(|error| unreadable(&error))?;
     if bytes > FILE_BYTES_MAX {
         return Err(format!("it has {bytes} bytes"));
     }
     let mut raw = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0));
+    let meta = file.metadata().map_err(|error| unreadable(&error))?;
     file.take(FILE_BYTES_MAX).read_to_end(&mut raw).map_err(|error| unreadable(&error))?;
-    Ok(Bytes::from(raw))
+    Ok((Bytes::from(raw), meta))
+}
+
+/// Removes what was read. What has come to its place since is for the next look.
+fn remove(path: &Path, read: &Metadata) -> Result<()> {
+    let failed = |error: &std::io::Error| Error::system(format_args!("cannot remove {}", path.display()), error);
+    let is = |meta: &Metadata| (meta.dev(), meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec());
+    let there = std::fs::symlink_metadata(path).map_err(|error| failed(&error))?;
+    if is(&there) == is(read) { std::fs::remove_file(path).map_err(|error| failed(&error)) } else { Ok(()) }
 }
 
 /// Takes in what comes until it is told to end. Whatever fails is told and tried again.
@@ -135,8 +145,8 @@ struct Taking<'a> {
     backup: &'a Backup,
     folder: &'a Path,
     owner: &'a str,
-    /// Which stores have what still lies here.
-    stored: BTreeMap<String, BTreeSet<Name>>,
+    /// Which stores have what still lies here, by its name and the hash of its bytes: another may come under its name.
+    stored: BTreeMap<(String, String), BTreeSet<Name>>,
 }
 
 /// What came of a look.
@@ -153,7 +163,7 @@ impl Taking<'_> {
             Ok(sorted) => sorted,
             Err(error) => return Pass { wrong: vec![error.message], away: None },
         };
-        self.stored.retain(|name, _| sorted.whole.iter().any(|whole| whole.name == *name));
+        self.stored.retain(|(name, _), _| sorted.whole.iter().any(|whole| whole.name == *name));
         let foreign = inbox::foreign(&self.folder.display().to_string(), &sorted);
         let mut pass = Pass { wrong: foreign.into_iter().collect(), away: None };
         let mut stores = Vec::new();
@@ -179,9 +189,10 @@ impl Taking<'_> {
     /// Takes one file in, into the stores that are not away; one that fails now is away for the rest of this pass, so
     /// that it gets the log in its order. An error is the file's own.
     async fn take(&mut self, whole: &Whole, stores: &mut Vec<(Name, Arc<dyn Store>)>, away: &mut Option<String>) -> Result<()> {
-        let raw = read(self.folder, whole).map_err(|why| Error::new(Kind::System, why))?;
+        let (raw, read) = read(self.folder, whole).map_err(|why| Error::new(Kind::System, why))?;
         let sealed = Sealed::new(&whole.name, whole.parsed, &raw, &self.backup.encrypt_to)?;
-        let stored = self.stored.entry(whole.name.clone()).or_default();
+        let key = (whole.name.clone(), sealed.sha256().to_owned());
+        let stored = self.stored.entry(key.clone()).or_default();
         let mut refused = None;
         let mut answering = Vec::new();
         for (name, store) in stores.drain(..) {
@@ -203,8 +214,8 @@ impl Taking<'_> {
         }
         *stores = answering;
         if self.backup.stores.iter().all(|store| stored.contains(store)) {
-            let path = self.folder.join(&whole.name);
-            std::fs::remove_file(&path).map_err(|error| Error::system(format_args!("cannot remove {}", path.display()), &error))?;
+            self.stored.remove(&key);
+            remove(&self.folder.join(&whole.name), &read)?;
         }
         refused.map_or(Ok(()), Err)
     }

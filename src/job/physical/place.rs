@@ -5,6 +5,7 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::config::Plan;
 use crate::error::{Error, Kind, Result};
@@ -13,6 +14,9 @@ use crate::state::{Lock, State};
 
 /// How many there are: each holds a whole cluster.
 const COUNT: usize = 8;
+
+/// How long something that was broken off may take to notice.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// A place that is taken.
 pub struct Place {
@@ -66,14 +70,24 @@ impl Place {
     /// Something is left, which is swept later.
     pub async fn empty(&self) -> Result<()> {
         throwaway::sweep_local(&self.owner, &self.folder).await?;
-        let gone = self.folder.clone();
-        let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(gone)).await;
-        match removed.map_err(io::Error::other).flatten() {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Error::system(format_args!("{} is left", self.folder.display()), &error)
-                    .hint(format!("rm -r {}", self.folder.display())))
+        let folder = &self.folder;
+        let began = tokio::time::Instant::now();
+        loop {
+            let gone = folder.clone();
+            let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(gone)).await;
+            match removed.map_err(io::Error::other).flatten() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                // An unpacking that was broken off may still write a file, and notices with the next one.
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && began.elapsed() < GRACE => {
+                    tokio::time::sleep(GRACE / 200).await;
+                }
+                Err(error) => {
+                    return Err(
+                        Error::system(format_args!("{} is left", folder.display()), &error).hint(format!("rm -r {}", folder.display()))
+                    );
+                }
+                Ok(()) => {}
             }
-            _ => Ok(()),
         }
     }
 

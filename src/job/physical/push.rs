@@ -100,6 +100,11 @@ impl Sealed {
         Ok(Sealed { name: name.to_owned(), parsed, header, owner, packed })
     }
 
+    /// Of its bytes, in hex.
+    pub fn sha256(&self) -> &str {
+        &self.header.sha256
+    }
+
     /// Puts it into a store, durably.
     ///
     /// # Errors
