@@ -76,7 +76,7 @@ fn carry_out(session: &Session, args: &RestoreArgs) -> Done {
         let restored = {
             let progress = Arc::new(Progress::default());
             let _bar = bar::show(&progress, bar::TO_GO);
-            job::restore(&opened.plan, &mut looked, &mut asked, &progress, &cancel).await?
+            Box::pin(job::restore(&opened.plan, &mut looked, &mut asked, &progress, &cancel)).await?
         };
         tell(session, &looked, &asked, Some(&restored))
     });

@@ -92,12 +92,11 @@ impl Making<'_> {
         let signer = keys::signer(self.plan)?;
         let last = self.expect().await?;
         self.progress.begin("connecting");
-        let server = match self.server.get() {
-            Some(server) => server,
-            None => {
-                let server = Server::connect(&self.plan.servers[&self.backup.server], self.tag.clone()).await?;
-                self.server.get_or_init(|| server)
-            }
+        let server = if let Some(server) = self.server.get() {
+            server
+        } else {
+            let server = Server::connect(&self.plan.servers[&self.backup.server], self.tag.clone()).await?;
+            self.server.get_or_init(|| server)
         };
         server.check_client()?;
         let databases = choose(&self.backup.which, &server.facts.databases, &self.backup.name)?;

@@ -96,7 +96,7 @@ pub async fn restore(
         };
         load(looked, asked, dumped, progress, cancel).await
     };
-    let done = done.await;
+    let done = Box::pin(done).await;
     progress.begin("removing the cluster of that moment");
     place.leave().await;
     done.map(|(reached, plan, report)| Restored { reached, plan, report, seconds: began.elapsed().as_secs_f64() })

@@ -102,13 +102,12 @@ async fn unpack_one(
         meter.raw.store(before.0 + raw, Ordering::Relaxed);
         meter.packed.store(before.1 + counted.bytes(), Ordering::Relaxed);
     };
-    let written = match inside {
-        Some(inside) => pass_on(blocks, inside.unpack_into(folder).await?, gauge).await?,
-        None => {
-            let files = Files { folder: folder.to_owned(), file: None, sums: Sums::default() };
-            let written = tokio::task::spawn_blocking(move || write_all(blocks, files, gauge));
-            written.await.map_err(|error| Error::new(Kind::System, format!("the unpacking was broken off: {error}")))?
-        }
+    let written = if let Some(inside) = inside {
+        pass_on(blocks, inside.unpack_into(folder).await?, gauge).await?
+    } else {
+        let files = Files { folder: folder.to_owned(), file: None, sums: Sums::default() };
+        let written = tokio::task::spawn_blocking(move || write_all(blocks, files, gauge));
+        written.await.map_err(|error| Error::new(Kind::System, format!("the unpacking was broken off: {error}")))?
     };
     let named = |why: String| format!("{}: {why}", file.name);
     // What the codec says comes first: a damaged block ends the archive early.
