@@ -25,7 +25,8 @@ pub fn of<'a>(entries: &'a [Entry], id: &Id) -> Result<Vec<&'a Entry>, String> {
     while let Some(id) = next.take() {
         let for_whom = chain.last().map(|entry| format!(", which {} holds the changes since", entry.id)).unwrap_or_default();
         let Some(entry) = find(&id) else { return Err(format!("{id}{for_whom}, is not there")) };
-        if entry.rung() == Rung::Bad {
+        // Of itself it is for the one who reads its copy to say.
+        if entry.rung() == Rung::Bad && !chain.is_empty() {
             return Err(format!("{id}{for_whom}, is bad"));
         }
         if chain.iter().any(|later| later.id == entry.id) {

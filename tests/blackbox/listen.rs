@@ -319,8 +319,10 @@ fn metrics_are_as_they_are_documented() {
     promtool(&["check", "metrics"], &text);
     let given: BTreeSet<String> = text.lines().filter(|line| !line.starts_with('#')).flat_map(names).collect();
     let docs = |file: &str| std::fs::read_to_string(format!("{}/docs/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
-    let documented: BTreeSet<String> =
+    let mut documented: BTreeSet<String> =
         docs("metrics.md").lines().filter(|line| line.starts_with("| `pgvigil_")).filter_map(|line| names(line).pop_first()).collect();
+    // Those of the log are only given where there is one: pitr_watch.rs.
+    documented.retain(|name| !name.starts_with("pgvigil_backup_wal_"));
     assert_eq!(given, documented, "{text}");
     for (line, value) in [
         (format!("pgvigil_backup_rung{{backup=\"{name}\",rung=\"readable\"}}"), "1"),

@@ -53,7 +53,7 @@ fn a_chain_is_made_drilled_restored_and_kept_together() {
     // What it builds on stays with it.
     let plan = site.pgvigil(&["prune", "cluster", "--dry-run"]).expect(0).stdout;
     for id in [&whole, &first, &second] {
-        assert!(plan.lines().any(|line| line.contains(id.as_str()) && line.contains("keep")), "{plan}");
+        assert!(plan.lines().any(|line| line.contains(id.as_str()) && line.contains(" kept ")), "{plan}");
     }
     // Damage in the first is told before anything is laid out, by name.
     let base = site.world.folder(&first).join("base.tar.zst");
@@ -91,7 +91,7 @@ fn tablespaces_are_combined_too() {
 #[test]
 fn where_there_is_nothing_to_build_on() {
     let site = summarizing("");
-    let ran = site.pgvigil(&["run", "cluster", "--incremental"]).expect(3);
+    let ran = site.pgvigil(&["run", "cluster", "--incremental"]).expect(0);
     assert!(ran.stderr.contains("this one is whole"), "{ran:#?}");
     // An older server, one that notes nothing, and a backup of dumps.
     let old = Site::archiving(15, "");
