@@ -354,16 +354,20 @@ fn faults_of(world: &World, example: &str) -> Vec<String> {
         ("[stores.", "[stores.local]\npath = \"/srv/b\"\n"),
         ("[backups.", "[backups.euem_db]\ndatabase = \"euem\"\n"),
     ];
-    let rest: String = left_out.iter().filter(|(table, _)| !has(table)).map(|(_, section)| *section).collect();
+    let rest = |count: usize| left_out[..count].iter().filter(|(table, _)| !has(table)).map(|(_, section)| *section).collect::<String>();
     let state = if has("state_dir") { "" } else { "state_dir = \"/var/lib/pgvigil\"\n" };
     let heads = ["", "[backups.x]\ndatabase = \"x\"\n", "[backups.x]\n", "[servers.x]\nhost = \"h\"\n", "[stores.x]\n"];
-    let found = heads.map(|head| {
-        std::fs::write(world.config(), format!("{state}{head}{example}\n{rest}")).unwrap();
+    // A backup is left out where it would not know which of two servers is meant.
+    let found = heads.iter().flat_map(|head| [(head, 3), (head, 2)]).map(|(head, count)| {
+        std::fs::write(world.config(), format!("{state}{head}{example}\n{}", rest(count))).unwrap();
         let lines = check_lines(&world.pgvigil(&["--json", "check", "--offline"]));
         // What the files hold that it names is another matter.
-        lines.into_iter().filter(|line| line.contains("| error |") && line.starts_with(world.config().to_str().unwrap())).collect::<Vec<_>>()
+        lines
+            .into_iter()
+            .filter(|line| line.contains("| error |") && line.starts_with(world.config().to_str().unwrap()))
+            .collect::<Vec<_>>()
     });
-    found.into_iter().min_by_key(Vec::len).unwrap()
+    found.min_by_key(Vec::len).unwrap()
 }
 
 /// Every example of the docs is a file, or a part of one: with what it leaves out it has no fault.

@@ -15,8 +15,8 @@ fn rows(site: &Site, from: u32, to: u32) {
 fn a_gap_is_heard_and_shown_everywhere() {
     let site = Site::archiving(15, "compression = \"zstd\"\n");
     let chat = Http::start(&[]);
-    let text = std::fs::read_to_string(site.world.config()).unwrap();
-    let more = format!("listen = \"127.0.0.1:0\"\ncheck_every = \"1s\"\n{text}{}", chat.webhook("chat", ""));
+    let text = std::fs::read_to_string(site.world.config()).unwrap().replace("[stores.local]\n", "[stores.local]\ncheck_every = \"1s\"\n");
+    let more = format!("listen = \"127.0.0.1:0\"\n{text}{}", chat.webhook("chat", ""));
     std::fs::write(site.world.config(), more).unwrap();
     site.sql("create table t (n int)");
     site.world.backup("cluster");
@@ -44,7 +44,8 @@ fn a_gap_is_heard_and_shown_everywhere() {
     let address = address(&daemon);
     let metrics = body(&address, "/metrics");
     let documented = std::fs::read_to_string(crate::support::repository("docs/metrics.md")).unwrap();
-    let documented: Vec<&str> = documented.lines().filter_map(|line| line.strip_prefix("| `pgvigil_backup_wal_")?.split('`').next()).collect();
+    let documented: Vec<&str> =
+        documented.lines().filter_map(|line| line.strip_prefix("| `pgvigil_backup_wal_")?.split('`').next()).collect();
     assert_eq!(documented.len(), 7);
     for metric in documented.into_iter().filter(|metric| *metric != "slot_held_bytes") {
         assert!(metrics.contains(&format!("pgvigil_backup_wal_{metric}{{backup=\"cluster\"}}")), "{metric}: {metrics}");
