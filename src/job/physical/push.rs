@@ -118,11 +118,11 @@ impl Sealed {
             return Ok(());
         }
         // Whoever archives may have no key: the hash of what was packed stands in front.
-        let is_open = archive::header(store, backup, &self.name, self.parsed).await?.is_some_and(|there| there.encryption.is_none());
-        let there = if is_open {
-            archive::read(store, backup, &self.name, self.parsed, &Identities::default()).await?.map(|(there, _)| there)
-        } else {
-            archive::header(store, backup, &self.name, self.parsed).await?
+        let there = match archive::header(store, backup, &self.name, self.parsed).await? {
+            Some(header) if header.encryption.is_none() => {
+                archive::read(store, backup, &self.name, self.parsed, &Identities::default()).await?.map(|(header, _)| header)
+            }
+            header => header,
         };
         match there {
             Some(there) if there.sha256 == self.header.sha256 && there.bytes == self.header.bytes => Ok(()),
