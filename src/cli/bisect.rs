@@ -1,7 +1,7 @@
 //! `bisect BACKUP --from TIME --check SQL`: the last moment at which something held.
 
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use chrono_tz::Tz;
 use serde::Serialize;
 
 use super::args::BisectArgs;
-use super::restore_physical::{absolute, in_both, moment};
+use super::restore_physical::{for_a_look, in_both, moment};
 use super::session::{Session, Uses, runtime};
 use super::{Done, bar, output};
 use crate::catalog::Wanted;
@@ -17,7 +17,6 @@ use crate::config::DEFAULT_PATH;
 use crate::error::{Error, Kind, Result, exit};
 use crate::host::{printable, signals};
 use crate::job::physical::bisect::{self as job, Asked, Found, Probe};
-use crate::job::physical::restore::Asked as AskedCluster;
 use crate::job::progress::Progress;
 use crate::job::run::find;
 use crate::physical::commits::Commit;
@@ -74,19 +73,7 @@ fn asked(session: &Session, args: &BisectArgs, zone: Tz) -> Result<Asked> {
     if args.check.trim().trim_end_matches(';').is_empty() {
         return Err(Error::new(Kind::Usage, "--check is empty").hint("such as --check \"select count(*) > 1000 from orders\""));
     }
-    let cluster = AskedCluster {
-        target: Target::Time(from),
-        data: PathBuf::new(),
-        start: false,
-        port: None,
-        store: args.store.clone(),
-        timeline: args.timeline,
-        tablespaces: Vec::new(),
-        config: absolute(&session.config)?,
-        with_wal: false,
-        identity: args.identity.as_deref().map(absolute).transpose()?,
-        accept_unsigned: false,
-    };
+    let cluster = for_a_look(session, Target::Time(from), args.store.as_deref(), args.timeline, args.identity.as_deref())?;
     Ok(Asked { from, to, check: args.check.clone(), database: args.database.clone(), cluster })
 }
 

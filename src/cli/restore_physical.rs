@@ -127,6 +127,29 @@ fn asked(session: &Session, args: &RestoreArgs, plan: &Plan, wanted: &Wanted) ->
     })
 }
 
+/// A cluster that is only looked into: it lies in the spool, and goes again.
+pub(super) fn for_a_look(
+    session: &Session,
+    target: Target,
+    store: Option<&str>,
+    timeline: Option<u32>,
+    identity: Option<&Path>,
+) -> Result<Asked> {
+    Ok(Asked {
+        target,
+        data: PathBuf::new(),
+        with_wal: false,
+        start: false,
+        port: None,
+        store: store.map(str::to_owned),
+        timeline,
+        tablespaces: Vec::new(),
+        config: absolute(&session.config)?,
+        identity: identity.map(absolute).transpose()?,
+        accept_unsigned: false,
+    })
+}
+
 /// The moment that somebody means.
 pub(super) fn target(options: &PhysicalRestoreArgs, zone: chrono_tz::Tz) -> Result<Target> {
     let usage = |what: String, hint: &str| Error::new(Kind::Usage, what).hint(hint);

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::answer::{Answer, code, could_not};
 use super::args::RestoreArgs;
-use super::restore_physical::{absolute, reached, target, way};
+use super::restore_physical::{for_a_look, reached, target, way};
 use super::session::{Session, Uses, runtime};
 use super::{Done, bar, output, restore};
 use crate::catalog::Wanted;
@@ -96,19 +96,8 @@ fn asked(session: &Session, args: &RestoreArgs, zone: chrono_tz::Tz) -> Result<A
         return Err(Error::new(Kind::Usage, "--with-wal with --table or --schema")
             .hint("leave it out: the log is laid where it is needed, and goes with the cluster"));
     }
-    let cluster = AskedCluster {
-        target: target(options, zone)?,
-        data: std::path::PathBuf::new(),
-        start: false,
-        port: None,
-        store: args.store.clone(),
-        timeline: options.timeline,
-        tablespaces: Vec::new(),
-        config: absolute(&session.config)?,
-        with_wal: false,
-        identity: args.identity.as_deref().map(absolute).transpose()?,
-        accept_unsigned: args.accept_unsigned,
-    };
+    let cluster = for_a_look(session, target(options, zone)?, args.store.as_deref(), options.timeline, args.identity.as_deref())?;
+    let cluster = AskedCluster { accept_unsigned: args.accept_unsigned, ..cluster };
     Ok(Asked { cluster, tables })
 }
 
