@@ -6,6 +6,7 @@ use crate::config::plan::Backup;
 use crate::error::Error;
 use crate::host::clock;
 use crate::job::physical::folder;
+use crate::physical::inbox::Stays;
 use crate::postgres::Server;
 use crate::postgres::basebackup::Cluster;
 
@@ -62,7 +63,7 @@ fn of_folder(backup: &Backup, subject: &str) -> Vec<Line> {
         return vec![Line::bad(subject, &error)];
     }
     let hint = "the daemon takes in what is whole; pgvigil wal status, and docs/pitr.md on what archive_command should do";
-    folder::problems(folder, None, clock::now()).into_iter().map(|problem| Line::warning(subject, problem, hint)).collect()
+    folder::problems(folder, Stays::Nothing, None, clock::now()).into_iter().map(|problem| Line::warning(subject, problem, hint)).collect()
 }
 
 /// The line of pg_hba.conf that is missing: the official image has none for replication over the network.

@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Daemon;
 use crate::config::Plan;
-use crate::config::file::Wal;
 use crate::config::plan::Backup;
 use crate::host::clock;
-use crate::job::physical::{folder, status, stream};
+use crate::job::physical::{deliver, folder, status, stream};
+use crate::physical::lag;
 use crate::state::State;
 use crate::state::watched::Watched;
 
@@ -41,11 +41,10 @@ impl Daemon {
         // What goes by the file before ends by itself; the locks are free when it has.
         self.receiving.cancel.cancel();
         self.receiving.cancel = CancellationToken::new();
-        let archived = self.plan.backups.values().filter_map(|backup| Some((backup, backup.physical.as_ref()?.wal?)));
-        for (backup, wal) in archived {
+        let is_archived = |backup: &&Backup| backup.physical.as_ref().is_some_and(|physical| physical.wal.is_some());
+        for backup in self.plan.backups.values().filter(is_archived) {
             let of = (Arc::clone(&self.plan), backup.clone(), self.state.clone(), self.receiving.cancel.clone());
-            let has_folder = backup.physical.as_ref().is_some_and(|physical| physical.wal_folder.is_some());
-            if wal == Wal::Stream || has_folder {
+            if folder::of(&self.plan, backup).is_some() {
                 let (plan, backup, state, cancel) = of.clone();
                 self.receiving.tasks.spawn(async move { keep_receiving(&plan, &backup, &state, &cancel).await });
             }
@@ -65,10 +64,7 @@ impl Daemon {
 async fn keep_receiving(plan: &Plan, backup: &Backup, state: &State, cancel: &CancellationToken) {
     loop {
         match state.lock(&stream::lock_name(backup)) {
-            Ok(Some(_lock)) => match backup.physical.as_ref().and_then(|physical| physical.wal_folder.as_deref()) {
-                Some(folder) => return folder::follow(plan, backup, folder, state.owner(), cancel).await,
-                None => return stream::stream(plan, backup, state.owner(), cancel).await,
-            },
+            Ok(Some(_lock)) => return deliver::bring(plan, backup, state.owner(), cancel).await,
             // A run by hand receives it meanwhile, or what goes by the file before.
             Ok(None) => {}
             Err(error) => tracing::warn!(backup = %backup.name, %error, "the log is not received"),
@@ -82,22 +78,33 @@ async fn keep_receiving(plan: &Plan, backup: &Backup, state: &State, cancel: &Ca
 
 /// Notes what is wrong with the log of a backup, for whoever assesses.
 async fn watch(plan: &Plan, backup: &Backup, cancel: &CancellationToken) {
-    let mut wait = WATCH_FIRST;
+    let (mut wait, mut unseen_since) = (WATCH_FIRST, None);
     loop {
         tokio::select! {
             () = tokio::time::sleep(wait) => wait = WATCH_EVERY,
             () = cancel.cancelled() => return,
         }
-        match status::status(plan, backup).await {
-            Ok(status) if status.error.is_none() => {
+        let (seen, now, name) = (status::status(plan, backup).await, clock::now(), backup.name.as_str());
+        let (mut problems, figures, why) = match seen {
+            Ok(status) => {
                 let figures = status.figures();
-                if let Err(error) = Watched::note(&plan.state_dir, backup.name.as_str(), status.problems, figures, clock::now()) {
-                    tracing::warn!(backup = %backup.name, %error, "cannot note how the log stands");
-                }
+                (status.problems, figures, status.error)
             }
-            // That the server or the store is away is told by those who need them.
-            Ok(status) => tracing::debug!(backup = %backup.name, error = status.error, "cannot tell how the log stands"),
-            Err(error) => tracing::debug!(backup = %backup.name, %error, "cannot tell how the log stands"),
+            Err(error) => {
+                let before = Watched::read(&plan.state_dir, name, now);
+                (Vec::new(), before.map(|before| before.figures).unwrap_or_default(), Some(error.message))
+            }
+        };
+        match why {
+            None => unseen_since = None,
+            Some(why) => match lag::unseen(*unseen_since.get_or_insert(now), &why, now) {
+                Some(problem) => problems.push(problem),
+                // It may be back at the next look.
+                None => continue,
+            },
+        }
+        if let Err(error) = Watched::note(&plan.state_dir, name, problems, figures, now) {
+            tracing::warn!(backup = %backup.name, %error, "cannot note how the log stands");
         }
     }
 }

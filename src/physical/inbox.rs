@@ -1,4 +1,4 @@
-//! What lies in the folder that `archive_command` fills -> what is taken in, in which order, and what is told.
+//! What lies in a folder of the log -> what is put into the stores, in which order, what stays, and what is told.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -33,6 +33,9 @@ pub struct Sorted {
 /// alone for so long.
 const SETTLES: TimeDelta = TimeDelta::minutes(1);
 
+/// Log that waits on a disk as full as this will soon have no room.
+const FULL_PERCENT: u8 = 80;
+
 /// Names so many of a sort.
 const NAMED_MAX: usize = 5;
 
@@ -59,6 +62,28 @@ impl Whole {
     }
 }
 
+/// What stays in a folder although every store has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stays {
+    Nothing,
+    /// pg_receivewal goes on behind the newest segment, and asks for no history that is there.
+    ForReceiver,
+}
+
+impl Stays {
+    /// Whether a file stays.
+    pub fn keeps(self, whole: &Whole, among: &Sorted) -> bool {
+        let newest = || among.whole.iter().rev().find(|whole| whole.parsed.is_log());
+        self == Stays::ForReceiver && (!whole.parsed.is_log() || newest() == Some(whole))
+    }
+
+    /// What has yet to be removed.
+    pub fn without_kept(self, sorted: Sorted) -> Sorted {
+        let left = sorted.whole.iter().filter(|whole| !self.keeps(whole, &sorted)).cloned().collect();
+        Sorted { whole: left, foreign: sorted.foreign }
+    }
+}
+
 /// What is told of what has no place in a folder.
 pub fn foreign(folder: &str, sorted: &Sorted) -> Option<String> {
     let more = sorted.foreign.len().saturating_sub(NAMED_MAX);
@@ -67,8 +92,9 @@ pub fn foreign(folder: &str, sorted: &Sorted) -> Option<String> {
     (!named.is_empty()).then(|| format!("{folder} holds what is no file of the log, and is left alone: {named}{more}"))
 }
 
-/// What is told of a folder. `wrong`: files of the log that are not what they should be, and why.
-pub fn problems(folder: &str, sorted: &Sorted, wrong: &[(String, String)], now: DateTime<Utc>) -> Vec<String> {
+/// What is told of a folder. `wrong`: files of the log that are not what they should be, and why. `full`: how full its
+/// disk is, in percent.
+pub fn problems(folder: &str, sorted: &Sorted, wrong: &[(String, String)], full: u8, now: DateTime<Utc>) -> Vec<String> {
     let mut found: Vec<String> = wrong.iter().map(|(name, why)| format!("{name} in {folder} is not taken in: {why}")).collect();
     found.extend(foreign(folder, sorted));
     let waits = |whole: &&Whole| now - whole.modified > PATIENCE && !wrong.iter().any(|(name, _)| *name == whole.name);
@@ -78,6 +104,9 @@ pub fn problems(folder: &str, sorted: &Sorted, wrong: &[(String, String)], now: 
         let count = waiting.len();
         let files = if count == 1 { "a file of the log waits".to_owned() } else { format!("{count} files of the log wait") };
         found.push(format!("{files} in {folder}, since {since}: nobody takes them into the stores"));
+    }
+    if full >= FULL_PERCENT && sorted.whole.iter().any(|whole| whole.is_settled(now)) {
+        found.push(format!("the disk of {folder} is {full} % full, and log waits there"));
     }
     found
 }
@@ -118,9 +147,18 @@ mod tests {
     }
 
     #[test]
+    fn pg_receivewal_goes_on_behind_the_newest() {
+        let names = ["00000002.history", FIRST, "000000020000000000000002", "000000020000000000000003"];
+        let sorted = sort(names.iter().map(|name| lying(name, 0)).collect());
+        assert_eq!(Stays::Nothing.without_kept(sorted.clone()), sorted);
+        let left: Vec<String> = Stays::ForReceiver.without_kept(sorted).whole.into_iter().map(|whole| whole.name).collect();
+        assert_eq!(left, [FIRST, "000000020000000000000002"]);
+    }
+
+    #[test]
     fn what_is_told() {
         let now = DateTime::UNIX_EPOCH + TimeDelta::minutes(60);
-        let told = |lying: &[Lying], wrong: &[(String, String)]| problems("/a", &sort(lying.to_vec()), wrong, now);
+        let told = |lying: &[Lying], wrong: &[(String, String)]| problems("/a", &sort(lying.to_vec()), wrong, 79, now);
         assert_eq!(told(&[lying(FIRST, 59)], &[]), [] as [String; 0]);
         assert!(sort(vec![lying(FIRST, 59)]).whole[0].is_settled(now) && !sort(vec![lying(FIRST, 60)]).whole[0].is_settled(now));
         let two = [lying(FIRST, 30), lying("000000010000000000000002", 31), lying("000000010000000000000003", 60)];
@@ -128,6 +166,9 @@ mod tests {
         // What is wrong with it is why it waits.
         let wrong = [(FIRST.to_owned(), "it is empty".to_owned())];
         assert_eq!(told(&[lying(FIRST, 30)], &wrong), [format!("{FIRST} in /a is not taken in: it is empty")]);
+        let full = |minute| problems("/a", &sort(vec![lying(FIRST, minute)]), &[], 80, now);
+        assert_eq!(full(59), ["the disk of /a is 80 % full, and log waits there"]);
+        assert_eq!(full(60), [] as [String; 0]);
         let many: Vec<Lying> = (0..7).map(|n| lying(&format!("x{n}"), 0)).collect();
         assert_eq!(told(&many, &[]), ["/a holds what is no file of the log, and is left alone: x0, x1, x2, x3, x4 and 2 more"]);
     }

@@ -108,6 +108,11 @@ pub fn standing(archived_to: Option<Lsn>, written_to: Lsn, segment_bytes: u64) -
     }
 }
 
+/// What is told when server or stores do not answer: for a moment, nothing.
+pub fn unseen(since: DateTime<Utc>, why: &str, now: DateTime<Utc>) -> Option<String> {
+    (now - since >= PATIENCE).then(|| format!("nobody can tell how the log stands since {}: {why}", since.format("%Y-%m-%d %H:%M:%S UTC")))
+}
+
 /// What is wrong. `last_at`: when the last segment came into the archive, by our clock.
 pub fn problems(server: &ServerLog, standing: Standing, last_at: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Vec<String> {
     let mut found = Vec::new();
@@ -162,6 +167,14 @@ mod tests {
             let figures = Figures { last_segment_at, bytes_behind, ..Figures::default() };
             assert_eq!(figures.may_lose_seconds(now), expected, "{figures:?}");
         }
+    }
+
+    #[test]
+    fn what_nobody_can_tell_is_told() {
+        let since: DateTime<Utc> = "2026-01-15T12:00:00Z".parse().unwrap();
+        let told = |seconds| unseen(since, "refused", since + TimeDelta::seconds(seconds));
+        assert_eq!(told(299), None);
+        assert_eq!(told(300).as_deref(), Some("nobody can tell how the log stands since 2026-01-15 12:00:00 UTC: refused"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::common::{Database, Server, World, run, unique};
 use crate::smtp::{AWAY, LOGIN, Mail, Smtp, section};
-use crate::support::{bin_dir, stock};
+use crate::support::{Tmpfs, bin_dir, stock};
 
 fn small() -> Database {
     let database = Database::create(Server::Pg15, &unique("small"), "template0");
@@ -291,28 +291,11 @@ fn a_rung_that_is_lost_is_told() {
     assert_eq!(smtp.alerts()[6..], both("backup/x/unproven", "closed"));
 }
 
-/// A small file system of a test's own.
-struct Tmpfs<'a>(&'a std::path::Path);
-
-impl<'a> Tmpfs<'a> {
-    fn mount(path: &'a std::path::Path) -> Self {
-        std::fs::create_dir_all(path).unwrap();
-        stock("mount", &["-t", "tmpfs", "-o", "size=4m,mode=700", "tmpfs", path.to_str().unwrap()], std::path::Path::new("/"));
-        Tmpfs(path)
-    }
-}
-
-impl Drop for Tmpfs<'_> {
-    fn drop(&mut self) {
-        let _ = run(Command::new("umount").arg("--lazy").arg(self.0));
-    }
-}
-
 #[test]
 fn a_disk_that_fills_up() {
     let world = World::new();
     let store = world.store();
-    let mounted = Tmpfs::mount(&store);
+    let mounted = Tmpfs::mount(&store, "4m");
     world.configure(&format!("alert_above_percent = 30\n{}", Server::Pg15.section()));
     let df = || {
         let output = stock("df", &["--output=pcent,used,size", "-B1", store.to_str().unwrap()], std::path::Path::new("/"));

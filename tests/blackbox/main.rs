@@ -56,6 +56,8 @@ mod pitr_chain;
 mod pitr_container;
 mod pitr_encrypted;
 mod pitr_restore;
+mod pitr_standby;
+mod pitr_stores;
 mod pitr_stream;
 mod pitr_tables;
 mod pitr_watch;

@@ -9,27 +9,27 @@ use crate::common::{Database, Server, World, unique};
 use crate::support::{repository, stock};
 
 /// The section of a store in a bucket of the tests, in a place of its own.
-fn bucket(name: &str, endpoint: &str, prefix: &str, key: &str) -> String {
+pub fn bucket(name: &str, endpoint: &str, prefix: &str, key: &str) -> String {
     format!(
         "[stores.{name}]\ns3 = {{ bucket = \"pgvigil\", prefix = \"{prefix}\", endpoint = \"{endpoint}\" }}\naccess_key_id = \"{key}\"\nsecret_access_key = \"secret-of-{key}\"\n"
     )
 }
 
 /// The address of the S3 server of the tests.
-fn s3() -> String {
+pub fn s3() -> String {
     let answer = stock(repository("tests/support/s3-server").to_str().unwrap(), &[], Path::new("/"));
     String::from_utf8(answer).unwrap().trim().to_owned()
 }
 
 /// An sshd of a test's own, and the keys to it.
-struct Sshd {
+pub struct Sshd {
     dir: tempfile::TempDir,
     port: u16,
     child: Child,
 }
 
 impl Sshd {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).display().to_string();
         for key in ["host_key", "key"] {
@@ -56,7 +56,7 @@ impl Sshd {
         self.dir.path().join("kept")
     }
 
-    fn section(&self, name: &str) -> String {
+    pub fn section(&self, name: &str) -> String {
         let at = |name: &str| self.dir.path().join(name).display().to_string();
         format!(
             "[stores.{name}]\nssh = {{ host = \"127.0.0.1\", port = {}, user = \"root\", path = \"{}\", identity = \"{}\", known_hosts = \"{}\" }}\n",

@@ -441,9 +441,9 @@ fn a_folder_that_is_not_there_is_told() {
     let away = site.world.path("elsewhere");
     std::fs::rename(&site.folder, &away).unwrap();
     let lines = check_lines(&site.pgvigil(&["--json", "check"]).expect(1));
-    assert!(lines.iter().any(|line| line.starts_with("backup cluster | error | cannot use wal_folder")), "{lines:#?}");
+    assert!(lines.iter().any(|line| line.starts_with("backup cluster | error | cannot use the folder of the log")), "{lines:#?}");
     let ran = site.pgvigil(&["--json", "run", "cluster"]).expect(1);
-    assert!(message(&ran).contains("cannot use wal_folder"), "{ran:#?}");
+    assert!(message(&ran).contains("cannot use the folder of the log"), "{ran:#?}");
     daemon.wait_for_line("log waits in");
     // The daemon looks every minute.
     let deadline = Instant::now() + Duration::from_secs(100);
@@ -456,7 +456,7 @@ fn a_folder_that_is_not_there_is_told() {
         assert!(Instant::now() < deadline, "{status:#}");
         std::thread::sleep(Duration::from_millis(500));
     };
-    assert!(alert["summary"].as_str().unwrap().contains("cannot use wal_folder"), "{alert}");
+    assert!(alert["summary"].as_str().unwrap().contains("cannot use the folder of the log"), "{alert}");
     std::fs::rename(&away, &site.folder).unwrap();
     let last = site.rows(1, 1);
     until("it is taken in", || site.archived().contains(&last));

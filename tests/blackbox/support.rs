@@ -85,6 +85,24 @@ pub fn until(what: &str, mut yes: impl FnMut() -> bool) {
     }
 }
 
+/// A small file system of a test's own.
+pub struct Tmpfs<'a>(&'a Path);
+
+impl<'a> Tmpfs<'a> {
+    /// `size` as `mount` takes it.
+    pub fn mount(path: &'a Path, size: &str) -> Self {
+        std::fs::create_dir_all(path).unwrap();
+        stock("mount", &["-t", "tmpfs", "-o", &format!("size={size},mode=700"), "tmpfs", path.to_str().unwrap()], Path::new("/"));
+        Tmpfs(path)
+    }
+}
+
+impl Drop for Tmpfs<'_> {
+    fn drop(&mut self) {
+        let _ = run(Command::new("umount").arg("--lazy").arg(self.0));
+    }
+}
+
 /// The output of a stock tool, which must succeed.
 #[track_caller]
 pub fn stock(program: &str, args: &[&str], dir: &Path) -> Vec<u8> {
@@ -151,6 +169,24 @@ impl Cluster {
             std::fs::copy(file, &copy).unwrap();
             std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o600)).unwrap();
         }
+        Cluster::serve(major, dir, settings)
+    }
+
+    /// A standby of another, which follows it.
+    pub fn standby_of(primary: &Cluster) -> Self {
+        let dir = tempfile::Builder::new().prefix("pgvigil-standby.").tempdir().unwrap();
+        own(dir.path());
+        as_postgres(programs(primary.major).join("pg_basebackup").as_os_str(), |copy| {
+            copy.args(["--no-sync", "--checkpoint=fast", "--write-recovery-conf", "--username=postgres", "--no-password"]);
+            copy.arg(format!("--host={}", primary.host())).arg(format!("--port={}", primary.port));
+            copy.arg(format!("--pgdata={}", dir.path().join("data").display())).env("PGPASSWORD", password());
+        });
+        Cluster::serve(primary.major, dir, "")
+    }
+
+    /// Starts the one that lies in a folder, on a port that is free.
+    fn serve(major: u32, dir: tempfile::TempDir, settings: &str) -> Self {
+        let data = dir.path().join("data");
         let mut conf = std::fs::read_to_string(data.join("postgresql.conf")).unwrap();
         conf += &format!("fsync = off\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{}'\n{settings}\n", dir.path().display());
         for _ in 0..8 {

@@ -18,7 +18,7 @@ use crate::job::dump::{self, Way};
 use crate::job::fill::Sealing;
 use crate::job::keys;
 use crate::job::make::{Made, Making};
-use crate::job::physical::{archive, folder, stream, unpack};
+use crate::job::physical::{archive, deliver, folder, stream, unpack};
 use crate::job::verify::Opened;
 use crate::keys::Identities;
 use crate::pack::codec::Codec;
@@ -307,10 +307,7 @@ impl Receiving {
         let cancel = CancellationToken::new();
         let (plan, backup, owner, ends) = (making.plan.clone(), making.backup.clone(), state.owner().to_owned(), cancel.clone());
         tokio::spawn(async move {
-            match backup.physical.as_ref().and_then(|physical| physical.wal_folder.as_deref()) {
-                Some(folder) => folder::follow(&plan, &backup, folder, &owner, &ends).await,
-                None => stream::stream(&plan, &backup, &owner, &ends).await,
-            }
+            deliver::bring(&plan, &backup, &owner, &ends).await;
             drop::<Lock>(lock);
         });
         Ok(Some(Receiving(cancel)))

@@ -1,38 +1,25 @@
-//! `wal_folder`: what a server's `archive_command` has laid into a folder, taken into every store.
-//!
-//! For servers whose machine or image has no pgvigil. What is durable in every store is removed; until
-//! then it stays where it is, so nothing is lost however this ends.
+//! A folder in which files of the log lie until every store has them: the one that `archive_command` fills for
+//! servers whose machine or image has no pgvigil (`wal_folder`), or the one that `pg_receivewal` fills.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use nix::libc;
 use nix::unistd::AccessFlags;
-use tokio_util::sync::CancellationToken;
 
 use crate::config::Plan;
+use crate::config::file::Wal;
 use crate::config::plan::Backup;
-use crate::config::values::Name;
-use crate::error::{Error, Kind, Result};
-use crate::host::clock;
+use crate::error::{Error, Result};
+use crate::host::disk;
 use crate::job::physical::archive::Owner;
-use crate::job::physical::push::{Sealed, owner_of};
-use crate::job::stores;
-use crate::physical::inbox::{self, Lying, Sorted, Whole};
-use crate::store::Store;
-
-/// How often the folder is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-
-/// The longest wait after a failure; the first is as long as between two looks, each further one twice as long.
-const BACKOFF_MAX: Duration = Duration::from_secs(60);
+use crate::job::physical::push::owner_of;
+use crate::physical::inbox::{self, Lying, Sorted, Stays, Whole};
 
 /// The largest segment there is.
 const FILE_BYTES_MAX: u64 = 1 << 30;
@@ -40,13 +27,24 @@ const FILE_BYTES_MAX: u64 = 1 << 30;
 /// Bytes that say whose log a file is.
 const HEAD_BYTES: usize = 64;
 
+/// Where the log of a backup lies before it is in the stores, and what stays there. `None`: the server itself pushes
+/// it, or nothing is archived.
+pub fn of<'a>(plan: &Plan, backup: &'a Backup) -> Option<(Cow<'a, Path>, Stays)> {
+    let physical = backup.physical.as_ref()?;
+    match (&physical.wal_folder, physical.wal?) {
+        (Some(folder), _) => Some((Cow::Borrowed(folder), Stays::Nothing)),
+        (None, Wal::Stream) => Some((Cow::Owned(plan.spool_dir.join("wal").join(backup.name.as_str())), Stays::ForReceiver)),
+        (None, Wal::ArchiveCommand) => None,
+    }
+}
+
 /// Whether it can be worked with.
 ///
 /// # Errors
 /// It is not there, or what is in it cannot be removed.
 pub fn check(folder: &Path) -> Result<()> {
     let unusable = |error: &std::io::Error| {
-        Error::system(format_args!("cannot use wal_folder {}", folder.display()), error)
+        Error::system(format_args!("cannot use the folder of the log {}", folder.display()), error)
             .hint("make the folder, mount it into the server's container too, and let the user of pgvigil write in it; docs/pitr.md")
     };
     std::fs::read_dir(folder).map_err(|error| unusable(&error))?;
@@ -55,9 +53,9 @@ pub fn check(folder: &Path) -> Result<()> {
 }
 
 /// What is wrong with what lies there, by a look. `owner` is the cluster of the archive, as far as it is known.
-pub fn problems(folder: &Path, owner: Option<&Owner>, now: DateTime<Utc>) -> Vec<String> {
-    let sorted = match check(folder).and_then(|()| look(folder)) {
-        Ok(sorted) => sorted,
+pub fn problems(folder: &Path, stays: Stays, owner: Option<&Owner>, now: DateTime<Utc>) -> Vec<String> {
+    let sorted = match look(folder) {
+        Ok(sorted) => stays.without_kept(sorted),
         Err(error) => return vec![error.message],
     };
     let why = |whole: &Whole| match first_page(folder, whole) {
@@ -66,10 +64,16 @@ pub fn problems(folder: &Path, owner: Option<&Owner>, now: DateTime<Utc>) -> Vec
         Ok(_) => None,
     };
     let wrong = sorted.whole.iter().filter(|whole| whole.is_settled(now)).filter_map(|whole| Some((whole.name.clone(), why(whole)?)));
-    inbox::problems(&folder.display().to_string(), &sorted, &wrong.collect::<Vec<_>>(), now)
+    let full = disk::usage(folder).map_or(0, |usage| usage.percent());
+    inbox::problems(&folder.display().to_string(), &sorted, &wrong.collect::<Vec<_>>(), full, now)
 }
 
-fn look(folder: &Path) -> Result<Sorted> {
+/// What lies there, in the order of the log.
+///
+/// # Errors
+/// It cannot be worked with.
+pub fn look(folder: &Path) -> Result<Sorted> {
+    check(folder)?;
     let failed = |error: &std::io::Error| Error::system(format_args!("cannot read {}", folder.display()), error);
     let mut lying = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(|error| failed(&error))? {
@@ -101,8 +105,37 @@ fn first_page(folder: &Path, whole: &Whole) -> Result<Option<Owner>, String> {
     owner_of(whole.parsed, &head, bytes)
 }
 
-/// With what says later whether it is still the same file.
-fn read(folder: &Path, whole: &Whole) -> Result<(Bytes, Metadata), String> {
+/// A file as it was read: another may come to its place under the same name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    pub name: String,
+    /// Device, inode, length, and when it was written (s, ns).
+    is: (u64, u64, u64, i64, i64),
+}
+
+impl Version {
+    fn new(name: &str, meta: &Metadata) -> Self {
+        Version { name: name.to_owned(), is: (meta.dev(), meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()) }
+    }
+
+    /// The one that lies there now. `None`: it has gone.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub fn of(folder: &Path, whole: &Whole) -> Result<Option<Self>, String> {
+        match std::fs::symlink_metadata(folder.join(&whole.name)) {
+            Ok(meta) => Ok(Some(Version::new(&whole.name, &meta))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(unreadable(&error)),
+        }
+    }
+}
+
+/// Its bytes, and which version they are of.
+///
+/// # Errors
+/// It cannot be read, or is longer than any segment.
+pub fn read(folder: &Path, whole: &Whole) -> Result<(Bytes, Version), String> {
     let (file, bytes) = open(folder, whole).map_err(|error| unreadable(&error))?;
     if bytes > FILE_BYTES_MAX {
         return Err(format!("it has {bytes} bytes"));
@@ -110,113 +143,24 @@ fn read(folder: &Path, whole: &Whole) -> Result<(Bytes, Metadata), String> {
     let mut raw = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0));
     let meta = file.metadata().map_err(|error| unreadable(&error))?;
     file.take(FILE_BYTES_MAX).read_to_end(&mut raw).map_err(|error| unreadable(&error))?;
-    Ok((Bytes::from(raw), meta))
+    Ok((Bytes::from(raw), Version::new(&whole.name, &meta)))
 }
 
 /// Removes what was read. What has come to its place since is for the next look.
-fn remove(path: &Path, read: &Metadata) -> Result<()> {
-    let failed = |error: &std::io::Error| Error::system(format_args!("cannot remove {}", path.display()), error);
-    let is = |meta: &Metadata| (meta.dev(), meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec());
-    let there = std::fs::symlink_metadata(path).map_err(|error| failed(&error))?;
-    if is(&there) == is(read) { std::fs::remove_file(path).map_err(|error| failed(&error)) } else { Ok(()) }
-}
-
-/// Takes in what comes until it is told to end. Whatever fails is told and tried again.
-pub async fn follow(plan: &Plan, backup: &Backup, folder: &Path, owner: &str, cancel: &CancellationToken) {
-    let mut taking = Taking { plan, backup, folder, owner, stored: BTreeMap::new() };
-    let (mut wait, mut told) = (LOOK_EVERY, BTreeSet::new());
-    while !cancel.is_cancelled() {
-        let Pass { wrong, away } = taking.pass(cancel).await;
-        wait = if away.is_some() { (wait * 2).min(BACKOFF_MAX) } else { LOOK_EVERY };
-        let now_told: BTreeSet<String> = wrong.into_iter().chain(away).collect();
-        for problem in now_told.difference(&told) {
-            tracing::warn!(backup = %backup.name, problem, "log waits in {}", folder.display());
+///
+/// # Errors
+/// It cannot be removed.
+pub fn remove(folder: &Path, version: &Version) -> Result<()> {
+    let path = folder.join(&version.name);
+    let removed = match std::fs::symlink_metadata(&path) {
+        Ok(meta) if Version::new(&version.name, &meta) == *version => std::fs::remove_file(&path),
+        Ok(_) => return Ok(()),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::system(format_args!("cannot remove {}", path.display()), &error))
         }
-        told = now_told;
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = cancel.cancelled() => return,
-        }
-    }
-}
-
-struct Taking<'a> {
-    plan: &'a Plan,
-    backup: &'a Backup,
-    folder: &'a Path,
-    owner: &'a str,
-    /// Which stores have what still lies here, by its name and the hash of its bytes: another may come under its name.
-    stored: BTreeMap<(String, String), BTreeSet<Name>>,
-}
-
-/// What came of a look.
-struct Pass {
-    /// Of the folder and of single files, for which nothing else has to wait.
-    wrong: Vec<String>,
-    /// A store is away.
-    away: Option<String>,
-}
-
-impl Taking<'_> {
-    async fn pass(&mut self, cancel: &CancellationToken) -> Pass {
-        let sorted = match check(self.folder).and_then(|()| look(self.folder)) {
-            Ok(sorted) => sorted,
-            Err(error) => return Pass { wrong: vec![error.message], away: None },
-        };
-        self.stored.retain(|(name, _), _| sorted.whole.iter().any(|whole| whole.name == *name));
-        let foreign = inbox::foreign(&self.folder.display().to_string(), &sorted);
-        let mut pass = Pass { wrong: foreign.into_iter().collect(), away: None };
-        let mut stores = Vec::new();
-        for name in &self.backup.stores {
-            match stores::open(&self.plan.stores[name], self.owner) {
-                Ok(store) => stores.push((name.clone(), store)),
-                Err(error) => pass.away = Some(error.context(format_args!("store {name}")).message),
-            }
-        }
-        for whole in &sorted.whole {
-            if cancel.is_cancelled() || stores.is_empty() {
-                break;
-            }
-            if let Err(error) = self.take(whole, &mut stores, &mut pass.away).await
-                && whole.is_settled(clock::now())
-            {
-                pass.wrong.push(format!("{}: {}", whole.name, error.message));
-            }
-        }
-        pass
-    }
-
-    /// Takes one file in, into the stores that are not away; one that fails now is away for the rest of this pass, so
-    /// that it gets the log in its order. An error is the file's own.
-    async fn take(&mut self, whole: &Whole, stores: &mut Vec<(Name, Arc<dyn Store>)>, away: &mut Option<String>) -> Result<()> {
-        let (raw, read) = read(self.folder, whole).map_err(|why| Error::new(Kind::System, why))?;
-        let sealed = Sealed::new(&whole.name, whole.parsed, &raw, &self.backup.encrypt_to)?;
-        let key = (whole.name.clone(), sealed.sha256().to_owned());
-        let stored = self.stored.entry(key.clone()).or_default();
-        let mut refused = None;
-        let mut answering = Vec::new();
-        for (name, store) in stores.drain(..) {
-            if !stored.contains(&name) {
-                match sealed.put(&*store, self.backup.name.as_str()).await {
-                    Ok(()) => {
-                        stored.insert(name.clone());
-                    }
-                    Err(error) if matches!(error.kind, Kind::Refused | Kind::Damaged) => {
-                        refused = Some(error.context(format_args!("store {name}")));
-                    }
-                    Err(error) => {
-                        *away = Some(error.context(format_args!("store {name}")).message);
-                        continue;
-                    }
-                }
-            }
-            answering.push((name, store));
-        }
-        *stores = answering;
-        if self.backup.stores.iter().all(|store| stored.contains(store)) {
-            self.stored.remove(&key);
-            remove(&self.folder.join(&whole.name), &read)?;
-        }
-        refused.map_or(Ok(()), Err)
+        _ => Ok(()),
     }
 }

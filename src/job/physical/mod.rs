@@ -6,6 +6,7 @@ pub mod beside;
 pub mod bisect;
 pub mod combine;
 pub mod commits;
+pub mod deliver;
 pub mod drill;
 pub mod fetch;
 pub mod folder;

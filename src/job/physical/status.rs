@@ -12,6 +12,7 @@ use crate::job::physical::archive::Owner;
 use crate::job::physical::folder;
 use crate::job::physical::look::{self, Seen};
 use crate::job::physical::stream::slot_name;
+use crate::physical::inbox::Stays;
 use crate::physical::lag::{self, Figures, ServerLog, Standing};
 use crate::physical::plan::{Window, way};
 use crate::postgres::Server;
@@ -86,8 +87,8 @@ pub async fn status(plan: &Plan, backup: &Backup) -> Result<Status> {
         error: None,
     };
     status.problems.extend(status.gaps.iter().map(|gap| format!("gap of {} segments, from {} to {}", gap.segments, gap.first, gap.last)));
-    if let Some(folder) = backup.physical.as_ref().and_then(|physical| physical.wal_folder.as_deref()) {
-        status.problems.extend(folder::problems(folder, owner(&seen, name).await?.as_ref(), now));
+    if let Some((folder, stays)) = folder::of(plan, backup).filter(|(folder, stays)| *stays == Stays::Nothing || folder.exists()) {
+        status.problems.extend(folder::problems(&folder, stays, owner(&seen, name).await?.as_ref(), now));
     }
     if backup.physical.as_ref().is_some_and(|physical| physical.wal.is_none()) {
         return Ok(status);

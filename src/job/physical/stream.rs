@@ -1,13 +1,11 @@
-//! `wal = "stream"`: pg_receivewal kept at work, and what it receives put into every store.
+//! `wal = "stream"`: pg_receivewal kept at work.
 //!
 //! It writes into a folder of the spool and makes it durable there; with a slot the server keeps what has
-//! not come. From there each whole segment is packed, put into the stores in its order, and removed.
+//! not come. From there it is delivered.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 
@@ -16,14 +14,8 @@ use crate::config::file::Via;
 use crate::config::plan::{self, Backup};
 use crate::error::{Error, Kind, Result};
 use crate::host::{Process, Tag};
-use crate::job::physical::push::Sealed;
-use crate::job::stores;
 use crate::postgres::Server;
 use crate::postgres::server::explain;
-use crate::wal::WalName;
-
-/// How often the spool is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// The first wait after a failure; each further one is twice as long.
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
@@ -39,18 +31,12 @@ pub fn lock_name(backup: &Backup) -> String {
     format!("{}.STREAM", backup.name)
 }
 
-/// Where the log of a backup waits.
-pub fn spool(plan: &Plan, backup: &Backup) -> PathBuf {
-    plan.spool_dir.join("wal").join(backup.name.as_str())
-}
-
-/// Receives the log until it is told to end. Whatever fails is told and tried again.
-pub async fn stream(plan: &Plan, backup: &Backup, owner: &str, cancel: &CancellationToken) {
+/// Keeps pg_receivewal at work until it is told to end. Whatever fails is told and tried again.
+pub async fn receive(plan: &Plan, backup: &Backup, spool: &Path, cancel: &CancellationToken) {
     let mut wait = BACKOFF_FIRST;
-    let mut receiver = Receiver { plan, backup, owner, spool: spool(plan, backup), stored: BTreeSet::new() };
     loop {
         let began = tokio::time::Instant::now();
-        match receiver.receive(cancel).await {
+        match receive_once(plan, backup, spool, cancel).await {
             Ok(()) => return,
             Err(error) => {
                 if began.elapsed() > BACKOFF_MAX {
@@ -77,104 +63,29 @@ fn over_the_network(server: &plan::Server) -> plan::Server {
     server
 }
 
-struct Receiver<'a> {
-    plan: &'a Plan,
-    backup: &'a Backup,
-    owner: &'a str,
-    spool: PathBuf,
-    /// What is in every store, and still in the spool: pg_receivewal goes on behind its newest file.
-    stored: BTreeSet<String>,
-}
-
-impl Receiver<'_> {
-    /// One life of pg_receivewal.
-    async fn receive(&mut self, cancel: &CancellationToken) -> Result<()> {
-        // What came before has its place first: it may be long before the server answers.
-        self.put_all().await?;
-        let server = Server::connect(&over_the_network(&self.plan.servers[&self.backup.server]), Tag::random()).await?;
-        make_spool(&self.spool)?;
-        let slot = slot_name(self.backup.name.as_str());
-        let mut made = server.host().start(server.call("pg_receivewal", arguments(&self.spool, &slot, true))).await?;
-        ended(&mut made).await?;
-        let mut process = server.host().start(server.call("pg_receivewal", arguments(&self.spool, &slot, false))).await?;
-        tracing::info!(backup = %self.backup.name, slot, "receiving the log");
-        let followed = self.follow(&mut process, cancel).await;
-        if let Err(error) = process.running.stop().await {
-            tracing::warn!(%error, "pg_receivewal would not end");
-        }
-        // What is whole by now.
-        let put = self.put_all().await;
-        followed.and(put)
-    }
-
-    async fn follow(&mut self, process: &mut Process, cancel: &CancellationToken) -> Result<()> {
-        let mut stdout = std::mem::replace(&mut process.stdout, Box::new(tokio::io::empty()));
-        let mut sink = Vec::new();
-        let mut over = std::pin::pin!(stdout.read_to_end(&mut sink));
-        let mut failed: Option<String> = None;
-        loop {
-            tokio::select! {
-                () = cancel.cancelled() => return Ok(()),
-                _ = &mut over => {
-                    let exit = process.running.wait().await?;
-                    return Err(explain("pg_receivewal", exit, &process.stderr.text()));
-                }
-                () = tokio::time::sleep(LOOK_EVERY) => {
-                    // A store that is away keeps nothing from being received: it waits in the spool.
-                    match self.put_all().await {
-                        Ok(()) => failed = None,
-                        Err(error) if failed.as_ref() != Some(&error.message) => {
-                            tracing::warn!(backup = %self.backup.name, %error, "log waits in the spool");
-                            failed = Some(error.message);
-                        }
-                        Err(_) => {}
-                    }
-                }
+/// One life of pg_receivewal.
+async fn receive_once(plan: &Plan, backup: &Backup, spool: &Path, cancel: &CancellationToken) -> Result<()> {
+    make_spool(spool)?;
+    let server = Server::connect(&over_the_network(&plan.servers[&backup.server]), Tag::random()).await?;
+    let slot = slot_name(backup.name.as_str());
+    let mut made = server.host().start(server.call("pg_receivewal", arguments(spool, &slot, true))).await?;
+    ended(&mut made).await?;
+    let mut process = server.host().start(server.call("pg_receivewal", arguments(spool, &slot, false))).await?;
+    tracing::info!(backup = %backup.name, slot, "receiving the log");
+    let mut stdout = std::mem::replace(&mut process.stdout, Box::new(tokio::io::empty()));
+    let mut sink = Vec::new();
+    tokio::select! {
+        () = cancel.cancelled() => {
+            if let Err(error) = process.running.stop().await {
+                tracing::warn!(%error, "pg_receivewal would not end");
             }
+            Ok(())
+        }
+        _ = stdout.read_to_end(&mut sink) => {
+            let exit = process.running.wait().await?;
+            Err(explain("pg_receivewal", exit, &process.stderr.text()))
         }
     }
-
-    /// Puts every whole file of the spool into every store, in their order, and removes all but the newest.
-    async fn put_all(&mut self) -> Result<()> {
-        let whole = whole_files(&self.spool)?;
-        for (name, parsed) in &whole {
-            if self.stored.contains(name) {
-                continue;
-            }
-            let path = self.spool.join(name);
-            let raw = std::fs::read(&path).map_err(|error| Error::system(format_args!("cannot read {}", path.display()), &error))?;
-            let sealed = Sealed::new(name, *parsed, &Bytes::from(raw), &self.backup.encrypt_to)?;
-            for store in &self.backup.stores {
-                let opened = stores::open(&self.plan.stores[store], self.owner)?;
-                let put = sealed.put(&*opened, self.backup.name.as_str()).await;
-                put.map_err(|error| error.context(format_args!("store {store}")))?;
-            }
-            self.stored.insert(name.clone());
-        }
-        let newest = whole.iter().rev().find(|(_, parsed)| parsed.is_log()).map(|(name, _)| name.clone());
-        for (name, _) in whole.iter().filter(|(name, parsed)| parsed.is_log() && Some(name) != newest.as_ref()) {
-            let path = self.spool.join(name);
-            std::fs::remove_file(&path).map_err(|error| Error::system(format_args!("cannot remove {}", path.display()), &error))?;
-            self.stored.remove(name);
-        }
-        Ok(())
-    }
-}
-
-/// The files of the spool that are not written any more, in the order of the log.
-fn whole_files(spool: &Path) -> Result<Vec<(String, WalName)>> {
-    let entries = match std::fs::read_dir(spool) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::system(format_args!("cannot read {}", spool.display()), &error)),
-    };
-    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    // A partial one is still written, or will be begun again.
-    let whole =
-        names.filter_map(|name| WalName::parse(&name).filter(|parsed| !matches!(parsed, WalName::Partial(_))).map(|parsed| (name, parsed)));
-    let mut whole: Vec<(String, WalName)> = whole.collect();
-    whole.sort_by(|(a, _), (b, _)| a.cmp(b));
-    Ok(whole)
 }
 
 fn make_spool(spool: &Path) -> Result<()> {
@@ -211,21 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whole_files_in_the_order_of_the_log() {
-        let dir = tempfile::tempdir().unwrap();
-        for name in [
-            "000000010000000000000003",
-            "000000010000000000000002",
-            "000000010000000000000004.partial",
-            "00000002.history",
-            "x",
-            "archive_status",
-        ] {
-            std::fs::write(dir.path().join(name), "").unwrap();
-        }
-        let names: Vec<String> = whole_files(dir.path()).unwrap().into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["000000010000000000000002", "000000010000000000000003", "00000002.history"]);
-        assert!(whole_files(&dir.path().join("none")).unwrap().is_empty());
+    fn a_slot_has_no_hyphen() {
         assert_eq!(slot_name("my-cluster"), "pgvigil_my_cluster");
     }
 }

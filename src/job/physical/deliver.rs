@@ -1,0 +1,183 @@
+//! Files of the log that lie in a folder here, put into every store of their backup.
+//!
+//! Each store has a follower of its own, who puts them in the order of the log: one that is away or slow
+//! delays nobody else. What is durable in all of them is removed; until then it stays where it is, so nothing
+//! is lost however this ends.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Plan;
+use crate::config::plan::Backup;
+use crate::config::values::Name;
+use crate::error::{Error, Kind};
+use crate::host::clock;
+use crate::job::physical::folder::{self, Version};
+use crate::job::physical::push::Sealed;
+use crate::job::physical::stream;
+use crate::job::stores;
+use crate::physical::inbox::{self, Stays, Whole};
+use crate::store::Store;
+
+/// How often the folder is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// The longest wait after a failure; the first is as long as between two looks, each further one twice as long.
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
+
+/// How long a store may take at the end for what has just come.
+const END_WITHIN: Duration = Duration::from_secs(5);
+
+/// Brings the log of a backup into its stores until it is told to end, and what has come by then. Whatever fails is
+/// told and tried again.
+pub async fn bring(plan: &Plan, backup: &Backup, owner: &str, cancel: &CancellationToken) {
+    let Some((folder, stays)) = folder::of(plan, backup) else { return };
+    let delivery = Delivery { plan, backup, folder: &folder, stays, owner };
+    match stays {
+        Stays::Nothing => delivery.follow(cancel).await,
+        Stays::ForReceiver => {
+            let received = CancellationToken::new();
+            let receive = async {
+                stream::receive(plan, backup, &folder, cancel).await;
+                received.cancel();
+            };
+            tokio::join!(delivery.follow(&received), receive);
+        }
+    }
+}
+
+/// Where files of the log lie, and whose they are.
+struct Delivery<'a> {
+    plan: &'a Plan,
+    backup: &'a Backup,
+    folder: &'a Path,
+    stays: Stays,
+    owner: &'a str,
+}
+
+/// What the followers know of each other.
+#[derive(Default)]
+struct Shared {
+    /// Which stores have what still lies there.
+    stored: BTreeMap<Version, BTreeSet<Name>>,
+    /// What each has told last: what all of them see is told once.
+    told: BTreeMap<Name, BTreeSet<String>>,
+}
+
+/// What came of a look.
+#[derive(Default)]
+struct Pass {
+    /// Of the folder and of single files, for which nothing else has to wait.
+    wrong: Vec<String>,
+    /// The store is away.
+    away: Option<String>,
+}
+
+impl Delivery<'_> {
+    async fn follow(&self, cancel: &CancellationToken) {
+        let shared = Mutex::default();
+        futures_util::future::join_all(self.backup.stores.iter().map(|store| self.follow_for(store, &shared, cancel))).await;
+    }
+
+    async fn follow_for(&self, store: &Name, shared: &Mutex<Shared>, cancel: &CancellationToken) {
+        let mut ends = std::pin::pin!(async {
+            cancel.cancelled().await;
+            tokio::time::sleep(END_WITHIN).await;
+        });
+        let mut wait = LOOK_EVERY;
+        loop {
+            let is_last = cancel.is_cancelled();
+            let Pass { wrong, away } = tokio::select! {
+                pass = self.pass(store, shared) => pass,
+                () = &mut ends => return,
+            };
+            wait = if away.is_some() { (wait * 2).min(BACKOFF_MAX) } else { LOOK_EVERY };
+            self.tell(store, wrong.into_iter().chain(away).collect(), shared);
+            if is_last {
+                return;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = cancel.cancelled() => {}
+            }
+        }
+    }
+
+    fn tell(&self, store: &Name, problems: BTreeSet<String>, shared: &Mutex<Shared>) {
+        let mut shared = lock(shared);
+        let is_new = |problem: &&String| !shared.told.values().any(|told| told.contains(*problem));
+        for problem in problems.iter().filter(is_new) {
+            tracing::warn!(backup = %self.backup.name, problem, "log waits in {}", self.folder.display());
+        }
+        shared.told.insert(store.clone(), problems);
+    }
+
+    async fn pass(&self, name: &Name, shared: &Mutex<Shared>) -> Pass {
+        // pg_receivewal has not begun yet.
+        if self.stays == Stays::ForReceiver && !self.folder.exists() {
+            return Pass::default();
+        }
+        let sorted = match folder::look(self.folder) {
+            Ok(sorted) => sorted,
+            Err(error) => return Pass { wrong: vec![error.message], away: None },
+        };
+        let foreign = inbox::foreign(&self.folder.display().to_string(), &sorted);
+        let mut pass = Pass { wrong: foreign.into_iter().collect(), away: None };
+        let away = |error: Error| Some(error.context(format_args!("store {name}")).message);
+        let store = match stores::open(&self.plan.stores[name], self.owner) {
+            Ok(store) => store,
+            Err(error) => return Pass { away: away(error), ..pass },
+        };
+        for whole in &sorted.whole {
+            match self.take(whole, name, &*store, shared).await {
+                Ok(Some(version)) => {
+                    let is_everywhere = lock(shared).stored.get(&version).is_some_and(|there| there.len() == self.backup.stores.len());
+                    if is_everywhere && !self.stays.keeps(whole, &sorted) {
+                        pass.wrong.extend(folder::remove(self.folder, &version).err().map(|error| error.message));
+                        lock(shared).stored.remove(&version);
+                    }
+                }
+                Err(Hindered::File(why)) if whole.is_settled(clock::now()) => pass.wrong.push(format!("{}: {why}", whole.name)),
+                // Another follower has just removed it, or it is still being written.
+                Ok(None) | Err(Hindered::File(_)) => {}
+                Err(Hindered::Store(error)) => return Pass { away: away(error), ..pass },
+            }
+        }
+        pass
+    }
+
+    /// Puts one file into a store, unless it is there. `None`: it has gone.
+    async fn take(&self, whole: &Whole, name: &Name, store: &dyn Store, shared: &Mutex<Shared>) -> Result<Option<Version>, Hindered> {
+        let Some(version) = Version::of(self.folder, whole).map_err(Hindered::File)? else { return Ok(None) };
+        if lock(shared).stored.get(&version).is_some_and(|there| there.contains(name)) {
+            return Ok(Some(version));
+        }
+        // It may have become another since.
+        let (raw, version) = folder::read(self.folder, whole).map_err(Hindered::File)?;
+        let sealed = Sealed::new(&whole.name, whole.parsed, &raw, &self.backup.encrypt_to);
+        let sealed = sealed.map_err(|error| Hindered::File(error.message))?;
+        drop(raw);
+        sealed.put(store, self.backup.name.as_str()).await.map_err(|error| match error.kind {
+            Kind::Refused | Kind::Damaged => Hindered::File(error.context(format_args!("store {name}")).message),
+            _ => Hindered::Store(error),
+        })?;
+        lock(shared).stored.entry(version.clone()).or_default().insert(name.clone());
+        Ok(Some(version))
+    }
+}
+
+/// Why a file is not in a store.
+enum Hindered {
+    /// Its own fault: nothing else has to wait for it.
+    File(String),
+    /// The store is away: what follows waits, too, so that it gets the log in its order.
+    Store(Error),
+}
+
+fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,70 @@
+//! A standby is the server: base backups of it, its log, and what comes when it is promoted.
+
+use crate::common::daemon::Daemon;
+use crate::common::run;
+use crate::pitr_site::Site;
+use crate::support::{Cluster, until};
+
+fn sql(cluster: &Cluster, sql: &str) -> String {
+    let output = run(cluster.tool("psql").args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", sql]));
+    assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}
+
+/// Rows that fill a segment of their own.
+fn rows(cluster: &Cluster, from: u32, to: u32) {
+    sql(cluster, &format!("insert into t select generate_series({from}, {to})"));
+    sql(cluster, "select pg_switch_wal()");
+}
+
+#[test]
+fn its_promotion_is_followed_while_it_streams() {
+    for major in [15, 18] {
+        let site = Site::with(major, "archive_mode = off", "wal = \"stream\"\ncompression = \"zstd\"\n");
+        let primary = &site.cluster;
+        sql(primary, "create table t (n int)");
+        let standby = Cluster::standby_of(primary);
+        let file = std::fs::read_to_string(site.world.config()).unwrap();
+        let file = file
+            .replace(&primary.host(), &standby.host())
+            .replace(&format!("port = {}", primary.port), &format!("port = {}", standby.port));
+        std::fs::write(site.world.config(), file).unwrap();
+        let daemon = Daemon::start(&site.world);
+        daemon.wait_for_line("receiving the log");
+
+        // Its end comes into the archive with the next segment of the primary.
+        let id = std::thread::scope(|scope| {
+            let run = scope.spawn(|| site.world.backup("cluster"));
+            let mut next = 1;
+            while !run.is_finished() {
+                rows(primary, next, next);
+                next += 1;
+                std::thread::park_timeout(std::time::Duration::from_millis(200));
+            }
+            run.join().unwrap()
+        });
+        let manifest = site.world.manifest(&id);
+        assert_eq!((&manifest["physical"]["from_standby"], &manifest["physical"]["timeline"]), (&true.into(), &1.into()), "{manifest}");
+
+        rows(primary, 1001, 1100);
+        let before = sql(primary, "select count(*) from t");
+        until("the standby has it", || sql(&standby, "select count(*) from t") == before);
+        assert_eq!(sql(&standby, "select pg_promote()"), "t");
+        rows(&standby, 2001, 2010);
+        rows(&standby, 2011, 2020);
+        let last = sql(&standby, "select pg_walfile_name(pg_switch_wal())");
+        assert!(last.starts_with("00000002"), "{last}");
+        rows(&standby, 2021, 2021);
+        let there = |name: &str| site.world.store().join(format!("cluster/wal/{}/{name}.zst", &name[..8])).exists();
+        until("the new timeline is in the archive", || there(&last) && there("00000002.history"));
+        // The old primary goes on by itself: that is nothing of ours any more.
+        rows(primary, 9001, 9001);
+
+        let status = site.pgvigil(&["--json", "wal", "status"]).expect(0).json();
+        assert_eq!((&status[0]["gaps"], &status[0]["problems"]), (&serde_json::json!([]), &serde_json::json!([])), "{status:#}");
+        let restored = site.restore(&[&*id, "--latest"]);
+        assert_eq!(restored.sql("select count(*) filter (where n > 1000) from t where n <= 2020"), "120");
+        assert_eq!(restored.sql("select count(*) from t where n > 9000"), "0");
+        assert_eq!(site.pgvigil(&["--json", "verify", &id, "--drill"]).expect(0).json()["rung"], "matched");
+    }
+}
