@@ -158,7 +158,7 @@ fn question() -> String {
         "select json_build_object(
     'system_identifier', (select system_identifier::text from pg_control_system()),
     'superuser', (select rolname from pg_roles where oid = 10),
-    'wal_segment_bytes', (select setting::bigint * case unit when '8kB' then 8192 else 1 end from pg_settings where name = 'wal_segment_size'),
+    'wal_segment_bytes', (select setting::bigint from pg_settings where name = 'wal_segment_size'),
     'now', clock_timestamp(),
     'next_xid', pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
     'in_recovery', pg_is_in_recovery(),

@@ -52,7 +52,7 @@ impl Sshd {
         sshd
     }
 
-    fn folder(&self) -> PathBuf {
+    pub fn folder(&self) -> PathBuf {
         self.dir.path().join("kept")
     }
 

@@ -32,10 +32,20 @@ fn its_promotion_is_followed_while_it_streams() {
         let daemon = Daemon::start(&site.world);
         daemon.wait_for_line("receiving the log");
 
+        // It begins at the last checkpoint of the primary, before which nothing was received.
+        rows(primary, 1, 1);
+        rows(primary, 1, 1);
+        until("the archive begins", || !site.archived().is_empty());
+        let ran = site.pgvigil(&["run", "cluster"]).expect(1);
+        assert!(ran.stderr.contains("will not come any more") && ran.stderr.contains("CHECKPOINT on the primary"), "{ran:#?}");
+        sql(primary, "checkpoint");
+        let now = sql(primary, "select pg_current_wal_lsn()");
+        until("the standby is there", || sql(&standby, &format!("select pg_last_wal_replay_lsn() >= '{now}'")) == "t");
+
         // Its end comes into the archive with the next segment of the primary.
         let id = std::thread::scope(|scope| {
             let run = scope.spawn(|| site.world.backup("cluster"));
-            let mut next = 1;
+            let mut next = 2;
             while !run.is_finished() {
                 rows(primary, next, next);
                 next += 1;

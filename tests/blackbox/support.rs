@@ -177,11 +177,14 @@ impl Cluster {
         let dir = tempfile::Builder::new().prefix("pgvigil-standby.").tempdir().unwrap();
         own(dir.path());
         as_postgres(programs(primary.major).join("pg_basebackup").as_os_str(), |copy| {
-            copy.args(["--no-sync", "--checkpoint=fast", "--write-recovery-conf", "--username=postgres", "--no-password"]);
+            copy.args(["--no-sync", "--checkpoint=fast", "--username=postgres", "--no-password"]);
             copy.arg(format!("--host={}", primary.host())).arg(format!("--port={}", primary.port));
             copy.arg(format!("--pgdata={}", dir.path().join("data").display())).env("PGPASSWORD", password());
         });
-        Cluster::serve(primary.major, dir, "")
+        std::fs::write(dir.path().join("data/standby.signal"), "").unwrap();
+        // What pg_basebackup would write takes options that an older libpq, which a server may be linked to, knows nothing of.
+        let reach = format!("host={} port={} user=postgres", primary.host(), primary.port);
+        Cluster::serve(primary.major, dir, &format!("primary_conninfo = '{reach}'"))
     }
 
     /// Starts the one that lies in a folder, on a port that is free.
@@ -200,6 +203,7 @@ impl Cluster {
                 .arg(&data)
                 .arg("-l")
                 .arg(&log)
+                .env("PGPASSWORD", password())
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .status()
@@ -254,7 +258,7 @@ fn as_postgres(program: &std::ffi::OsStr, arguments: impl FnOnce(&mut Command)) 
 }
 
 /// Gives a folder to the user that PostgreSQL runs as.
-fn own(dir: &Path) {
+pub fn own(dir: &Path) {
     if nix::unistd::Uid::effective().is_root() {
         stock("chown", &["-R", "postgres:", &dir.display().to_string()], Path::new("/"));
     }

@@ -10,7 +10,7 @@ use crate::keys::Identities;
 use crate::store::{Added, Objects};
 use crate::wal::name::{FOLDER, SEGMENT_BYTES, SUFFIX, key, timeline_folder};
 use crate::wal::object::{self, Header};
-use crate::wal::{Archive, History, Segment, WalName};
+use crate::wal::{Archive, History, WalName};
 
 /// Whose log it is. Written with the first segment and never changed: log of another cluster is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,12 +149,4 @@ async fn get(store: &dyn Objects, folder: &str, key: &str) -> Result<Option<Byte
             if !there.is_empty() && !there.iter().any(|listed| listed.name == name) { Ok(None) } else { Err(error) }
         }
     }
-}
-
-/// What is missing of the log between two places of a timeline.
-///
-/// # Errors
-/// The store cannot be read.
-pub async fn missing(store: &dyn Objects, backup: &str, timeline: u32, from: crate::wal::Lsn, to: crate::wal::Lsn) -> Result<Vec<Segment>> {
-    Ok(look(store, backup).await?.missing(timeline, from, to))
 }

@@ -324,17 +324,30 @@ impl Drop for Receiving {
 async fn wait_for_wal(making: &Making<'_>, range: WalRange) -> Result<()> {
     making.progress.begin("waiting for its log in the archive");
     let started = tokio::time::Instant::now();
+    let mut begun_later = false;
     loop {
-        let missing = archive::missing(making.store, making.backup.name.as_str(), range.timeline, range.start, range.end).await?;
+        let archive = archive::look(making.store, making.backup.name.as_str()).await?;
+        let missing = archive.missing(range.timeline, range.start, range.end);
         let Some(first) = missing.first() else { return Ok(()) };
+        // A look is not of one moment: twice is certain.
+        let begins_later =
+            archive.segments.get(&range.timeline).and_then(|numbers| numbers.first()).is_some_and(|there| first.number < *there);
+        if begins_later && begun_later {
+            let first = first.name(archive.segment_bytes);
+            return Err(Error::new(
+                Kind::Postgres,
+                format!("the base backup begins at {}, and its archive later: segment {first} will not come any more", range.start),
+            )
+            .hint("a standby begins at its last restartpoint: CHECKPOINT on the primary, and run it again; else look why the server has archived it elsewhere"));
+        }
+        begun_later = begins_later;
         if started.elapsed() > making.backup.stall_timeout {
-            let bytes = archive::look(making.store, making.backup.name.as_str()).await?.segment_bytes;
             return Err(Error::new(
                 Kind::Timeout,
                 format!(
                     "the log of the base backup did not come into the archive for {} s: segment {} is missing",
                     making.backup.stall_timeout.as_secs(),
-                    first.name(bytes)
+                    first.name(archive.segment_bytes)
                 ),
             )
             .hint("look at archive_command in the log of the server and at pg_stat_archiver, or whether the daemon streams; pgvigil wal status"));

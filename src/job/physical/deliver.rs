@@ -27,7 +27,7 @@ use crate::store::Store;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// The longest wait after a failure; the first is as long as between two looks, each further one twice as long.
-const BACKOFF_MAX: Duration = Duration::from_secs(60);
+const BACKOFF_MAX: Duration = Duration::from_secs(15);
 
 /// How long a store may take at the end for what has just come.
 const END_WITHIN: Duration = Duration::from_secs(5);

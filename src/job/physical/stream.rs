@@ -19,7 +19,9 @@ use crate::postgres::server::explain;
 
 /// The first wait after a failure; each further one is twice as long.
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
-const BACKOFF_MAX: Duration = Duration::from_secs(60);
+const BACKOFF_MAX: Duration = Duration::from_secs(15);
+
+const SEGMENT_BYTES: &str = "select to_json(setting::bigint) from pg_settings where name = 'wal_segment_size'";
 
 /// The slot of a backup. Names of slots are of lower-case letters, digits and underscores.
 pub fn slot_name(backup: &str) -> String {
@@ -33,17 +35,20 @@ pub fn lock_name(backup: &Backup) -> String {
 
 /// Keeps pg_receivewal at work until it is told to end. Whatever fails is told and tried again.
 pub async fn receive(plan: &Plan, backup: &Backup, spool: &Path, cancel: &CancellationToken) {
-    let mut wait = BACKOFF_FIRST;
+    let (mut wait, mut told) = (BACKOFF_FIRST, None);
     loop {
         let began = tokio::time::Instant::now();
         match receive_once(plan, backup, spool, cancel).await {
             Ok(()) => return,
             Err(error) => {
                 if began.elapsed() > BACKOFF_MAX {
-                    wait = BACKOFF_FIRST;
+                    (wait, told) = (BACKOFF_FIRST, None);
                 }
-                let hint = error.hint.as_deref().unwrap_or_default();
-                tracing::warn!(backup = %backup.name, %error, hint, again_in_secs = wait.as_secs(), "the log is not received");
+                if told.as_ref() != Some(&error.message) {
+                    let hint = error.hint.as_deref().unwrap_or_default();
+                    tracing::warn!(backup = %backup.name, %error, hint, again_in_secs = wait.as_secs(), "the log is not received");
+                    told = Some(error.message);
+                }
             }
         }
         tokio::select! {
@@ -70,6 +75,8 @@ async fn receive_once(plan: &Plan, backup: &Backup, spool: &Path, cancel: &Cance
     let slot = slot_name(backup.name.as_str());
     let mut made = server.host().start(server.call("pg_receivewal", arguments(spool, &slot, true))).await?;
     ended(&mut made).await?;
+    let segment_bytes: u64 = server.query(server.maintenance_database(), SEGMENT_BYTES).await?;
+    remove_cut(spool, segment_bytes)?;
     let mut process = server.host().start(server.call("pg_receivewal", arguments(spool, &slot, false))).await?;
     tracing::info!(backup = %backup.name, slot, "receiving the log");
     let mut stdout = std::mem::replace(&mut process.stdout, Box::new(tokio::io::empty()));
@@ -86,6 +93,22 @@ async fn receive_once(plan: &Plan, backup: &Backup, spool: &Path, cancel: &Cance
             Err(explain("pg_receivewal", exit, &process.stderr.text()))
         }
     }
+}
+
+/// pg_receivewal lays out each segment in full before it receives into it, and refuses for ever to go on with one
+/// whose layout a full disk has ended. Nothing has been received into such a one.
+fn remove_cut(spool: &Path, segment_bytes: u64) -> Result<()> {
+    let failed = |error: &std::io::Error| Error::system(format_args!("cannot tidy {}", spool.display()), error);
+    for entry in std::fs::read_dir(spool).map_err(|error| failed(&error))? {
+        let entry = entry.map_err(|error| failed(&error))?;
+        let bytes = entry.metadata().map_err(|error| failed(&error))?.len();
+        let is_partial = entry.path().extension().is_some_and(|extension| extension == "partial");
+        if is_partial && bytes != 0 && bytes != segment_bytes {
+            std::fs::remove_file(entry.path()).map_err(|error| failed(&error))?;
+            tracing::info!(file = %entry.path().display(), bytes, "a segment that a full disk has cut is begun again");
+        }
+    }
+    Ok(())
 }
 
 fn make_spool(spool: &Path) -> Result<()> {
@@ -120,6 +143,17 @@ async fn ended(process: &mut Process) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_full_disk_has_cut_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, bytes) in [("1.partial", 0), ("2.partial", 16), ("3.partial", 4), ("4", 4)] {
+            std::fs::write(dir.path().join(name), vec![0; bytes]).unwrap();
+        }
+        remove_cut(dir.path(), 16).unwrap();
+        let there = |name: &str| dir.path().join(name).exists();
+        assert_eq!(["1.partial", "2.partial", "3.partial", "4"].map(there), [true, true, false, true]);
+    }
 
     #[test]
     fn a_slot_has_no_hyphen() {
