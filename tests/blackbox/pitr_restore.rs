@@ -8,7 +8,7 @@ use crate::common::Server;
 use crate::pitr_site::Site;
 
 /// Exact moments of commits, and an archive that is switched often.
-const LOAD: &str = "track_commit_timestamp = on";
+const LOAD: &str = "track_commit_timestamp = on\nautovacuum = off";
 
 /// Rows, each in a transaction of its own, with the moment of its commit.
 fn committed(site: &Site) -> BTreeMap<u64, DateTime<Utc>> {

@@ -78,7 +78,7 @@ impl Drop for Psql {
 /// Asks again until the answer is yes. The bound is only there so that a failure has a name.
 #[track_caller]
 pub fn until(what: &str, mut yes: impl FnMut() -> bool) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
     while !yes() {
         assert!(std::time::Instant::now() < deadline, "never: {what}");
         std::thread::sleep(std::time::Duration::from_millis(20));

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{Server, World};
 
 /// An event that takes longer will not come.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Default)]
 struct Heard {

@@ -117,7 +117,7 @@ impl Smtp {
     /// Waits until it took so many. The bound is only there so that a failure has a name.
     #[track_caller]
     pub fn wait_for(&self, mails: usize) -> Vec<Mail> {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(120);
         loop {
             let there = self.mails();
             if there.len() >= mails {
