@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::common::daemon::Daemon;
 use crate::common::{Ran, World, container, password, run, unique};
-use crate::support::{check_lines, repository, rungs, stock, until};
+use crate::support::{check_lines, programs, repository, rungs, stock, until};
 
 fn docker(args: &[&str]) -> String {
     String::from_utf8(stock("docker", args, Path::new("/"))).unwrap().trim_end().to_owned()
@@ -268,6 +268,35 @@ fn tablespaces_are_drilled_in_a_container() {
     std::fs::write(site.world.config(), format!("{text}checks = {{ all = \"select count(*) = 1000 from t\", far = \"select pg_tablespace_location(oid) like '%pgvigil%' from pg_tablespace where spcname = 'far'\" }}\n")).unwrap();
     let id = site.world.backup("cluster");
     assert_eq!(site.drill(&id).expect(0).json()["rung"], "matched");
+    assert_eq!(site.drills(), [] as [String; 0]);
+}
+
+#[test]
+fn a_chain_is_drilled_in_a_container() {
+    let server_keys = format!("via = \"network\"\nbin_dir = \"{}\"\n", programs(18).display());
+    let site = Site::of("pgvigil-test/postgres:18", &server_keys, "checks = { all = \"select count(*) = 3 from t\" }\n");
+    site.server.sh("postgres", "echo 'host replication all all scram-sha-256' >>\"$PGDATA/pg_hba.conf\"; mkdir /var/lib/postgresql/far");
+    for sql in ["alter system set summarize_wal = on", "select pg_reload_conf()", "create tablespace far location '/var/lib/postgresql/far'"] {
+        site.server.sql(sql);
+    }
+    site.server.sql("create table t (n int) tablespace far");
+    let run = |args: &[&str]| {
+        site.server.sql("insert into t select count(*) from t");
+        let answer = site.pgvigil(&[&["--json", "run", "cluster"], args].concat()).expect(0).json();
+        answer["id"].as_str().unwrap().to_owned()
+    };
+    let whole = run(&[]);
+    let first = run(&["--incremental"]);
+    let second = run(&["--incremental"]);
+    assert_eq!(site.world.manifest(&second)["physical"]["incremental_of"], first.as_str());
+    assert_eq!(site.drill(&second).expect(0).json()["rung"], "matched");
+    assert_eq!(site.drills(), [] as [String; 0]);
+    // What it builds on is looked at as well.
+    let base = site.world.folder(&whole).join("base.tar.zst");
+    let bytes = std::fs::read(&base).unwrap();
+    std::fs::write(&base, &bytes[..bytes.len() / 2]).unwrap();
+    let ran = site.drill(&second).expect(1);
+    assert!(message(&ran).contains(&whole), "{ran:#?}");
     assert_eq!(site.drills(), [] as [String; 0]);
 }
 

@@ -11,17 +11,22 @@ use crate::config::Plan;
 use crate::config::plan::Backup;
 use crate::error::{Error, Kind, Result};
 use crate::host::local::LocalHost;
-use crate::host::{Call, Host, Tag};
+use crate::host::{Call, Exit, Host, Tag, failed, words_of_the_engine};
 use crate::job::physical::look::Seen;
 use crate::job::physical::start;
 use crate::job::physical::unpack::{Folders, make_folder, unpack_all};
 use crate::pack::packer::Meter;
 use crate::pack::tar::BACKUP_MANIFEST;
 use crate::physical::chain;
+use crate::postgres::programs::parse_version;
+use crate::postgres::throwaway::Inside;
 use crate::verify::stored::Stored;
 
 /// From this major version on files need not be copied from a part that is removed anyway.
 const LINKS: u32 = 18;
+
+/// Words of a program that are kept, in bytes.
+const SAID_BYTES_MAX: u64 = 64 * 1024;
 
 /// What is fetched for a base backup, and how much room that takes.
 pub struct Parts<'a> {
@@ -68,15 +73,18 @@ impl<'a> Parts<'a> {
         if self.chain.len() < 2 {
             return unpack_all(last, into, meter).await.map(drop);
         }
-        if into.inside.is_some() {
-            return Err(Error::unverifiable(
-                "an incremental base backup is put together on this machine only, and the drill is in a container",
-            )
-            .hint("drill on = \"local\", with the server's version of PostgreSQL installed here; whole ones are drilled in containers"));
-        }
-        let bin_dir = start::programs_for(self.plan, self.backup, last.manifest)?;
-        make_folder(beside)?;
-        let _removed = Removed(beside.to_owned());
+        let local = match into.inside {
+            Some(_) => None,
+            None => Some(LocalHost::new(Some(start::programs_for(self.plan, self.backup, last.manifest)?))),
+        };
+        // Those in a container go with it, or when they are combined.
+        let _removed = match into.inside {
+            Some(_) => None,
+            None => {
+                make_folder(beside)?;
+                Some(Removed(beside.to_owned()))
+            }
+        };
         let mut parts = Vec::new();
         for (n, entry) in self.chain.iter().enumerate() {
             let stored = if entry.id == *last.id {
@@ -85,11 +93,11 @@ impl<'a> Parts<'a> {
                 let (entry, _, store) = seen.copy(&entry.id)?;
                 Stored { store: &**store, id: &entry.id, manifest: &entry.manifest, keys: &seen.keys }
             };
-            parts.push(part(stored, &beside.join(n.to_string()), meter).await?);
+            parts.push(part(stored, &beside.join(n.to_string()), into.inside, meter).await?);
         }
         let Some(newest) = parts.last() else { return Ok(()) };
         let mut args = vec![format!("--output={}", into.data.display()), "--no-sync".to_owned(), "--no-manifest".to_owned()];
-        if crate::postgres::programs::major_in(&bin_dir).is_some_and(|major| major >= LINKS) {
+        if parse_version(&last.manifest.server_version).is_some_and(|(major, _)| major >= LINKS) {
             args.push("--link".to_owned());
         }
         for (oid, place) in into.tablespaces {
@@ -97,7 +105,14 @@ impl<'a> Parts<'a> {
             args.extend(from.map(|from| format!("--tablespace-mapping={}={}", mapped(from), mapped(place))));
         }
         args.extend(parts.iter().map(|part| part.data.display().to_string()));
-        combine(bin_dir, args).await
+        match (into.inside, local) {
+            (Some(inside), _) => {
+                combine(&inside.host(), args).await?;
+                inside.remove_folder(beside).await
+            }
+            (None, Some(local)) => combine(&local, args).await,
+            (None, None) => Ok(()),
+        }
     }
 }
 
@@ -120,34 +135,56 @@ struct Part {
     tablespaces: Vec<(u32, PathBuf)>,
 }
 
-async fn part(stored: Stored<'_>, data: &Path, meter: &Arc<Meter>) -> Result<Part> {
+async fn part(stored: Stored<'_>, data: &Path, inside: Option<&Inside>, meter: &Arc<Meter>) -> Result<Part> {
     let failed = |error: &std::io::Error| Error::system(format_args!("cannot write into {}", data.display()), error);
-    make_folder(data)?;
     let spaces = stored.manifest.physical.iter().flat_map(|physical| &physical.tablespaces);
     let tablespaces: Vec<(u32, PathBuf)> =
         spaces.map(|space| (space.oid, PathBuf::from(format!("{}_{}", data.display(), space.oid)))).collect();
-    for (_, place) in &tablespaces {
-        make_folder(place)?;
-    }
-    let manifest = unpack_all(stored, &Folders { data, tablespaces: &tablespaces, inside: None }, meter).await?;
-    std::fs::write(data.join(BACKUP_MANIFEST), manifest).map_err(|error| failed(&error))?;
-    for (oid, place) in &tablespaces {
-        std::os::unix::fs::symlink(place, data.join("pg_tblspc").join(oid.to_string())).map_err(|error| failed(&error))?;
+    let folders = Folders { data, tablespaces: &tablespaces, inside };
+    let link_of = |oid: &u32| data.join("pg_tblspc").join(oid.to_string());
+    if let Some(inside) = inside {
+        let manifest = unpack_all(stored, &folders, meter).await?;
+        let mut files = inside.unpack_into(data).await?;
+        files.file(BACKUP_MANIFEST, &manifest).await?;
+        files.finish().await?;
+        for (oid, place) in &tablespaces {
+            inside.link(place, &link_of(oid)).await?;
+        }
+    } else {
+        make_folder(data)?;
+        for (_, place) in &tablespaces {
+            make_folder(place)?;
+        }
+        let manifest = unpack_all(stored, &folders, meter).await?;
+        std::fs::write(data.join(BACKUP_MANIFEST), manifest).map_err(|error| failed(&error))?;
+        for (oid, place) in &tablespaces {
+            std::os::unix::fs::symlink(place, link_of(oid)).map_err(|error| failed(&error))?;
+        }
     }
     Ok(Part { data: data.to_owned(), tablespaces })
 }
 
-async fn combine(bin_dir: PathBuf, args: Vec<String>) -> Result<()> {
-    let host = LocalHost::new(Some(bin_dir));
-    let call = Call { program: "pg_combinebackup", args, env: Vec::new(), password: None, tag: Tag::random(), stdin: false, input: None };
+async fn combine(host: &dyn Host, args: Vec<String>) -> Result<()> {
+    const PROGRAM: &str = "pg_combinebackup";
+    let call = Call { program: PROGRAM, args, env: Vec::new(), password: None, tag: Tag::random(), stdin: false, input: None };
     let mut process = host.start(call).await?;
-    let _ = process.stdout.read_to_end(&mut Vec::new()).await;
+    let mut said = Vec::new();
+    let _ = (&mut process.stdout).take(SAID_BYTES_MAX).read_to_end(&mut said).await;
+    let _ = tokio::io::copy(&mut process.stdout, &mut tokio::io::sink()).await;
     let exit = process.running.wait().await?;
     if exit.is_success() {
         return Ok(());
     }
-    Err(crate::host::failed(Kind::Damaged, "pg_combinebackup", exit, &process.stderr.text())
-        .hint("restore an earlier base backup; the log leads on from it"))
+    let text = process.stderr.text();
+    if let (Exit::Code(126 | 127), Some(_)) = (exit, words_of_the_engine(&said)) {
+        return Err(Error::unverifiable(format_args!("the image of the source has no {PROGRAM}"))
+            .hint("drill on = \"local\", with the server's version of PostgreSQL installed here"));
+    }
+    // Every byte that it reads has been checked: where there is no room the base backups are not to blame.
+    if text.contains("No space left on device") {
+        return Err(failed(Kind::System, PROGRAM, exit, &text).hint("it needs room for all of the chain beside the cluster"));
+    }
+    Err(failed(Kind::Damaged, PROGRAM, exit, &text).hint("restore an earlier base backup; the log leads on from it"))
 }
 
 #[cfg(test)]

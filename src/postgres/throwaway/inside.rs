@@ -11,6 +11,7 @@ use super::{READY, Throwaway, Wanted, What, not_started, settings};
 use crate::config::plan;
 use crate::error::{Error, Kind, Result};
 use crate::host::containers::{self, Made};
+use crate::host::docker::DockerHost;
 use crate::host::{self, Call, Exit, Host, Process, Running, Tag, Tail, clock, words_of_the_engine};
 use crate::pack::tar;
 
@@ -60,7 +61,28 @@ impl Inside {
     /// The Engine refuses.
     pub async fn unpack_into(&self, folder: &Path) -> Result<Unpacking> {
         let script = r#"umask 077; mkdir -p "$1" && exec tar -C "$1" -x -o -f -"#;
-        Unpacking::begin(self.made.host().start(shell(script, folder, true, &self.tag)).await?)
+        Unpacking::begin(self.made.host().start(shell(script, &[folder], true, &self.tag)).await?)
+    }
+
+    /// Where programs start in it.
+    pub fn host(&self) -> DockerHost {
+        self.made.host()
+    }
+
+    /// Makes a symbolic link.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub async fn link(&self, to: &Path, at: &Path) -> Result<()> {
+        say(&self.made, shell(r#"ln -s "$1" "$2""#, &[to, at], false, &self.tag)).await.map(drop)
+    }
+
+    /// Removes a folder and all that is in it.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub async fn remove_folder(&self, path: &Path) -> Result<()> {
+        say(&self.made, shell(r#"rm -rf "$1""#, &[path], false, &self.tag)).await.map(drop)
     }
 
     /// Removes a file, if it is there.
@@ -68,7 +90,7 @@ impl Inside {
     /// # Errors
     /// It cannot be removed.
     pub async fn remove_file(&self, path: &Path) -> Result<()> {
-        say(&self.made, shell(r#"rm -f "$1""#, path, false, &self.tag)).await.map(drop)
+        say(&self.made, shell(r#"rm -f "$1""#, &[path], false, &self.tag)).await.map(drop)
     }
 
     /// Removes it, and hands the reason on.
@@ -120,15 +142,16 @@ async fn serve(made: &mut Made, home: &Path, wanted: &Wanted<'_>, cancel: &Cance
 /// The folder that is ours.
 async fn home(made: &Made, tag: &Tag) -> Result<PathBuf> {
     let script = format!(r#"{FOLDER}; cd "$d/pgvigil" && pwd"#);
-    let said = say(made, shell(&script, Path::new(""), false, tag)).await?;
+    let said = say(made, shell(&script, &[], false, tag)).await?;
     match said.trim_end_matches('\n') {
         path if path.starts_with('/') && !path.contains('\n') => Ok(PathBuf::from(path)),
         other => Err(Error::unverifiable(format_args!("the image of the source has no folder for a cluster: {other:?}"))),
     }
 }
 
-fn shell(script: &str, path: &Path, stdin: bool, tag: &Tag) -> Call {
-    let args = ["-c", script, "pgvigil", &path.display().to_string()].map(str::to_owned).to_vec();
+fn shell(script: &str, paths: &[&Path], stdin: bool, tag: &Tag) -> Call {
+    let args = ["-c", script, "pgvigil"].map(str::to_owned).into_iter();
+    let args = args.chain(paths.iter().map(|path| path.display().to_string())).collect();
     Call { program: "sh", args, env: Vec::new(), password: None, tag: tag.clone(), stdin, input: None }
 }
 
