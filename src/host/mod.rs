@@ -14,6 +14,7 @@ pub mod openings;
 pub mod owner;
 pub mod pipe;
 pub mod program;
+pub mod removal;
 pub mod secret;
 pub mod signals;
 pub mod spool;

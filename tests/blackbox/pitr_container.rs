@@ -276,7 +276,9 @@ fn a_chain_is_drilled_in_a_container() {
     let server_keys = format!("via = \"network\"\nbin_dir = \"{}\"\n", programs(18).display());
     let site = Site::of("pgvigil-test/postgres:18", &server_keys, "checks = { all = \"select count(*) = 3 from t\" }\n");
     site.server.sh("postgres", "echo 'host replication all all scram-sha-256' >>\"$PGDATA/pg_hba.conf\"; mkdir /var/lib/postgresql/far");
-    for sql in ["alter system set summarize_wal = on", "select pg_reload_conf()", "create tablespace far location '/var/lib/postgresql/far'"] {
+    for sql in
+        ["alter system set summarize_wal = on", "select pg_reload_conf()", "create tablespace far location '/var/lib/postgresql/far'"]
+    {
         site.server.sql(sql);
     }
     site.server.sql("create table t (n int) tablespace far");

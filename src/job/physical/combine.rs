@@ -73,17 +73,12 @@ impl<'a> Parts<'a> {
         if self.chain.len() < 2 {
             return unpack_all(last, into, meter).await.map(drop);
         }
-        let local = match into.inside {
-            Some(_) => None,
-            None => Some(LocalHost::new(Some(start::programs_for(self.plan, self.backup, last.manifest)?))),
-        };
-        // Those in a container go with it, or when they are combined.
-        let _removed = match into.inside {
-            Some(_) => None,
-            None => {
-                make_folder(beside)?;
-                Some(Removed(beside.to_owned()))
-            }
+        let at = if let Some(inside) = into.inside {
+            At::Inside(inside)
+        } else {
+            let bin_dir = start::programs_for(self.plan, self.backup, last.manifest)?;
+            make_folder(beside)?;
+            At::Here(LocalHost::new(Some(bin_dir)), Removed(beside.to_owned()))
         };
         let mut parts = Vec::new();
         for (n, entry) in self.chain.iter().enumerate() {
@@ -105,15 +100,21 @@ impl<'a> Parts<'a> {
             args.extend(from.map(|from| format!("--tablespace-mapping={}={}", mapped(from), mapped(place))));
         }
         args.extend(parts.iter().map(|part| part.data.display().to_string()));
-        match (into.inside, local) {
-            (Some(inside), _) => {
+        match at {
+            At::Here(host, _removed) => combine(&host, args).await,
+            At::Inside(inside) => {
                 combine(&inside.host(), args).await?;
                 inside.remove_folder(beside).await
             }
-            (None, Some(local)) => combine(&local, args).await,
-            (None, None) => Ok(()),
         }
     }
+}
+
+/// Where the parts lie and are combined.
+enum At<'a> {
+    Here(LocalHost, Removed),
+    /// They go with it, if not before.
+    Inside(&'a Inside),
 }
 
 /// A path in a mapping, where `=` parts the two.

@@ -2,21 +2,17 @@
 //! the lock of a place may do as he likes in it; what is in one that nobody holds is of a dead one.
 
 use std::fs::DirBuilder;
-use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::config::Plan;
 use crate::error::{Error, Kind, Result};
+use crate::host::removal::remove_folder;
 use crate::postgres::throwaway;
 use crate::state::{Lock, State};
 
 /// How many there are: each holds a whole cluster.
 const COUNT: usize = 8;
-
-/// How long something that was broken off may take to notice.
-const GRACE: Duration = Duration::from_secs(10);
 
 /// A place that is taken.
 pub struct Place {
@@ -70,25 +66,10 @@ impl Place {
     /// Something is left, which is swept later.
     pub async fn empty(&self) -> Result<()> {
         throwaway::sweep_local(&self.owner, &self.folder).await?;
-        let folder = &self.folder;
-        let began = tokio::time::Instant::now();
-        loop {
-            let gone = folder.clone();
-            let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(gone)).await;
-            match removed.map_err(io::Error::other).flatten() {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-                // An unpacking that was broken off may still write a file, and notices with the next one.
-                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && began.elapsed() < GRACE => {
-                    tokio::time::sleep(GRACE / 200).await;
-                }
-                Err(error) => {
-                    return Err(
-                        Error::system(format_args!("{} is left", folder.display()), &error).hint(format!("rm -r {}", folder.display()))
-                    );
-                }
-                Ok(()) => {}
-            }
-        }
+        remove_folder(&self.folder).await.map_err(|error| {
+            let folder = self.folder.display();
+            Error::system(format_args!("{folder} is left"), &error).hint(format!("rm -r {folder}"))
+        })
     }
 
     /// The same at the end of its use. What is left is told, and keeps nobody from the result.

@@ -10,6 +10,7 @@ use crate::config::Plan;
 use crate::config::plan::Backup;
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
+use crate::host::removal::remove_folder;
 use crate::job::keys;
 use crate::job::physical::beside;
 use crate::job::physical::combine::Parts;
@@ -174,7 +175,7 @@ pub async fn restore(plan: &Plan, looked: &Looked<'_>, asked: &Asked, progress: 
         () = cancel.cancelled() => Err(Error::new(Kind::Cancelled, "told to stop")),
     };
     if let Err(error) = fetched {
-        remove(&asked.data, &looked.places);
+        remove(&asked.data, &looked.places).await;
         return Err(error);
     }
     let mut warnings = looked.unsigned.clone();
@@ -202,13 +203,12 @@ pub async fn restore(plan: &Plan, looked: &Looked<'_>, asked: &Asked, progress: 
 }
 
 /// A folder that is not whole must not be taken for a cluster.
-fn remove(data: &Path, places: &[(u32, String)]) {
-    let folders = std::iter::once(data).chain(places.iter().map(|(_, place)| Path::new(place)));
-    for folder in folders {
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            let _ = if entry.path().is_dir() { std::fs::remove_dir_all(entry.path()) } else { std::fs::remove_file(entry.path()) };
+async fn remove(data: &Path, places: &[(u32, String)]) {
+    for folder in std::iter::once(data).chain(places.iter().map(|(_, place)| Path::new(place))) {
+        // One that is a mount of its own stays, empty.
+        if let Ok(folder) = folder.canonicalize() {
+            let _ = remove_folder(&folder).await;
         }
-        let _ = std::fs::remove_dir(folder);
     }
 }
 

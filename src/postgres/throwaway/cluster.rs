@@ -16,6 +16,7 @@ use crate::config::plan;
 use crate::error::{Error, Kind, Result};
 use crate::host::local::{Confined, LocalHost};
 use crate::host::pipe::Pipes;
+use crate::host::removal::remove_folder;
 use crate::host::{self, Call, Host, Process, Tag, strays};
 use crate::postgres::server::Reached;
 use crate::postgres::{Server, programs};
@@ -296,12 +297,7 @@ async fn remove(path: PathBuf, mark: &Tag) -> Result<()> {
     strays::end_cluster(&path, mark, postmaster)
         .await
         .map_err(|error| error.context(format_args!("a server in {} is left", path.display())))?;
-    let gone = path.clone();
-    let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(gone)).await;
-    match removed.map_err(io::Error::other).flatten() {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::system(format_args!("{} is left", path.display()), &error).hint(format!("rm -r {}", path.display())))
-        }
-        _ => Ok(()),
-    }
+    remove_folder(&path)
+        .await
+        .map_err(|error| Error::system(format_args!("{} is left", path.display()), &error).hint(format!("rm -r {}", path.display())))
 }
