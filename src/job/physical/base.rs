@@ -28,6 +28,7 @@ use crate::physical::page;
 use crate::physical::whole::{ServerManifest, WalRange};
 use crate::postgres::Server;
 use crate::postgres::basebackup::{Cluster, Standing, arguments};
+use crate::postgres::quote::literal;
 use crate::state::{Lock, State};
 use crate::store::original::Original;
 use crate::store::{Upload, catalog_of};
@@ -35,6 +36,9 @@ use crate::verify::stored::Stored;
 
 /// How often the archive is looked at for the log of a base backup.
 const WAIT_FOR_WAL: Duration = Duration::from_millis(500);
+
+/// A receiver that cannot begin by then is told by itself, and by what is missing in the end.
+const WAIT_FOR_RECEIVER: Duration = Duration::from_secs(30);
 
 /// What the spool keeps free beside the base backup itself, in percent: a cluster grows meanwhile.
 const SPOOL_RESERVE_PERCENT: u64 = 10;
@@ -89,6 +93,9 @@ impl Basing<'_> {
         // With a daemon it is received already; else for as long as this takes.
         let is_received = spec.wal == Some(Wal::Stream) || spec.wal_folder.is_some();
         let _receiver = if is_received { Receiving::begin(making, &state)? } else { None };
+        if spec.wal == Some(Wal::Stream) && spec.wal_folder.is_none() {
+            self.wait_for_receiver().await?;
+        }
         let archives = self.take(upload, &cluster, with_wal, parent.as_ref()).await?;
         let manifest = ServerManifest::parse(&archives.manifest).map_err(not_whole)?;
         let range = manifest.range().map_err(not_whole)?;
@@ -138,6 +145,17 @@ impl Basing<'_> {
             opened: Opened::default(),
             keys: Identities::default(),
         })
+    }
+
+    /// What is written before somebody receives never comes: a slot keeps the log from then on.
+    async fn wait_for_receiver(&self) -> Result<()> {
+        let slot = literal(&stream::slot_name(self.making.backup.name.as_str()));
+        let sql = format!("select to_json(exists (select from pg_replication_slots where slot_name = {slot} and restart_lsn is not null))");
+        let began = tokio::time::Instant::now();
+        while !self.server.query::<bool>(self.server.maintenance_database(), &sql).await? && began.elapsed() < WAIT_FOR_RECEIVER {
+            tokio::time::sleep(WAIT_FOR_WAL).await;
+        }
+        Ok(())
     }
 
     /// The newest good base backup of the cluster. `None`: there is none yet, and a whole one is made.
