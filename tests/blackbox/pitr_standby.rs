@@ -1,20 +1,13 @@
 //! A standby is the server: base backups of it, its log, and what comes when it is promoted.
 
 use crate::common::daemon::Daemon;
-use crate::common::run;
 use crate::pitr_site::Site;
 use crate::support::{Cluster, until};
 
-fn sql(cluster: &Cluster, sql: &str) -> String {
-    let output = run(cluster.tool("psql").args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", sql]));
-    assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
-}
-
 /// Rows that fill a segment of their own.
 fn rows(cluster: &Cluster, from: u32, to: u32) {
-    sql(cluster, &format!("insert into t select generate_series({from}, {to})"));
-    sql(cluster, "select pg_switch_wal()");
+    cluster.sql(&format!("insert into t select generate_series({from}, {to})"));
+    cluster.sql("select pg_switch_wal()");
 }
 
 #[test]
@@ -22,7 +15,7 @@ fn its_promotion_is_followed_while_it_streams() {
     for major in [15, 18] {
         let site = Site::with(major, "archive_mode = off", "wal = \"stream\"\ncompression = \"zstd\"\n");
         let primary = &site.cluster;
-        sql(primary, "create table t (n int)");
+        primary.sql("create table t (n int)");
         let standby = Cluster::standby_of(primary);
         let file = std::fs::read_to_string(site.world.config()).unwrap();
         let file = file
@@ -38,9 +31,9 @@ fn its_promotion_is_followed_while_it_streams() {
         until("the archive begins", || !site.archived().is_empty());
         let ran = site.pgvigil(&["run", "cluster"]).expect(1);
         assert!(ran.stderr.contains("will not come any more") && ran.stderr.contains("CHECKPOINT on the primary"), "{ran:#?}");
-        sql(primary, "checkpoint");
-        let now = sql(primary, "select pg_current_wal_lsn()");
-        until("the standby is there", || sql(&standby, &format!("select pg_last_wal_replay_lsn() >= '{now}'")) == "t");
+        primary.sql("checkpoint");
+        let now = primary.sql("select pg_current_wal_lsn()");
+        until("the standby is there", || standby.sql(&format!("select pg_last_wal_replay_lsn() >= '{now}'")) == "t");
 
         // Its end comes into the archive with the next segment of the primary.
         let id = std::thread::scope(|scope| {
@@ -57,12 +50,12 @@ fn its_promotion_is_followed_while_it_streams() {
         assert_eq!((&manifest["physical"]["from_standby"], &manifest["physical"]["timeline"]), (&true.into(), &1.into()), "{manifest}");
 
         rows(primary, 1001, 1100);
-        let before = sql(primary, "select count(*) from t");
-        until("the standby has it", || sql(&standby, "select count(*) from t") == before);
-        assert_eq!(sql(&standby, "select pg_promote()"), "t");
+        let before = primary.sql("select count(*) from t");
+        until("the standby has it", || standby.sql("select count(*) from t") == before);
+        assert_eq!(standby.sql("select pg_promote()"), "t");
         rows(&standby, 2001, 2010);
         rows(&standby, 2011, 2020);
-        let last = sql(&standby, "select pg_walfile_name(pg_switch_wal())");
+        let last = standby.sql("select pg_walfile_name(pg_switch_wal())");
         assert!(last.starts_with("00000002"), "{last}");
         rows(&standby, 2021, 2021);
         let there = |name: &str| site.world.store().join(format!("cluster/wal/{}/{name}.zst", &name[..8])).exists();

@@ -228,6 +228,14 @@ impl Cluster {
         command.env("PGUSER", "postgres").env("PGPASSWORD", password());
         command
     }
+
+    /// What the server answers in its database `postgres`.
+    #[track_caller]
+    pub fn sql(&self, sql: &str) -> String {
+        let output = run(self.tool("psql").args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", sql]));
+        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
 }
 
 impl Drop for Cluster {

@@ -1,10 +1,10 @@
 //! A cluster that archives its log, and a world whose stores belong to the user of the server.
 
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::common::{Ran, World, run};
-use crate::support::{Cluster, stock};
+use crate::support::{Cluster, own, stock};
 
 /// A cluster with its world. The program runs as the user of the server wherever it writes.
 pub struct Site {
@@ -20,13 +20,6 @@ fn settings(world: &World, more: &str) -> String {
         env!("CARGO_BIN_EXE_pgvigil"),
         world.path("wal.toml").display()
     )
-}
-
-fn own(path: &Path) {
-    if nix::unistd::Uid::effective().is_root() {
-        let user = nix::unistd::User::from_name("postgres").unwrap().unwrap();
-        chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
-    }
 }
 
 impl Site {
@@ -64,9 +57,7 @@ impl Site {
     }
 
     pub fn sql(&self, sql: &str) -> String {
-        let output = run(self.cluster.tool("psql").args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", sql]));
-        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+        self.cluster.sql(sql)
     }
 
     /// Ends the segment that is written, and waits until the server has archived it. Where nothing was

@@ -24,6 +24,7 @@ use crate::keys::Identities;
 use crate::pack::codec::Codec;
 use crate::pack::end::EndWatch;
 use crate::pack::tar::{BACKUP_MANIFEST, Passed};
+use crate::physical::inbox::Stays;
 use crate::physical::page;
 use crate::physical::whole::{ServerManifest, WalRange};
 use crate::postgres::Server;
@@ -87,13 +88,13 @@ impl Basing<'_> {
         let mut warnings = Vec::new();
         let parent = if making.incremental { self.parent(&cluster, &mut warnings).await? } else { None };
         making.progress.expect(cluster.bytes);
-        if let Some(folder) = &spec.wal_folder {
+        let from = folder::of(making.plan, making.backup);
+        if let Some((folder, Stays::Nothing)) = &from {
             folder::check(folder)?;
         }
         // With a daemon it is received already; else for as long as this takes.
-        let is_received = spec.wal == Some(Wal::Stream) || spec.wal_folder.is_some();
-        let _receiver = if is_received { Receiving::begin(making, &state)? } else { None };
-        if spec.wal == Some(Wal::Stream) && spec.wal_folder.is_none() {
+        let _receiver = if from.is_some() { Receiving::begin(making, &state)? } else { None };
+        if let Some((_, Stays::ForReceiver)) = from {
             self.wait_for_receiver().await?;
         }
         let archives = self.take(upload, &cluster, with_wal, parent.as_ref()).await?;
@@ -147,10 +148,10 @@ impl Basing<'_> {
         })
     }
 
-    /// What is written before somebody receives never comes: a slot keeps the log from then on.
+    /// What is written before somebody receives never comes: a slot that `pg_receivewal` makes keeps the log from then on.
     async fn wait_for_receiver(&self) -> Result<()> {
         let slot = literal(&stream::slot_name(self.making.backup.name.as_str()));
-        let sql = format!("select to_json(exists (select from pg_replication_slots where slot_name = {slot} and restart_lsn is not null))");
+        let sql = format!("select to_json(exists (select from pg_replication_slots where slot_name = {slot} and active))");
         let began = tokio::time::Instant::now();
         while !self.server.query::<bool>(self.server.maintenance_database(), &sql).await? && began.elapsed() < WAIT_FOR_RECEIVER {
             tokio::time::sleep(WAIT_FOR_WAL).await;

@@ -117,11 +117,7 @@ impl Delivery<'_> {
     }
 
     async fn pass(&self, name: &Name, shared: &Mutex<Shared>) -> Pass {
-        // pg_receivewal has not begun yet.
-        if self.stays == Stays::ForReceiver && !self.folder.exists() {
-            return Pass::default();
-        }
-        let sorted = match folder::look(self.folder) {
+        let sorted = match folder::look(self.folder, self.stays) {
             Ok(sorted) => sorted,
             Err(error) => return Pass { wrong: vec![error.message], away: None },
         };

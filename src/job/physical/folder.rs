@@ -54,7 +54,7 @@ pub fn check(folder: &Path) -> Result<()> {
 
 /// What is wrong with what lies there, by a look. `owner` is the cluster of the archive, as far as it is known.
 pub fn problems(folder: &Path, stays: Stays, owner: Option<&Owner>, now: DateTime<Utc>) -> Vec<String> {
-    let sorted = match look(folder) {
+    let sorted = match look(folder, stays) {
         Ok(sorted) => stays.without_kept(sorted),
         Err(error) => return vec![error.message],
     };
@@ -68,11 +68,14 @@ pub fn problems(folder: &Path, stays: Stays, owner: Option<&Owner>, now: DateTim
     inbox::problems(&folder.display().to_string(), &sorted, &wrong.collect::<Vec<_>>(), full, now)
 }
 
-/// What lies there, in the order of the log.
+/// What lies there, in the order of the log. One that pg_receivewal has yet to make is empty.
 ///
 /// # Errors
 /// It cannot be worked with.
-pub fn look(folder: &Path) -> Result<Sorted> {
+pub fn look(folder: &Path, stays: Stays) -> Result<Sorted> {
+    if stays == Stays::ForReceiver && !folder.exists() {
+        return Ok(Sorted::default());
+    }
     check(folder)?;
     let failed = |error: &std::io::Error| Error::system(format_args!("cannot read {}", folder.display()), error);
     let mut lying = Vec::new();

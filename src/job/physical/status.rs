@@ -12,7 +12,6 @@ use crate::job::physical::archive::Owner;
 use crate::job::physical::folder;
 use crate::job::physical::look::{self, Seen};
 use crate::job::physical::stream::slot_name;
-use crate::physical::inbox::Stays;
 use crate::physical::lag::{self, Figures, ServerLog, Standing};
 use crate::physical::plan::{Window, way};
 use crate::postgres::Server;
@@ -87,7 +86,7 @@ pub async fn status(plan: &Plan, backup: &Backup) -> Result<Status> {
         error: None,
     };
     status.problems.extend(status.gaps.iter().map(|gap| format!("gap of {} segments, from {} to {}", gap.segments, gap.first, gap.last)));
-    if let Some((folder, stays)) = folder::of(plan, backup).filter(|(folder, stays)| *stays == Stays::Nothing || folder.exists()) {
+    if let Some((folder, stays)) = folder::of(plan, backup) {
         status.problems.extend(folder::problems(&folder, stays, owner(&seen, name).await?.as_ref(), now));
     }
     if backup.physical.as_ref().is_some_and(|physical| physical.wal.is_none()) {
