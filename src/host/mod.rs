@@ -27,7 +27,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::Notify;
 
 use crate::error::{Error, Kind, Result};
@@ -112,6 +112,32 @@ pub struct Process {
     pub stdout: Box<dyn AsyncRead + Send + Unpin>,
     pub stderr: Tail,
     pub running: Box<dyn Running>,
+}
+
+/// What a program left that ran to its end.
+pub struct Ended {
+    pub exit: Exit,
+    /// The beginning of its stdout.
+    pub said: Vec<u8>,
+    pub stderr: String,
+}
+
+/// What is kept of the words of a program, in bytes.
+const SAID_BYTES_MAX: u64 = 64 * 1024;
+
+impl Process {
+    /// Lets one run to its end that has only a few words to say.
+    ///
+    /// # Errors
+    /// How it ended cannot be known.
+    pub async fn ended(&mut self) -> Result<Ended> {
+        let mut said = Vec::new();
+        // What is lost on the way its exit status tells.
+        let _ = (&mut self.stdout).take(SAID_BYTES_MAX).read_to_end(&mut said).await;
+        let _ = tokio::io::copy(&mut self.stdout, &mut tokio::io::sink()).await;
+        let exit = self.running.wait().await?;
+        Ok(Ended { exit, said, stderr: self.stderr.text() })
+    }
 }
 
 /// The handle on a running program.

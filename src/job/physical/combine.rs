@@ -4,14 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::io::AsyncReadExt;
-
 use crate::catalog::{Entry, Id};
 use crate::config::Plan;
 use crate::config::plan::Backup;
 use crate::error::{Error, Kind, Result};
 use crate::host::local::LocalHost;
-use crate::host::{Call, Exit, Host, Tag, failed, words_of_the_engine};
+use crate::host::{Call, Ended, Exit, Host, Tag, failed, words_of_the_engine};
 use crate::job::physical::look::Seen;
 use crate::job::physical::start;
 use crate::job::physical::unpack::{Folders, make_folder, unpack_all};
@@ -24,9 +22,6 @@ use crate::verify::stored::Stored;
 
 /// From this major version on files need not be copied from a part that is removed anyway.
 const LINKS: u32 = 18;
-
-/// Words of a program that are kept, in bytes.
-const SAID_BYTES_MAX: u64 = 64 * 1024;
 
 /// What is fetched for a base backup, and how much room that takes.
 pub struct Parts<'a> {
@@ -168,24 +163,19 @@ async fn part(stored: Stored<'_>, data: &Path, inside: Option<&Inside>, meter: &
 async fn combine(host: &dyn Host, args: Vec<String>) -> Result<()> {
     const PROGRAM: &str = "pg_combinebackup";
     let call = Call { program: PROGRAM, args, env: Vec::new(), password: None, tag: Tag::random(), stdin: false, input: None };
-    let mut process = host.start(call).await?;
-    let mut said = Vec::new();
-    let _ = (&mut process.stdout).take(SAID_BYTES_MAX).read_to_end(&mut said).await;
-    let _ = tokio::io::copy(&mut process.stdout, &mut tokio::io::sink()).await;
-    let exit = process.running.wait().await?;
+    let Ended { exit, said, stderr } = host.start(call).await?.ended().await?;
     if exit.is_success() {
         return Ok(());
     }
-    let text = process.stderr.text();
     if let (Exit::Code(126 | 127), Some(_)) = (exit, words_of_the_engine(&said)) {
         return Err(Error::unverifiable(format_args!("the image of the source has no {PROGRAM}"))
             .hint("drill on = \"local\", with the server's version of PostgreSQL installed here"));
     }
     // Every byte that it reads has been checked: where there is no room the base backups are not to blame.
-    if text.contains("No space left on device") {
-        return Err(failed(Kind::System, PROGRAM, exit, &text).hint("it needs room for all of the chain beside the cluster"));
+    if stderr.contains("No space left on device") {
+        return Err(failed(Kind::System, PROGRAM, exit, &stderr).hint("it needs room for all of the chain beside the cluster"));
     }
-    Err(failed(Kind::Damaged, PROGRAM, exit, &text).hint("restore an earlier base backup; the log leads on from it"))
+    Err(failed(Kind::Damaged, PROGRAM, exit, &stderr).hint("restore an earlier base backup; the log leads on from it"))
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 
 use std::time::Instant;
 
-use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::{Entry, Physical, Proof, Rung};
@@ -12,7 +11,7 @@ use crate::config::drill::DrillOn;
 use crate::config::plan::Backup;
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
-use crate::host::{Tag, clock, failed, words_of_the_engine};
+use crate::host::{Ended, Tag, clock, failed, words_of_the_engine};
 use crate::job::drill::Drilled;
 use crate::job::drill_copy::{FOLDER, facts, remove, until_told};
 use crate::job::physical::beside;
@@ -246,11 +245,7 @@ async fn look_through(
 /// What pg_amcheck finds. `None`: nothing.
 async fn amcheck(server: &Server) -> Result<Option<String>> {
     let args = ["--all", "--install-missing", "--no-password"].map(str::to_owned).to_vec();
-    let mut process = server.host().start(server.call("pg_amcheck", args)).await?;
-    let mut said = Vec::new();
-    let _ = (&mut process.stdout).take(64 * 1024).read_to_end(&mut said).await;
-    let _ = tokio::io::copy(&mut process.stdout, &mut tokio::io::sink()).await;
-    let exit = process.running.wait().await?;
+    let Ended { exit, said, stderr } = server.host().start(server.call("pg_amcheck", args)).await?.ended().await?;
     if let (crate::host::Exit::Code(126 | 127), Some(_)) = (exit, words_of_the_engine(&said)) {
         return Err(Error::unverifiable("the image of the source has no pg_amcheck: tables and indexes are not looked through"));
     }
@@ -262,8 +257,6 @@ async fn amcheck(server: &Server) -> Result<Option<String>> {
             let first: Vec<&str> = said.lines().take(6).collect();
             Ok(Some(format!("pg_amcheck finds corruption:\n  {}", first.join("\n  "))))
         }
-        exit => {
-            Err(failed(Kind::Unverifiable, "pg_amcheck", exit, &process.stderr.text()).context("cannot look through tables and indexes"))
-        }
+        exit => Err(failed(Kind::Unverifiable, "pg_amcheck", exit, &stderr).context("cannot look through tables and indexes")),
     }
 }

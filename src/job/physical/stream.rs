@@ -13,7 +13,7 @@ use crate::config::Plan;
 use crate::config::file::Via;
 use crate::config::plan::{self, Backup};
 use crate::error::{Error, Kind, Result};
-use crate::host::{Process, Tag};
+use crate::host::Tag;
 use crate::postgres::Server;
 use crate::postgres::server::explain;
 
@@ -73,8 +73,11 @@ async fn receive_once(plan: &Plan, backup: &Backup, spool: &Path, cancel: &Cance
     make_spool(spool)?;
     let server = Server::connect(&over_the_network(&plan.servers[&backup.server]), Tag::random()).await?;
     let slot = slot_name(backup.name.as_str());
-    let mut made = server.host().start(server.call("pg_receivewal", arguments(spool, &slot, true))).await?;
-    ended(&mut made).await?;
+    let made = server.host().start(server.call("pg_receivewal", arguments(spool, &slot, true))).await?.ended().await?;
+    if !made.exit.is_success() {
+        let error = explain("pg_receivewal", made.exit, &made.stderr);
+        return Err(Error { kind: Kind::Postgres, ..error }.context("no slot for the log"));
+    }
     let segment_bytes: u64 = server.query(server.maintenance_database(), SEGMENT_BYTES).await?;
     remove_cut(spool, segment_bytes)?;
     let mut process = server.host().start(server.call("pg_receivewal", arguments(spool, &slot, false))).await?;
@@ -127,17 +130,6 @@ fn arguments(spool: &Path, slot: &str, create: bool) -> Vec<String> {
         args.extend(["--synchronous", "--no-loop"].map(str::to_owned));
     }
     args
-}
-
-async fn ended(process: &mut Process) -> Result<()> {
-    let mut said = Vec::new();
-    let _ = process.stdout.read_to_end(&mut said).await;
-    let exit = process.running.wait().await?;
-    if exit.is_success() {
-        return Ok(());
-    }
-    let error = explain("pg_receivewal", exit, &process.stderr.text());
-    Err(Error { kind: Kind::Postgres, ..error }.context("no slot for the log"))
 }
 
 #[cfg(test)]

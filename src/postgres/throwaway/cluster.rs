@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::unistd::{Gid, Uid, User};
-use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 
 use super::{READY, START_TIMEOUT, Throwaway, Wanted, What, all, left_in, not_started, ready, settings};
@@ -17,7 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::host::local::{Confined, LocalHost};
 use crate::host::pipe::Pipes;
 use crate::host::removal::remove_folder;
-use crate::host::{self, Call, Host, Process, Tag, strays};
+use crate::host::{self, Call, Ended, Host, Process, Tag, strays};
 use crate::postgres::server::Reached;
 use crate::postgres::{Server, programs};
 
@@ -251,14 +250,11 @@ async fn start(place: &Folder, wanted: &Wanted<'_>) -> Result<Process> {
 }
 
 async fn initdb(place: &Folder, args: Vec<String>) -> Result<()> {
-    let mut process = place.host.start(place.call("initdb", args)).await?;
-    let mut said = Vec::new();
-    let _ = process.stdout.read_to_end(&mut said).await;
-    let exit = process.running.wait().await?;
+    let Ended { exit, stderr, .. } = place.host.start(place.call("initdb", args)).await?.ended().await?;
     if exit.is_success() {
         return Ok(());
     }
-    let failed = host::failed(Kind::Unverifiable, "initdb", exit, &process.stderr.text());
+    let failed = host::failed(Kind::Unverifiable, "initdb", exit, &stderr);
     Err(failed.context("cannot verify: no cluster for the drill"))
 }
 

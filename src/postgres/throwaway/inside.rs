@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 use super::container::{self, FOLDER, SOCKET_DIR, begin, give_up, shut_off};
@@ -12,11 +12,8 @@ use crate::config::plan;
 use crate::error::{Error, Kind, Result};
 use crate::host::containers::{self, Made};
 use crate::host::docker::DockerHost;
-use crate::host::{self, Call, Exit, Host, Process, Running, Tag, Tail, clock, words_of_the_engine};
+use crate::host::{self, Call, Ended, Exit, Host, Process, Running, Tag, Tail, clock, words_of_the_engine};
 use crate::pack::tar;
-
-/// Words of a shell fit for a terminal, in bytes: more than any path.
-const SAID_BYTES_MAX: u64 = 64 * 1024;
 
 /// A container that waits for a cluster. It must come to an end by [`Inside::start`] or [`Inside::give_up`];
 /// when we die before, it ends by itself.
@@ -157,23 +154,20 @@ fn shell(script: &str, paths: &[&Path], stdin: bool, tag: &Tag) -> Call {
 
 /// What a script says that must succeed.
 async fn say(made: &Made, call: Call) -> Result<String> {
-    let mut process = made.host().start(call).await?;
-    let mut said = Vec::new();
-    let _ = (&mut process.stdout).take(SAID_BYTES_MAX).read_to_end(&mut said).await;
-    let exit = process.running.wait().await?;
+    let Ended { exit, said, stderr } = made.host().start(call).await?.ended().await?;
     if exit.is_success() {
         return Ok(String::from_utf8_lossy(&said).into_owned());
     }
-    Err(not_done("shell", exit, &process.stderr, &said))
+    Err(not_done("shell", exit, &stderr, &said))
 }
 
-fn not_done(program: &str, exit: Exit, stderr: &Tail, stdout: &[u8]) -> Error {
+fn not_done(program: &str, exit: Exit, stderr: &str, stdout: &[u8]) -> Error {
     let engine = words_of_the_engine(stdout).unwrap_or_default();
     if matches!(exit, Exit::Code(126 | 127)) {
-        return Error::unverifiable(format_args!("the image of the source has no {program}: {}{engine}", stderr.text()))
+        return Error::unverifiable(format_args!("the image of the source has no {program}: {stderr}{engine}"))
             .hint("drill on = \"local\", with the server's version of PostgreSQL installed here");
     }
-    let failed = host::failed(Kind::Unverifiable, program, exit, &format!("{}{engine}", stderr.text()));
+    let failed = host::failed(Kind::Unverifiable, program, exit, &format!("{stderr}{engine}"));
     failed.context("cannot verify: the cluster could not be laid into a container").hint("is there room under Docker's data directory?")
 }
 
@@ -234,7 +228,7 @@ impl Unpacking {
         self.over.cancelled().await;
         match self.running.wait().await? {
             exit if exit.is_success() => Ok(()),
-            exit => Err(not_done("tar", exit, &self.stderr, &[])),
+            exit => Err(not_done("tar", exit, &self.stderr.text(), &[])),
         }
     }
 
@@ -252,7 +246,7 @@ impl Unpacking {
         self.over.cancelled().await;
         match self.running.wait().await {
             Ok(exit) if exit.is_success() => Error::new(Kind::Docker, "tar in a container ended before the end of its archive"),
-            Ok(exit) => not_done("tar", exit, &self.stderr, &[]),
+            Ok(exit) => not_done("tar", exit, &self.stderr.text(), &[]),
             Err(error) => error,
         }
     }
