@@ -17,6 +17,14 @@ fn shipped(path: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
+/// The first block of a language below a heading of docs/sidecar.md.
+fn documented(heading: &str, language: &str) -> String {
+    let docs = std::fs::read_to_string(shipped("docs/sidecar.md")).unwrap();
+    let (_, below) = docs.split_once(heading).unwrap();
+    let (_, block) = below.split_once(&format!("```{language}\n")).unwrap();
+    block.split("```").next().unwrap().to_owned()
+}
+
 /// A project of docker compose.
 struct Project {
     address: String,
@@ -44,13 +52,16 @@ impl Project {
         text = text.replace("haproxy:3.0-alpine", "pgvigil-test/haproxy").replace("./docker/", &format!("{docker}/"));
         text = text.replace("/var/run/docker.sock:/var/run/docker.sock", &socket);
         std::fs::write(world.path("compose.yaml"), text).unwrap();
-        // As the docs have it, with the listener.
-        let docs = std::fs::read_to_string(shipped("docs/sidecar.md")).unwrap();
-        let (_, more) = docs.split_once("```yaml\nservices:").unwrap();
+        // As the docs have it.
         let token = world.path("page_token");
         std::fs::write(&token, format!("{TOKEN}\n")).unwrap();
-        let more = more.split("```").next().unwrap().replace("./secrets/page_token", token.to_str().unwrap());
-        std::fs::write(world.path("override.yaml"), format!("services:{more}")).unwrap();
+        let (heading, from, to) = match name {
+            "minute" => ("## To the minute", "myproject-postgres-1", "minute_postgres_1"),
+            _ => ("## The page and the probes", "./secrets/page_token", token.to_str().unwrap()),
+        };
+        let more = documented(heading, "yaml");
+        assert!(more.contains(from), "{more}");
+        std::fs::write(world.path("override.yaml"), more.replace(from, to)).unwrap();
         Project { address: engine.address(), world, name }
     }
 
@@ -63,7 +74,7 @@ impl Project {
     fn compose(&self, allow: &str, args: &[&str]) {
         let mut command = Command::new("docker-compose");
         command.env("DOCKER_HOST", &self.address).env("PGVIGIL_ALLOW", allow).env("PGVIGIL_UID", "4711").env("PGVIGIL_GID", "4712");
-        if self.name == "beside" {
+        if self.name != "network" {
             command.env_remove("PGVIGIL_UID").env_remove("PGVIGIL_GID");
         }
         must(
@@ -220,6 +231,37 @@ fn compose_with_a_proxy() {
     let after = until("they are there again", || project.ids().into_iter().next());
     assert!(Some(&after) >= before.first(), "{before:?} {after}");
     project.another_backup();
+}
+
+#[test]
+fn compose_to_the_minute() {
+    let engine = Engine::apart();
+    let project = Project::new(&engine, "minute", "compose.yaml", &[]);
+    // The new volume is made writable by the line of the docs.
+    let line = documented("## To the minute", "sh");
+    let (words, script) = line.trim().strip_prefix("docker compose ").unwrap().split_once('\'').unwrap();
+    let mut args: Vec<&str> = words.split_whitespace().collect();
+    args.push(script.strip_suffix('\'').unwrap());
+    project.compose("drills", &args);
+    project.compose("drills", &["up", "--detach"]);
+    let (_, check) = until("nothing of check fails", || Some(project.exec(&["pgvigil", "check"])).filter(|(code, _)| *code != Some(1)));
+    assert!(check.contains("backup cluster"), "{check}");
+    let psql = |sql: &str| {
+        must(project.docker(&["exec", &project.container("postgres"), "psql", "-X", "-A", "-t", "-q", "-U", "postgres", "-c", sql]))
+    };
+    let (code, said) = project.exec(&["pgvigil", "run", "cluster"]);
+    assert_eq!(code, Some(0), "{said}");
+    // What comes after the base backup is only in the log.
+    psql("create table t as select generate_series(1, 1000) n");
+    let segment = psql("select pg_walfile_name(pg_current_wal_insert_lsn())");
+    psql("select pg_switch_wal()");
+    until("the segment is in the store", || project.exec(&["ls", "/backups/cluster/wal/00000001"]).1.contains(&segment).then_some(()));
+    let (code, said) = project.exec(&["pgvigil", "--json", "wal", "status"]);
+    let status: Value = serde_json::from_str(&said).unwrap();
+    assert!(code == Some(0) && status[0]["standing"] == "following", "{said}");
+    let (code, said) = project.exec(&["pgvigil", "--json", "verify", "cluster/latest", "--drill"]);
+    assert!(code == Some(0) && said.contains("\"matched\""), "{code:?} {said}");
+    assert_eq!(project.exec(&["ls", "-A", "/archive"]).1.trim(), "", "what is in the store does not lie twice");
 }
 
 #[test]
