@@ -96,11 +96,12 @@ pub async fn pack(
         raw_bytes += block.len() as u64;
         meter.raw.store(raw_bytes, Ordering::Relaxed);
         watch.feed(&block);
-        let place = Arc::clone(&places).acquire_owned().await;
-        let work: JoinHandle<Result<Bytes>> = tokio::task::spawn_blocking(move || {
-            let packed = codec.pack(block);
-            drop(place);
-            packed
+        let places = Arc::clone(&places);
+        // Reading goes on while a block waits for its place: whoever writes must not wait for the packing of each.
+        let work: JoinHandle<Result<Bytes>> = tokio::spawn(async move {
+            let _place = places.acquire().await;
+            let packed = tokio::task::spawn_blocking(move || codec.pack(block)).await;
+            packed.map_err(|error| Error::new(Kind::System, format!("the packer failed: {error}")))?
         });
         if blocks.send(work).await.is_err() {
             // The collector has ended, and says why.

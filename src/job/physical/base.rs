@@ -12,6 +12,7 @@ use crate::catalog::manifest::{Encryption, RESTORE_PAGE};
 use crate::catalog::{Catalog, Entry, FileEntry, Id, Manifest, PHYSICAL, Physical, Role, Rung};
 use crate::config::file::{Contents, Format, Wal};
 use crate::config::plan;
+use crate::config::values::Compression;
 use crate::error::{Error, Kind, Result};
 use crate::host::{Call, Tag, clock};
 use crate::job::dump::{self, Way};
@@ -35,8 +36,16 @@ use crate::store::original::Original;
 use crate::store::{Upload, catalog_of};
 use crate::verify::stored::Stored;
 
-/// How often the archive is looked at for the log of a base backup.
-const WAIT_FOR_WAL: Duration = Duration::from_millis(500);
+/// The level behind "zstd": of pages it makes files that are 2 % larger than those of level 3, in two thirds of its time.
+const ZSTD_LEVEL: u8 = 2;
+
+/// How long to wait before the archive is looked at again for the log of a base backup: it comes in a moment, or
+/// it may take long. Each wait is twice as long as the last.
+const WAIT_FOR_WAL_FIRST: Duration = Duration::from_millis(20);
+const WAIT_FOR_WAL_MAX: Duration = Duration::from_secs(1);
+
+/// Segments that are pushed side by side come in any order: an archive that begins later for so long will stay so.
+const SURELY_LATER: Duration = Duration::from_secs(5);
 
 /// A receiver that cannot begin by then is told by itself, and by what is missing in the end.
 const WAIT_FOR_RECEIVER: Duration = Duration::from_secs(30);
@@ -154,7 +163,7 @@ impl Basing<'_> {
         let sql = format!("select to_json(exists (select from pg_replication_slots where slot_name = {slot} and active))");
         let began = tokio::time::Instant::now();
         while !self.server.query::<bool>(self.server.maintenance_database(), &sql).await? && began.elapsed() < WAIT_FOR_RECEIVER {
-            tokio::time::sleep(WAIT_FOR_WAL).await;
+            tokio::time::sleep(WAIT_FOR_WAL_FIRST).await;
         }
         Ok(())
     }
@@ -214,7 +223,10 @@ impl Basing<'_> {
     }
 
     fn codec(&self) -> Codec {
-        Codec::from(self.making.backup.dump.compression)
+        match self.making.backup.dump.compression {
+            Compression::Zstd(None) => Codec::Zstd(ZSTD_LEVEL),
+            compression => Codec::from(compression),
+        }
     }
 
     fn file_name(&self, oid: Option<u32>) -> String {
@@ -343,15 +355,15 @@ impl Drop for Receiving {
 async fn wait_for_wal(making: &Making<'_>, range: WalRange) -> Result<()> {
     making.progress.begin("waiting for its log in the archive");
     let started = tokio::time::Instant::now();
-    let mut begun_later = false;
+    let (mut wait, mut later_since) = (WAIT_FOR_WAL_FIRST, None::<tokio::time::Instant>);
     loop {
         let archive = archive::look(making.store, making.backup.name.as_str()).await?;
         let missing = archive.missing(range.timeline, range.start, range.end);
         let Some(first) = missing.first() else { return Ok(()) };
-        // A look is not of one moment: twice is certain.
         let begins_later =
             archive.segments.get(&range.timeline).and_then(|numbers| numbers.first()).is_some_and(|there| first.number < *there);
-        if begins_later && begun_later {
+        later_since = begins_later.then(|| later_since.unwrap_or_else(tokio::time::Instant::now));
+        if later_since.is_some_and(|since| since.elapsed() > SURELY_LATER) {
             let first = first.name(archive.segment_bytes);
             return Err(Error::new(
                 Kind::Postgres,
@@ -359,7 +371,6 @@ async fn wait_for_wal(making: &Making<'_>, range: WalRange) -> Result<()> {
             )
             .hint("a standby begins at its last restartpoint: CHECKPOINT on the primary, and run it again; else look why the server has archived it elsewhere"));
         }
-        begun_later = begins_later;
         if started.elapsed() > making.backup.stall_timeout {
             return Err(Error::new(
                 Kind::Timeout,
@@ -371,7 +382,8 @@ async fn wait_for_wal(making: &Making<'_>, range: WalRange) -> Result<()> {
             )
             .hint("look at archive_command in the log of the server and at pg_stat_archiver, or whether the daemon streams; pgvigil wal status"));
         }
-        tokio::time::sleep(WAIT_FOR_WAL).await;
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(WAIT_FOR_WAL_MAX);
     }
 }
 
