@@ -52,6 +52,7 @@ mod owner;
 mod page;
 mod pings;
 mod pitr;
+mod pitr_batch;
 mod pitr_chain;
 mod pitr_container;
 mod pitr_encrypted;

@@ -149,16 +149,27 @@ fn a_promoted_timeline_is_followed_and_the_old_one_can_be_asked_for() {
 #[test]
 fn a_push_killed_at_any_system_call_leaves_nothing_that_blocks_the_next() {
     let site = Site::archiving(15, "");
-    site.switch();
-    let name = site.archived()[0].strip_suffix(".zst").unwrap().to_owned();
-    let raw = site.unpacked(&format!("{name}.zst"));
-    let segment = site.world.path("restored").join(&name);
-    std::fs::write(&segment, &raw).unwrap();
-    let in_store = site.world.store().join(format!("cluster/wal/00000001/{name}.zst"));
+    for n in 0..3 {
+        site.sql(&format!("create table t{n} ()"));
+        site.switch();
+    }
+    let names: Vec<String> = site.archived()[..3].iter().map(|name| name.strip_suffix(".zst").unwrap().to_owned()).collect();
+    let log = site.world.path("restored");
+    let marks = log.join("archive_status");
+    std::fs::create_dir(&marks).unwrap();
+    // Two wait behind the first, so that they are pushed with it.
+    for name in &names {
+        std::fs::write(log.join(name), site.unpacked(&format!("{name}.zst"))).unwrap();
+        std::fs::write(marks.join(format!("{name}.ready")), "").unwrap();
+    }
+    let folder = site.world.store().join("cluster/wal/00000001");
     let config = site.world.path("wal.toml");
-    for (call, count) in [("openat", 14), ("write", 4), ("fsync", 3), ("renameat2", 1), ("mkdir", 1), ("close", 10)] {
+    for (call, count) in [("openat", 30), ("write", 14), ("fsync", 8), ("renameat2", 3), ("mkdir", 2), ("close", 24)] {
         for nth in 1..=count {
-            let _ = std::fs::remove_file(&in_store);
+            for name in &names {
+                let _ = std::fs::remove_file(folder.join(format!("{name}.zst")));
+            }
+            let _ = std::fs::remove_dir_all(log.join("pgvigil-pushed"));
             let mut killed = std::process::Command::new("strace");
             killed.args([
                 "-f",
@@ -170,14 +181,17 @@ fn a_push_killed_at_any_system_call_leaves_nothing_that_blocks_the_next() {
                 "-e",
                 &format!("inject={call}:signal=SIGKILL:when={nth}"),
             ]);
-            killed.arg(env!("CARGO_BIN_EXE_pgvigil")).arg("--config").arg(&config).args(["wal", "push"]).arg(&segment);
+            killed.arg(env!("CARGO_BIN_EXE_pgvigil")).arg("--config").arg(&config).args(["wal", "push"]).arg(log.join(&names[0]));
             let _ = crate::common::run(&mut killed);
-            // The server asks again: what is there then is whole, whoever put it there.
-            site.pgvigil(&["--config", config.to_str().unwrap(), "wal", "push", segment.to_str().unwrap()]).expect(0);
-            assert!(site.unpacked(&format!("{name}.zst")) == raw, "{call} {nth}");
+            // The server asks again, and for each: what is there then is whole, whoever put it there.
+            for name in &names {
+                let path = log.join(name);
+                site.pgvigil(&["--config", config.to_str().unwrap(), "wal", "push", path.to_str().unwrap()]).expect(0);
+                assert!(site.unpacked(&format!("{name}.zst")) == std::fs::read(&path).unwrap(), "{call} {nth} {name}");
+            }
         }
     }
-    let left = std::fs::read_dir(in_store.parent().unwrap()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let left = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let left: Vec<String> = left.filter(|name| name.starts_with('.')).collect();
     assert!(left.len() <= 1, "what dead pushes left was not removed: {left:?}");
 }

@@ -67,6 +67,22 @@ impl Owner {
     }
 }
 
+/// Whose an archive is, once one has asked: nobody becomes another cluster between two files.
+#[derive(Default)]
+pub struct Claimed(Option<Owner>);
+
+impl Claimed {
+    /// # Errors
+    /// It is another's, or the store does not answer.
+    pub async fn by(&mut self, owner: &Owner, store: &dyn Objects, backup: &str) -> Result<()> {
+        if self.0.as_ref() != Some(owner) {
+            owner.claim(store, backup).await?;
+            self.0 = Some(owner.clone());
+        }
+        Ok(())
+    }
+}
+
 /// Looks what is in an archive.
 ///
 /// # Errors

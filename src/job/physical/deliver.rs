@@ -16,6 +16,7 @@ use crate::config::plan::Backup;
 use crate::config::values::Name;
 use crate::error::{Error, Kind};
 use crate::host::clock;
+use crate::job::physical::archive::Claimed;
 use crate::job::physical::folder::{self, Version};
 use crate::job::physical::push::Sealed;
 use crate::job::physical::stream;
@@ -24,7 +25,7 @@ use crate::physical::inbox::{self, Stays, Whole};
 use crate::store::Store;
 
 /// How often the folder is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// The longest wait after a failure; the first is as long as between two looks, each further one twice as long.
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
@@ -128,8 +129,9 @@ impl Delivery<'_> {
             Ok(store) => store,
             Err(error) => return Pass { away: away(error), ..pass },
         };
+        let mut claimed = Claimed::default();
         for whole in &sorted.whole {
-            match self.take(whole, name, &*store, shared).await {
+            match self.take(whole, name, &*store, &mut claimed, shared).await {
                 Ok(Some(version)) => {
                     let is_everywhere = lock(shared).stored.get(&version).is_some_and(|there| there.len() == self.backup.stores.len());
                     if is_everywhere && !self.stays.keeps(whole, &sorted) {
@@ -147,17 +149,30 @@ impl Delivery<'_> {
     }
 
     /// Puts one file into a store, unless it is there. `None`: it has gone.
-    async fn take(&self, whole: &Whole, name: &Name, store: &dyn Store, shared: &Mutex<Shared>) -> Result<Option<Version>, Hindered> {
-        let Some(version) = Version::of(self.folder, whole).map_err(Hindered::File)? else { return Ok(None) };
+    async fn take(
+        &self,
+        whole: &Whole,
+        name: &Name,
+        store: &dyn Store,
+        claimed: &mut Claimed,
+        shared: &Mutex<Shared>,
+    ) -> Result<Option<Version>, Hindered> {
+        let path = self.folder.join(&whole.name);
+        let unreadable = |error: std::io::Error| Hindered::File(folder::unreadable(&error));
+        let version = match Version::of(&path) {
+            Ok(version) => version,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(unreadable(error)),
+        };
         if lock(shared).stored.get(&version).is_some_and(|there| there.contains(name)) {
             return Ok(Some(version));
         }
         // It may have become another since.
-        let (raw, version) = folder::read(self.folder, whole).map_err(Hindered::File)?;
+        let (raw, version) = folder::read(&path).map_err(unreadable)?;
         let sealed = Sealed::new(&whole.name, whole.parsed, &raw, &self.backup.encrypt_to);
         let sealed = sealed.map_err(|error| Hindered::File(error.message))?;
         drop(raw);
-        sealed.put(store, self.backup.name.as_str()).await.map_err(|error| match error.kind {
+        sealed.put(store, self.backup.name.as_str(), claimed).await.map_err(|error| match error.kind {
             Kind::Refused | Kind::Damaged => Hindered::File(error.context(format_args!("store {name}")).message),
             _ => Hindered::Store(error),
         })?;

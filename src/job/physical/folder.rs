@@ -11,6 +11,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use nix::libc;
 use nix::unistd::AccessFlags;
+use serde::{Deserialize, Serialize};
 
 use crate::config::Plan;
 use crate::config::file::Wal;
@@ -90,26 +91,27 @@ pub fn look(folder: &Path, stays: Stays) -> Result<Sorted> {
 }
 
 /// Whoever fills the folder must not lead us elsewhere.
-fn open(folder: &Path, whole: &Whole) -> std::io::Result<(File, u64)> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(folder.join(&whole.name))?;
-    let bytes = file.metadata()?.len();
-    Ok((file, bytes))
+fn open(path: &Path) -> std::io::Result<(File, Metadata)> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    let meta = file.metadata()?;
+    Ok((file, meta))
 }
 
-fn unreadable(error: &std::io::Error) -> String {
+/// Why a file of the log cannot be taken.
+pub fn unreadable(error: &std::io::Error) -> String {
     format!("it cannot be read: {}", crate::error::plain_io(error))
 }
 
 /// Whose log it is, by its beginning.
 fn first_page(folder: &Path, whole: &Whole) -> Result<Option<Owner>, String> {
-    let (file, bytes) = open(folder, whole).map_err(|error| unreadable(&error))?;
+    let (file, meta) = open(&folder.join(&whole.name)).map_err(|error| unreadable(&error))?;
     let mut head = Vec::new();
     file.take(HEAD_BYTES as u64).read_to_end(&mut head).map_err(|error| unreadable(&error))?;
-    owner_of(whole.parsed, &head, bytes)
+    owner_of(whole.parsed, &head, meta.len())
 }
 
 /// A file as it was read: another may come to its place under the same name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Version {
     pub name: String,
     /// Device, inode, length, and when it was written (s, ns).
@@ -117,20 +119,21 @@ pub struct Version {
 }
 
 impl Version {
-    fn new(name: &str, meta: &Metadata) -> Self {
-        Version { name: name.to_owned(), is: (meta.dev(), meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()) }
+    fn new(path: &Path, meta: &Metadata) -> Self {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Version { name, is: (meta.dev(), meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()) }
     }
 
-    /// The one that lies there now. `None`: it has gone.
+    /// The one that lies there now.
     ///
     /// # Errors
-    /// It cannot be looked at.
-    pub fn of(folder: &Path, whole: &Whole) -> Result<Option<Self>, String> {
-        match std::fs::symlink_metadata(folder.join(&whole.name)) {
-            Ok(meta) => Ok(Some(Version::new(&whole.name, &meta))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(unreadable(&error)),
-        }
+    /// It cannot be looked at, or has gone.
+    pub fn of(path: &Path) -> std::io::Result<Self> {
+        Ok(Version::new(path, &std::fs::symlink_metadata(path)?))
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.is.2
     }
 }
 
@@ -138,15 +141,14 @@ impl Version {
 ///
 /// # Errors
 /// It cannot be read, or is longer than any segment.
-pub fn read(folder: &Path, whole: &Whole) -> Result<(Bytes, Version), String> {
-    let (file, bytes) = open(folder, whole).map_err(|error| unreadable(&error))?;
-    if bytes > FILE_BYTES_MAX {
-        return Err(format!("it has {bytes} bytes"));
+pub fn read(path: &Path) -> std::io::Result<(Bytes, Version)> {
+    let (file, meta) = open(path)?;
+    if meta.len() > FILE_BYTES_MAX {
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, format!("it has {} bytes", meta.len())));
     }
-    let mut raw = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0));
-    let meta = file.metadata().map_err(|error| unreadable(&error))?;
-    file.take(FILE_BYTES_MAX).read_to_end(&mut raw).map_err(|error| unreadable(&error))?;
-    Ok((Bytes::from(raw), Version::new(&whole.name, &meta)))
+    let mut raw = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
+    file.take(FILE_BYTES_MAX).read_to_end(&mut raw)?;
+    Ok((Bytes::from(raw), Version::new(path, &meta)))
 }
 
 /// Removes what was read. What has come to its place since is for the next look.
@@ -155,8 +157,8 @@ pub fn read(folder: &Path, whole: &Whole) -> Result<(Bytes, Version), String> {
 /// It cannot be removed.
 pub fn remove(folder: &Path, version: &Version) -> Result<()> {
     let path = folder.join(&version.name);
-    let removed = match std::fs::symlink_metadata(&path) {
-        Ok(meta) if Version::new(&version.name, &meta) == *version => std::fs::remove_file(&path),
+    let removed = match Version::of(&path) {
+        Ok(there) if there == *version => std::fs::remove_file(&path),
         Ok(_) => return Ok(()),
         Err(error) => Err(error),
     };

@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod base;
+mod batch;
 pub mod beside;
 pub mod bisect;
 pub mod combine;

@@ -1,18 +1,24 @@
 //! `wal push`: a file of the log into every store of a backup, durable before the server may forget it.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 
 use crate::config::Plan;
 use crate::config::plan::Backup;
+use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::clock;
-use crate::job::physical::archive::{self, Owner};
+use crate::job::physical::archive::{self, Claimed, Owner};
+use crate::job::physical::batch::{self, Notes};
+use crate::job::physical::folder::{self, Version};
 use crate::job::stores;
 use crate::keys::{Identities, Recipient};
 use crate::pack::codec::Codec;
-use crate::store::{Added, Objects};
+use crate::store::{Added, Objects, Store};
 use crate::wal::name::key;
 use crate::wal::object::{self, Header};
 use crate::wal::page::FirstPage;
@@ -24,25 +30,77 @@ const CODEC: Codec = Codec::Zstd(1);
 /// What a push is written by, in names of unfinished files: it knows no `state_dir`.
 pub const PUSHER: &str = "walpush";
 
-/// Puts a file of the log into every store of the backup. The same file again is a success if its bytes
-/// are the same.
+/// How long the server may be kept waiting for what it has not asked for yet.
+const BEHIND_WITHIN: Duration = Duration::from_secs(20);
+
+/// How many files are packed at a time, while others are on their way.
+const PACKED_AHEAD: usize = 2;
+
+/// A store, open for more than one file.
+struct Target<'a> {
+    name: &'a Name,
+    store: Arc<dyn Store>,
+    claimed: Claimed,
+}
+
+/// Puts a file of the log into every store of the backup, and then what waits behind it. The same file again is a
+/// success if its bytes are the same.
 ///
 /// # Errors
 /// It cannot be read, is not what its name says, or a store did not take it, or has another one of that
-/// name.
+/// name. What waits behind it is no concern of this: it is asked for by itself.
 pub async fn push(plan: &Plan, backup: &Backup, path: &Path) -> Result<()> {
-    let (name, parsed) = named(path)?;
-    let raw = std::fs::read(path).map_err(|error| Error::system(format_args!("cannot read {}", path.display()), &error))?;
-    let sealed = Sealed::new(&name, parsed, &Bytes::from(raw), &backup.encrypt_to)?;
-    let mut failed = None;
-    // One that is away must not keep the others from it.
-    for store in &backup.stores {
-        let put = async { sealed.put(&*stores::open(&plan.stores[store], PUSHER)?, backup.name.as_str()).await };
-        if let Err(error) = put.await {
-            failed = Some(error.context(format_args!("store {store}")));
+    named(path)?;
+    let notes = Notes::beside(path, backup);
+    let version = Version::of(path).map_err(|error| unreadable(path, &error))?;
+    if notes.take(&version) {
+        return Ok(());
+    }
+    notes.clear();
+    let (mut targets, mut failed) = (Vec::new(), None);
+    for name in &backup.stores {
+        match stores::open(&plan.stores[name], PUSHER) {
+            Ok(store) => targets.push(Target { name, store, claimed: Claimed::default() }),
+            Err(error) => failed = Some(error.context(format_args!("store {name}"))),
         }
     }
-    failed.map_or(Ok(()), Err)
+    let recipients: Arc<[Recipient]> = backup.encrypt_to.clone().into();
+    let files = std::iter::once(path.to_owned()).chain(batch::behind(&version, path));
+    let packing = files.map(|path| {
+        let recipients = Arc::clone(&recipients);
+        tokio::task::spawn_blocking(move || Sealed::read(&path, &recipients))
+    });
+    let packer_failed = |error| Error::new(Kind::System, format!("a packer failed: {error}"));
+    let mut packed = futures_util::stream::iter(packing).buffered(PACKED_AHEAD).map(|sealed| sealed.map_err(packer_failed).flatten());
+    if let Some(asked) = packed.next().await {
+        failed = put(&asked?.0, &mut targets, backup).await.err().or(failed);
+    }
+    if let Some(failed) = failed {
+        return Err(failed);
+    }
+    // In the order of the log, and no further than the first that fails: what is wrong is told when it is asked for.
+    let behind = async {
+        while let Some(Ok((sealed, version))) = packed.next().await
+            && put(&sealed, &mut targets, backup).await.is_ok()
+        {
+            notes.leave(&version);
+        }
+    };
+    let _ = tokio::time::timeout(BEHIND_WITHIN, behind).await;
+    Ok(())
+}
+
+/// Into every store at a time: one that is away must not keep the others from it.
+async fn put(sealed: &Sealed, targets: &mut [Target<'_>], backup: &Backup) -> Result<()> {
+    let puts = targets.iter_mut().map(|target| async {
+        let put = sealed.put(&*target.store, backup.name.as_str(), &mut target.claimed).await;
+        put.map_err(|error| error.context(format_args!("store {}", target.name)))
+    });
+    futures_util::future::join_all(puts).await.into_iter().collect()
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Error {
+    Error::system(format_args!("cannot read {}", path.display()), error)
 }
 
 fn named(path: &Path) -> Result<(String, WalName)> {
@@ -82,6 +140,16 @@ pub struct Sealed {
 }
 
 impl Sealed {
+    /// Of a file here, with the version of it that was read.
+    ///
+    /// # Errors
+    /// It cannot be read, or as for [`Sealed::new`].
+    fn read(path: &Path, recipients: &[Recipient]) -> Result<(Self, Version)> {
+        let (name, parsed) = named(path)?;
+        let (raw, version) = folder::read(path).map_err(|error| unreadable(path, &error))?;
+        Ok((Self::new(&name, parsed, &raw, recipients)?, version))
+    }
+
     /// Checks that it is what its name says, packs it, and encrypts it where it is log.
     ///
     /// # Errors
@@ -109,9 +177,9 @@ impl Sealed {
     ///
     /// # Errors
     /// The store does not take it, is of another cluster, or has another file of that name.
-    pub async fn put(&self, store: &dyn Objects, backup: &str) -> Result<()> {
+    pub async fn put(&self, store: &dyn Objects, backup: &str, claimed: &mut Claimed) -> Result<()> {
         if let Some(owner) = &self.owner {
-            owner.claim(store, backup).await?;
+            claimed.by(owner, store, backup).await?;
         }
         let key = key(backup, &self.name, self.parsed);
         if store.put(&key, self.packed.clone()).await? == Added::Done {

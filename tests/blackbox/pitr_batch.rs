@@ -1,0 +1,128 @@
+//! Under load a push also takes what waits behind the segment that it is asked for.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use crate::common::run;
+use crate::pitr_site::Site;
+use crate::support::{self, until};
+
+/// A cluster whose log waits in `pg_wal`: so many whole segments.
+fn waiting(count: usize) -> (Site, PathBuf, Vec<String>) {
+    let site = Site::archiving(15, "");
+    site.sql("create table t (n int)");
+    site.switch();
+    let log = Path::new(&site.sql("show data_directory")).join("pg_wal");
+    site.sql("alter system set archive_command = 'false'");
+    site.sql("select pg_reload_conf()");
+    until("the server archives no more", || site.sql("show archive_command") == "false");
+    for n in 0..count {
+        site.sql(&format!("insert into t values ({n})"));
+        site.sql("select pg_switch_wal()");
+    }
+    let names = ready(&log);
+    assert_eq!(names.len(), count, "{names:?}");
+    (site, log, names)
+}
+
+/// What the server has yet to archive, in the order of the log.
+fn ready(log: &Path) -> Vec<String> {
+    let marks = std::fs::read_dir(log.join("archive_status")).unwrap();
+    let mut names: Vec<String> =
+        marks.filter_map(|mark| mark.unwrap().file_name().to_str().unwrap().strip_suffix(".ready").map(str::to_owned)).collect();
+    names.sort();
+    names
+}
+
+fn push(site: &Site, path: &Path) -> Output {
+    let mut command = support::postgres_command(env!("CARGO_BIN_EXE_pgvigil").as_ref());
+    run(command.arg("--config").arg(site.world.path("wal.toml")).args(["wal", "push"]).arg(path))
+}
+
+#[track_caller]
+fn pushed(site: &Site, path: &Path) {
+    let output = push(site, path);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+#[track_caller]
+fn refused(site: &Site, path: &Path, why: &str) {
+    let output = push(site, path);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && stderr.contains(why), "{output:?}");
+}
+
+fn in_store(site: &Site, names: &[String]) -> Vec<String> {
+    site.archived().iter().map(|name| name.strip_suffix(".zst").unwrap().to_owned()).filter(|name| names.contains(name)).collect()
+}
+
+#[test]
+fn a_push_takes_what_waits_behind_it() {
+    let (site, log, names) = waiting(11);
+    pushed(&site, &log.join(&names[0]));
+    assert_eq!(in_store(&site, &names), names[..8]);
+    for name in &names[..8] {
+        assert!(site.unpacked(&format!("{name}.zst")) == std::fs::read(log.join(name)).unwrap(), "{name}");
+    }
+    // What was taken along is done when it is asked for, whatever has become of the store since; and that is told once.
+    let away = site.world.path("away");
+    std::fs::rename(site.world.store(), &away).unwrap();
+    pushed(&site, &log.join(&names[1]));
+    refused(&site, &log.join(&names[1]), "store local");
+    std::fs::rename(&away, site.world.store()).unwrap();
+    // The server goes on as if nothing had happened, and asks for each.
+    site.sql("alter system reset archive_command");
+    site.sql("select pg_reload_conf()");
+    until("all is archived", || ready(&log).is_empty());
+    assert_eq!(in_store(&site, &names), names);
+    let notes = std::fs::read_dir(log.join("pgvigil-pushed")).unwrap();
+    assert_eq!(notes.count(), 0, "every note was used up");
+}
+
+#[test]
+fn a_note_is_of_one_file_and_these_stores() {
+    let (site, log, names) = waiting(5);
+    pushed(&site, &log.join(&names[0]));
+    // Other bytes under the same name are another file.
+    let path = log.join(&names[1]);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[9_000_000] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    refused(&site, &path, "is in the archive already, with other bytes");
+    bytes[9_000_000] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    pushed(&site, &path);
+    // A store that the file names now has nothing of it yet.
+    let second = site.world.path("second");
+    std::fs::create_dir(&second).unwrap();
+    support::own(&second);
+    let config = site.world.path("wal.toml");
+    let more = format!("[stores.second]\npath = \"{}\"\n", second.display());
+    let text = std::fs::read_to_string(&config)
+        .unwrap()
+        .replace("[backups.cluster]\n", &format!("{more}[backups.cluster]\nstores = [\"local\", \"second\"]\n"));
+    std::fs::write(&config, text).unwrap();
+    pushed(&site, &log.join(&names[2]));
+    assert!(second.join(format!("cluster/wal/00000001/{}.zst", names[2])).exists());
+    // Half a note is none.
+    std::fs::write(log.join("pgvigil-pushed").join(&names[3]), "{\"backup\":").unwrap();
+    pushed(&site, &log.join(&names[3]));
+}
+
+#[test]
+fn nothing_goes_past_one_that_fails() {
+    let (site, log, names) = waiting(5);
+    // Another one has the name of the third.
+    let folder = site.world.store().join("cluster/wal/00000001");
+    let forged = folder.join(format!("{}.zst", names[2]));
+    std::fs::copy(folder.join(&site.archived()[0]), &forged).unwrap();
+    support::own(&forged);
+    pushed(&site, &log.join(&names[0]));
+    assert_eq!(in_store(&site, &names), names[..3], "the log is there in its order, and no further");
+    pushed(&site, &log.join(&names[1]));
+    refused(&site, &log.join(&names[2]), "by its header");
+    assert_eq!(in_store(&site, &names), names[..3]);
+    std::fs::remove_file(&forged).unwrap();
+    pushed(&site, &log.join(&names[2]));
+    assert_eq!(in_store(&site, &names), names);
+}
