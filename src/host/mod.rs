@@ -1,5 +1,6 @@
 //! The edge to the outside: processes here and in containers, secrets, signals, the clock.
 
+pub mod arrivals;
 pub mod clock;
 pub mod containers;
 pub mod detached;

@@ -39,10 +39,10 @@ use crate::verify::stored::Stored;
 /// The level behind "zstd": of pages it makes files that are 2 % larger than those of level 3, in two thirds of its time.
 const ZSTD_LEVEL: u8 = 2;
 
-/// How long to wait before the archive is looked at again for the log of a base backup: it comes in a moment, or
-/// it may take long. Each wait is twice as long as the last.
-const WAIT_FOR_WAL_FIRST: Duration = Duration::from_millis(20);
-const WAIT_FOR_WAL_MAX: Duration = Duration::from_secs(1);
+/// The log of a base backup comes in a moment, or it may take long: the archive is looked at again after an eighth of
+/// the time that it has been waited for, within these bounds.
+const LOOK_AFTER_MIN: Duration = Duration::from_millis(20);
+const LOOK_AFTER_MAX: Duration = Duration::from_secs(1);
 
 /// Segments that are pushed side by side come in any order: an archive that begins later for so long will stay so.
 const SURELY_LATER: Duration = Duration::from_secs(5);
@@ -163,7 +163,7 @@ impl Basing<'_> {
         let sql = format!("select to_json(exists (select from pg_replication_slots where slot_name = {slot} and active))");
         let began = tokio::time::Instant::now();
         while !self.server.query::<bool>(self.server.maintenance_database(), &sql).await? && began.elapsed() < WAIT_FOR_RECEIVER {
-            tokio::time::sleep(WAIT_FOR_WAL_FIRST).await;
+            tokio::time::sleep(LOOK_AFTER_MIN).await;
         }
         Ok(())
     }
@@ -355,7 +355,7 @@ impl Drop for Receiving {
 async fn wait_for_wal(making: &Making<'_>, range: WalRange) -> Result<()> {
     making.progress.begin("waiting for its log in the archive");
     let started = tokio::time::Instant::now();
-    let (mut wait, mut later_since) = (WAIT_FOR_WAL_FIRST, None::<tokio::time::Instant>);
+    let mut later_since: Option<tokio::time::Instant> = None;
     loop {
         let archive = archive::look(making.store, making.backup.name.as_str()).await?;
         let missing = archive.missing(range.timeline, range.start, range.end);
@@ -382,8 +382,7 @@ async fn wait_for_wal(making: &Making<'_>, range: WalRange) -> Result<()> {
             )
             .hint("look at archive_command in the log of the server and at pg_stat_archiver, or whether the daemon streams; pgvigil wal status"));
         }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(WAIT_FOR_WAL_MAX);
+        tokio::time::sleep((started.elapsed() / 8).clamp(LOOK_AFTER_MIN, LOOK_AFTER_MAX)).await;
     }
 }
 

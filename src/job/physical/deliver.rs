@@ -15,6 +15,7 @@ use crate::config::Plan;
 use crate::config::plan::Backup;
 use crate::config::values::Name;
 use crate::error::{Error, Kind};
+use crate::host::arrivals::Arrivals;
 use crate::host::clock;
 use crate::job::physical::archive::Claimed;
 use crate::job::physical::folder::{self, Version};
@@ -24,8 +25,9 @@ use crate::job::stores;
 use crate::physical::inbox::{self, Stays, Whole};
 use crate::store::Store;
 
-/// How often the folder is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How often the folder is looked at when nothing comes into it: what another machine does there not every file
+/// system tells.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// The longest wait after a failure; the first is as long as between two looks, each further one twice as long.
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
@@ -92,17 +94,21 @@ impl Delivery<'_> {
         let mut wait = LOOK_EVERY;
         loop {
             let is_last = cancel.is_cancelled();
+            // From before the look: what comes meanwhile is not missed.
+            let arrivals = Arrivals::of(self.folder);
             let Pass { wrong, away } = tokio::select! {
                 pass = self.pass(store, shared) => pass,
                 () = &mut ends => return,
             };
-            wait = if away.is_some() { (wait * 2).min(BACKOFF_MAX) } else { LOOK_EVERY };
+            let is_away = away.is_some();
+            wait = if is_away { (wait * 2).min(BACKOFF_MAX) } else { LOOK_EVERY };
             self.tell(store, wrong.into_iter().chain(away).collect(), shared);
             if is_last {
                 return;
             }
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
+                () = arrivals.next(), if !is_away => {}
                 () = cancel.cancelled() => {}
             }
         }
