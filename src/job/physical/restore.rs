@@ -155,7 +155,11 @@ fn refused(target: &Target, why: &str, windows: &[Window]) -> Error {
     let hint = if windows.is_empty() {
         "nothing can be restored to any moment yet: make a base backup with pgvigil run".to_owned()
     } else {
-        format!("any moment can be restored from {}; --latest takes all there is", windows.join(", and from "))
+        let all = match target {
+            Target::Latest => "--lsn with the end of one of them takes all before the gap",
+            _ => "--latest takes all there is",
+        };
+        format!("any moment can be restored from {}; {all}", windows.join(", and from "))
     };
     Error::new(Kind::Refused, format!("{target} cannot be restored: {why}")).hint(hint)
 }
