@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::path::Path;
+use std::time::Duration;
 
 use super::args::WalCommand;
 use super::session::{Session, Uses, runtime};
@@ -35,7 +36,11 @@ fn push(session: &Session, backup: Option<&str>, file: &Path) -> Done {
     // Not as the owner of state_dir: who archives is the server's user.
     let opened = session.open_as_caller(Uses::None)?;
     let backup = choose(&opened.plan, backup)?;
-    runtime()?.block_on(push::push(&opened.plan, backup, file))?;
+    let runtime = runtime()?;
+    let pushed = runtime.block_on(push::push(&opened.plan, backup, file));
+    // A store that hangs over what was not asked for must not keep the server waiting.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    pushed?;
     Ok(exit::OK)
 }
 

@@ -3,10 +3,10 @@
 //! A run writes into `.partial-LABEL-OWNER` beside the backups, where OWNER is the `state_dir` that
 //! made it; when all of it is on the disk, a rename that replaces nothing makes it a backup.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -157,18 +157,23 @@ fn documents_in(dir: &Path) -> Result<Documents> {
 
 /// Writes a file aside and puts it in its place, which must be free.
 fn place(partial: &Path, target: &Path, bytes: &[u8]) -> Result<Added> {
+    let file = create_file(partial)?;
+    // Held while the file is under way: a sweep beside it leaves it alone.
+    let _ = file.try_lock();
+    place_by(file, partial, target, bytes)
+}
+
+fn place_by(mut file: File, partial: &Path, target: &Path, bytes: &[u8]) -> Result<Added> {
     let result = (|| {
-        let mut file = create_file(partial)?;
-        // Held while the file is under way: a sweep beside it leaves it alone.
-        let _ = file.try_lock();
         file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|error| failed("write", partial, &error))?;
-        match rename_new(partial, target) {
-            Ok(()) => {}
-            Err(nix::Error::EEXIST) => return Ok(Added::AlreadyThere),
+        let added = match rename_new(partial, target) {
+            Ok(()) => Added::Done,
+            Err(nix::Error::EEXIST) => Added::AlreadyThere,
             Err(error) => return Err(failed("create", target, &error.into())),
-        }
+        };
+        // Whoever put it there may have died before this.
         target.parent().map_or(Ok(()), sync_dir)?;
-        Ok(Added::Done)
+        Ok(added)
     })();
     if !matches!(result, Ok(Added::Done)) {
         let _ = std::fs::remove_file(partial);
@@ -188,11 +193,10 @@ impl Objects for LocalStore {
             make_dirs(&root, dir)?;
             // One name for all who write it: what a killed one left is found without a look at the folder.
             let partial = dir.join(store.partial(&name.to_string_lossy()));
-            if is_of_dead(&partial) {
-                let _ = std::fs::remove_file(&partial);
+            match claim(&partial)? {
+                Some(file) => place_by(file, &partial, &target, &bytes),
+                None => place(&store.partial_file(dir, &name.to_string_lossy()), &target, &bytes),
             }
-            let partial = if partial.exists() { store.partial_file(dir, &name.to_string_lossy()) } else { partial };
-            place(&partial, &target, &bytes)
         })
         .await
     }
@@ -242,9 +246,30 @@ impl Objects for LocalStore {
     }
 }
 
-/// Whether a file under way is nobody's any more: who writes one holds its lock.
-fn is_of_dead(partial: &Path) -> bool {
-    open(partial).is_ok_and(|file| file.try_lock().is_ok())
+/// Makes a file under way whose name others may want as well, in the place of one that a dead writer left. `None`:
+/// another is at it.
+///
+/// Who writes one holds its lock, and only who holds it removes one. Between making and locking it another may have
+/// taken it for a dead one's: then the name leads elsewhere.
+fn claim(partial: &Path) -> Result<Option<File>> {
+    let is_there = |file: &File| {
+        let same = |there: Metadata| file.metadata().is_ok_and(|ours| (ours.dev(), ours.ino()) == (there.dev(), there.ino()));
+        std::fs::symlink_metadata(partial).is_ok_and(same)
+    };
+    if let Ok(left) = open(partial) {
+        if left.try_lock().is_err() || !is_there(&left) {
+            return Ok(None);
+        }
+        std::fs::remove_file(partial).map_err(|error| failed("remove", partial, &error))?;
+    }
+    let file = match create_file(partial) {
+        Ok(file) => file,
+        Err(_) if partial.exists() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    // Where there are no locks nobody takes it for a dead one's.
+    let is_taken = matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+    Ok((!is_taken && is_there(&file)).then_some(file))
 }
 
 /// Makes the folders between the root of a store and a folder in it, each durable.

@@ -39,10 +39,11 @@ use crate::verify::stored::Stored;
 /// The level behind "zstd": of pages it makes files that are 2 % larger than those of level 3, in two thirds of its time.
 const ZSTD_LEVEL: u8 = 2;
 
-/// The log of a base backup comes in a moment, or it may take long: the archive is looked at again after an eighth of
-/// the time that it has been waited for, within these bounds.
-const LOOK_AFTER_MIN: Duration = Duration::from_millis(20);
-const LOOK_AFTER_MAX: Duration = Duration::from_secs(1);
+/// What is waited for comes in a moment, or it may take long: the next look is after an eighth of the time that it has
+/// been waited for.
+fn look_after(waited: Duration) -> Duration {
+    (waited / 8).clamp(Duration::from_millis(20), Duration::from_secs(1))
+}
 
 /// Segments that are pushed side by side come in any order: an archive that begins later for so long will stay so.
 const SURELY_LATER: Duration = Duration::from_secs(5);
@@ -163,7 +164,7 @@ impl Basing<'_> {
         let sql = format!("select to_json(exists (select from pg_replication_slots where slot_name = {slot} and active))");
         let began = tokio::time::Instant::now();
         while !self.server.query::<bool>(self.server.maintenance_database(), &sql).await? && began.elapsed() < WAIT_FOR_RECEIVER {
-            tokio::time::sleep(LOOK_AFTER_MIN).await;
+            tokio::time::sleep(look_after(began.elapsed())).await;
         }
         Ok(())
     }
@@ -382,7 +383,7 @@ async fn wait_for_wal(making: &Making<'_>, range: WalRange) -> Result<()> {
             )
             .hint("look at archive_command in the log of the server and at pg_stat_archiver, or whether the daemon streams; pgvigil wal status"));
         }
-        tokio::time::sleep((started.elapsed() / 8).clamp(LOOK_AFTER_MIN, LOOK_AFTER_MAX)).await;
+        tokio::time::sleep(look_after(started.elapsed())).await;
     }
 }
 

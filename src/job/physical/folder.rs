@@ -131,10 +131,6 @@ impl Version {
     pub fn of(path: &Path) -> std::io::Result<Self> {
         Ok(Version::new(path, &std::fs::symlink_metadata(path)?))
     }
-
-    pub fn bytes(&self) -> u64 {
-        self.is.2
-    }
 }
 
 /// Its bytes, and which version they are of.

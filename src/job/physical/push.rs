@@ -1,11 +1,11 @@
 //! `wal push`: a file of the log into every store of a backup, durable before the server may forget it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 
 use crate::config::Plan;
 use crate::config::plan::Backup;
@@ -13,7 +13,7 @@ use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::clock;
 use crate::job::physical::archive::{self, Claimed, Owner};
-use crate::job::physical::batch::{self, Notes};
+use crate::job::physical::batch::{self, Notes, Patience};
 use crate::job::physical::folder::{self, Version};
 use crate::job::stores;
 use crate::keys::{Identities, Recipient};
@@ -29,9 +29,6 @@ const CODEC: Codec = Codec::Zstd(1);
 
 /// What a push is written by, in names of unfinished files: it knows no `state_dir`.
 pub const PUSHER: &str = "walpush";
-
-/// How long the server may be kept waiting for what it has not asked for yet.
-const BEHIND_WITHIN: Duration = Duration::from_secs(20);
 
 /// How many files are packed at a time, while others are on their way.
 const PACKED_AHEAD: usize = 2;
@@ -51,12 +48,11 @@ struct Target<'a> {
 /// name. What waits behind it is no concern of this: it is asked for by itself.
 pub async fn push(plan: &Plan, backup: &Backup, path: &Path) -> Result<()> {
     named(path)?;
-    let notes = Notes::beside(path, backup);
+    let notes = Notes::beside(path, plan, backup);
     let version = Version::of(path).map_err(|error| unreadable(path, &error))?;
     if notes.take(&version) {
         return Ok(());
     }
-    notes.clear();
     let (mut targets, mut failed) = (Vec::new(), None);
     for name in &backup.stores {
         match stores::open(&plan.stores[name], PUSHER) {
@@ -65,29 +61,51 @@ pub async fn push(plan: &Plan, backup: &Backup, path: &Path) -> Result<()> {
         }
     }
     let recipients: Arc<[Recipient]> = backup.encrypt_to.clone().into();
-    let files = std::iter::once(path.to_owned()).chain(batch::behind(&version, path));
-    let packing = files.map(|path| {
-        let recipients = Arc::clone(&recipients);
-        tokio::task::spawn_blocking(move || Sealed::read(&path, &recipients))
-    });
-    let packer_failed = |error| Error::new(Kind::System, format!("a packer failed: {error}"));
-    let mut packed = futures_util::stream::iter(packing).buffered(PACKED_AHEAD).map(|sealed| sealed.map_err(packer_failed).flatten());
-    if let Some(asked) = packed.next().await {
-        failed = put(&asked?.0, &mut targets, backup).await.err().or(failed);
-    }
+    let began = Instant::now();
+    let (asked, _) = packed(path.to_owned(), Arc::clone(&recipients)).await?;
+    failed = put(&asked, &mut targets, backup).await.err().or(failed);
+    drop(asked);
     if let Some(failed) = failed {
         return Err(failed);
     }
-    // In the order of the log, and no further than the first that fails: what is wrong is told when it is asked for.
-    let behind = async {
-        while let Some(Ok((sealed, version))) = packed.next().await
-            && put(&sealed, &mut targets, backup).await.is_ok()
-        {
-            notes.leave(&version);
-        }
-    };
-    let _ = tokio::time::timeout(BEHIND_WITHIN, behind).await;
+    let behind = batch::behind(path);
+    if !behind.is_empty() {
+        let patience = Patience::new(began, began.elapsed());
+        let packing = behind.into_iter().map(|path| packed(path, Arc::clone(&recipients)));
+        let packing = futures_util::stream::iter(packing).buffered(PACKED_AHEAD);
+        // A store that hangs must not keep the server waiting.
+        let _ = tokio::time::timeout(batch::WITHIN, take_along(packing, &mut targets, backup, &notes, patience)).await;
+    }
     Ok(())
+}
+
+/// Puts what waits behind into every store, in the order of the log, and no further than the first that fails: what is
+/// wrong is told when it is asked for.
+async fn take_along(
+    mut packing: impl Stream<Item = Result<(Sealed, Version)>> + Unpin,
+    targets: &mut [Target<'_>],
+    backup: &Backup,
+    notes: &Notes,
+    mut patience: Patience,
+) {
+    if let Err(error) = notes.renew() {
+        tracing::warn!(%error, "what waits behind is not pushed along: no notes can be left beside the log");
+        return;
+    }
+    while patience.is_enough(Instant::now())
+        && let Some(Ok((sealed, version))) = packing.next().await
+    {
+        let began = Instant::now();
+        if put(&sealed, targets, backup).await.is_err() || notes.leave(&version).is_err() {
+            return;
+        }
+        patience.took(began.elapsed());
+    }
+}
+
+async fn packed(path: PathBuf, recipients: Arc<[Recipient]>) -> Result<(Sealed, Version)> {
+    let packing = tokio::task::spawn_blocking(move || Sealed::read(&path, &recipients)).await;
+    packing.map_err(|error| Error::new(Kind::System, format!("a packer failed: {error}")))?
 }
 
 /// Into every store at a time: one that is away must not keep the others from it.

@@ -28,6 +28,10 @@ const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 /// How much of an answer is read, in bytes. A page of a listing has half a megabyte.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// How much of an object that is read as a whole: the largest segment of the log, and what packing adds where it
+/// cannot pack.
+const OBJECT_BYTES_MAX: usize = (1 << 30) + (1 << 25);
+
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -204,7 +208,7 @@ impl Bucket {
     pub async fn text(&self, ask: &Ask) -> Result<String, Failure> {
         let text = |body: Vec<u8>| String::from_utf8(body).map_err(|_| Failure::NoAnswer("what it answers is no text".to_owned()));
         self.insist(|| async {
-            let text = text(self.collect(self.once(ask).await?).await?)?;
+            let text = text(self.collect(self.once(ask).await?, ANSWER_BYTES_MAX).await?)?;
             match Failure::in_body(&text) {
                 Some(failure) => Err(failure),
                 None => Ok(text),
@@ -213,12 +217,12 @@ impl Bucket {
         .await
     }
 
-    /// The same, with the whole body.
+    /// An object, as a whole.
     ///
     /// # Errors
     /// The server refuses, or does not answer.
     pub async fn bytes(&self, ask: &Ask) -> Result<Vec<u8>, Failure> {
-        self.insist(|| async { self.collect(self.once(ask).await?).await }).await
+        self.insist(|| async { self.collect(self.once(ask).await?, OBJECT_BYTES_MAX).await }).await
     }
 
     async fn insist<T, F: Future<Output = Result<T, Failure>>>(&self, mut once: impl FnMut() -> F) -> Result<T, Failure> {
@@ -273,7 +277,7 @@ impl Bucket {
         let region = header("x-amz-bucket-region");
         let pause = header(RETRY_AFTER.as_str()).and_then(|secs| secs.parse().ok()).map(Duration::from_secs);
         // Whatever comes of it: the status has said enough.
-        let body = self.collect(response).await.unwrap_or_default();
+        let body = self.collect(response, ANSWER_BYTES_MAX).await.unwrap_or_default();
         Err(Failure::Refused(Refusal::new(status.as_u16(), &String::from_utf8_lossy(&body), region, pause)))
     }
 
@@ -292,11 +296,11 @@ impl Bucket {
         Failure::NoAnswer(format!("nothing moved for {} s", self.patience.stall.as_secs_f64()))
     }
 
-    async fn collect(&self, mut response: Response) -> Result<Vec<u8>, Failure> {
+    async fn collect(&self, mut response: Response, bytes_max: usize) -> Result<Vec<u8>, Failure> {
         let mut body = Vec::new();
         while let Some(chunk) = self.next(&mut response).await? {
             body.extend_from_slice(&chunk);
-            if body.len() > ANSWER_BYTES_MAX {
+            if body.len() > bytes_max {
                 return Err(Failure::NoTrust("it answers more than can be meant".to_owned()));
             }
         }

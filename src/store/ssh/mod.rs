@@ -33,6 +33,7 @@ use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::disk::Usage;
 use crate::host::{Tag, clock};
+use crate::wal::name::FOLDER as LOG;
 use link::Link;
 use login::Account;
 use tree::join;
@@ -148,6 +149,21 @@ impl SshStore {
         self.remove_dead(&self.root, CHECK, is_old).await
     }
 
+    /// Removes what was left of files of the log by whoever pushed them.
+    async fn remove_dead_log(&self, log: &str) -> Result<usize> {
+        let mut removed = 0;
+        for (timeline, _) in self.link.names(log).await?.into_iter().filter(|(_, attributes)| attributes.is_dir()) {
+            let folder = join(log, &timeline);
+            for (name, attributes) in self.link.names(&folder).await? {
+                if name.starts_with(PARTIAL) && is_old(&attributes) {
+                    self.link.remove_file(&join(&folder, &name)).await?;
+                    removed += 1;
+                }
+            }
+        }
+        Ok(removed)
+    }
+
     /// The labels in a folder of a backup that are folders.
     async fn folders<T: std::str::FromStr>(&self, folder: &str) -> Result<Vec<T>> {
         let names = self.link.names(folder).await?;
@@ -242,7 +258,8 @@ impl Store for SshStore {
         // A folder is of a run, and `latest` under way of its end: none goes on. Where `latest` points
         // to is not touched.
         let is_dead = |attributes: &FileAttributes| attributes.is_dir() || attributes.is_symlink() || is_old(attributes);
-        self.remove_dead(&self.backup_dir(backup), "", is_dead).await
+        let swept = self.remove_dead(&self.backup_dir(backup), "", is_dead).await?;
+        Ok(swept + self.remove_dead_log(&join(&self.backup_dir(backup), LOG)).await?)
     }
 
     async fn clear(&self, id: &Id) -> Result<()> {

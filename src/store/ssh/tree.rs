@@ -123,8 +123,9 @@ impl Link {
         };
         if added == Added::Done {
             self.remove_file(partial).await?;
-            self.sync_folder(target.rsplit_once('/').map_or(".", |(folder, _)| folder)).await?;
         }
+        // Whoever put it there may have died before this.
+        self.sync_folder(target.rsplit_once('/').map_or(".", |(folder, _)| folder)).await?;
         Ok(added)
     }
 
