@@ -230,6 +230,9 @@ pub enum WalCommand {
         /// The private key for what is encrypted; default: identity of the backup
         #[arg(long, value_name = "FILE")]
         identity: Option<PathBuf>,
+        /// The archive ends with this segment, whatever is behind it
+        #[arg(long, hide = true, value_name = "NAME")]
+        until: Option<String>,
         /// Fetch what follows the file, so that it waits beside its place
         #[arg(long, hide = true)]
         ahead: bool,

@@ -17,6 +17,7 @@ use crate::job::keys;
 use crate::job::physical::status::{self, Status};
 use crate::job::physical::{fetch, push};
 use crate::job::run::find;
+use crate::wal::name::is_behind;
 
 /// "Anything else" to `restore_command`: PostgreSQL takes 1 to 125 for the end of the archive and promotes.
 pub const NO_ANSWER: u8 = 255;
@@ -25,7 +26,8 @@ pub fn wal(session: &Session, command: &WalCommand) -> Done {
     match command {
         WalCommand::Push { file, backup } => push(session, backup.as_deref(), file),
         WalCommand::Status { backup } => status(session, backup.as_deref()),
-        WalCommand::Fetch { name, dest, backup, store, identity, ahead } => {
+        WalCommand::Fetch { name, until: Some(last), .. } if is_behind(name, last) => Ok(exit::FAILED),
+        WalCommand::Fetch { name, dest, backup, store, identity, ahead, until: _ } => {
             let wanted = Wanted { name, dest, backup: backup.as_deref(), store: store.as_deref(), identity: identity.as_deref() };
             fetch(session, &wanted, *ahead)
         }

@@ -91,6 +91,9 @@ impl Figures {
 /// Whole segments that may be under way without anybody being behind.
 const UNDER_WAY: u64 = 2;
 
+/// So many segments that wait in `pg_wal` are told, whatever goes on: 1 GiB of the usual ones.
+const WAITING_MAX: i64 = 64;
+
 /// A server that writes is taken for stuck when nothing came for so long.
 pub const PATIENCE: TimeDelta = TimeDelta::minutes(5);
 
@@ -126,9 +129,18 @@ pub fn problems(server: &ServerLog, standing: Standing, last_at: Option<DateTime
         Standing::Empty => found.push("the archive is empty".to_owned()),
         Standing::Behind | Standing::Following => {}
     }
+    if let Some((name, at)) = server.last_failed.as_ref().zip(server.last_failed_at)
+        && server.last_archived_at.is_some_and(|archived| at > archived && server.now - archived > PATIENCE)
+    {
+        found.push(format!("the server fails to archive {name}, last at {}", at.format("%Y-%m-%d %H:%M:%S UTC")));
+    }
+    if let Some(waiting) = server.waiting.filter(|waiting| *waiting >= WAITING_MAX) {
+        found.push(format!("{waiting} segments wait in pg_wal to be archived: the server writes faster than they are pushed"));
+    }
     for slot in &server.slots {
         match slot.wal_status.as_deref() {
-            Some("lost") => found.push(format!("slot {} has lost log that it needs: a gap is certain", slot.name)),
+            Some("lost") => found
+                .push(format!("slot {} has lost log that it needs, and never gets it back: docs/pitr.md, A slot that is lost", slot.name)),
             Some("unreserved") => found.push(format!("slot {} is about to lose log that it needs", slot.name)),
             _ => {}
         }
@@ -193,6 +205,21 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_on_the_server_and_what_it_cannot_archive() {
+        let now: DateTime<Utc> = "2026-01-15T12:00:00Z".parse().unwrap();
+        let ago = |minutes| Some(now - TimeDelta::minutes(minutes));
+        let of = |server: ServerLog| problems(&server, Standing::Following, Some(now), now);
+        for (archived, failed, expected) in
+            [(ago(6), ago(1), true), (ago(4), ago(1), false), (ago(1), ago(6), false), (None, ago(1), false)]
+        {
+            let told = of(ServerLog { last_archived_at: archived, last_failed_at: failed, ..server() });
+            assert_eq!(told.first().is_some_and(|told| told.contains("fails to archive 000000010000000000000005")), expected, "{told:?}");
+        }
+        assert_eq!(of(ServerLog { waiting: Some(63), ..server() }), [] as [String; 0]);
+        assert!(of(ServerLog { waiting: Some(64), ..server() })[0].contains("64 segments wait in pg_wal"));
+    }
+
+    #[test]
     fn slots_that_nobody_reads_or_that_have_lost_log() {
         let now: DateTime<Utc> = "2026-01-15T12:00:00Z".parse().unwrap();
         let slot = |active, status: &str| Slot {
@@ -206,6 +233,6 @@ mod tests {
         let of = |slot| problems(&ServerLog { slots: vec![slot], ..server() }, Standing::Following, Some(now), now);
         assert_eq!(of(slot(true, "reserved")), [] as [String; 0]);
         assert!(of(slot(false, "extended"))[0].contains("holds 77 bytes back"));
-        assert!(of(slot(true, "lost"))[0].contains("a gap is certain"));
+        assert!(of(slot(true, "lost"))[0].contains("has lost log that it needs"));
     }
 }

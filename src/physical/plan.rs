@@ -144,7 +144,7 @@ fn leads_to(target: &Target, way: Way, base: &Base) -> Result<Way, String> {
 /// What is known of the end of a way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct End {
-    /// When the last segment was archived, by our clock: it holds nothing later.
+    /// Until when the log tells all: when its last segment was written, else packed.
     pub archived_at: DateTime<Utc>,
     /// The newest transaction in the log that is reached; `None`: nobody could look.
     pub newest: Option<DateTime<Utc>>,
@@ -166,10 +166,17 @@ pub enum Stop {
 /// The moment lies outside.
 pub fn stop(target: &Target, way: &Way, end: Option<End>, bytes: u64) -> Result<Stop, String> {
     let (Target::Time(at), Some(reach), Some(end)) = (target, &way.reach, end) else { return Ok(Stop::At(target.clone())) };
-    let Some(newest) = end.newest else { return Ok(Stop::At(target.clone())) };
-    if newest > *at {
+    if end.newest.is_some_and(|newest| newest > *at) {
         return Ok(Stop::At(target.clone()));
     }
+    let Some(newest) = end.newest else {
+        // PostgreSQL ends at the moment, or fails at the end of the log.
+        if *at <= end.archived_at {
+            return Ok(Stop::At(target.clone()));
+        }
+        let gap = reach.gaps.first().map(|gap| format!(": {}", gap.in_words(bytes))).unwrap_or_default();
+        return Err(format!("the log before it ends at {}{gap}", in_utc(end.archived_at)));
+    };
     if let Some(gap) = reach.gaps.first() {
         return Err(format!(
             "the log of that moment is not whole: {}; before it the newest transaction is of {}",
@@ -286,6 +293,10 @@ mod tests {
         let end = |archived| Some(End { archived_at: at(archived), newest: Some(at(20)) });
         assert_eq!(stop(&Target::Time(at(50)), &way, end(60), MB), Ok(Stop::WithTheLog(at(20))));
         assert!(stop(&Target::Time(at(50)), &way, end(40), MB).unwrap_err().contains("the archive ends before"));
+        // Where nobody could look into the log, PostgreSQL has the last word on what may be there.
+        let end = |archived| Some(End { archived_at: at(archived), newest: None });
+        assert_eq!(stop(&Target::Time(at(50)), &way, end(60), MB), Ok(Stop::At(Target::Time(at(50)))));
+        assert!(stop(&Target::Time(at(50)), &way, end(40), MB).unwrap_err().contains("the log before it ends at"));
     }
 
     #[test]

@@ -13,8 +13,15 @@ use crate::wal::Lsn;
 /// How recovery gets its log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source<'a> {
-    /// By `pgvigil wal fetch`, which knows the file and the backup.
-    Fetch { program: &'a Path, config: &'a Path, backup: &'a str, store: Option<&'a str>, identity: Option<&'a Path> },
+    /// By `pgvigil wal fetch`, which knows the file and the backup, and the last segment if there is one.
+    Fetch {
+        program: &'a Path,
+        config: &'a Path,
+        backup: &'a str,
+        store: Option<&'a str>,
+        identity: Option<&'a Path>,
+        until: Option<&'a str>,
+    },
     /// Out of a folder of the cluster itself, where all of it lies.
     Beside,
     /// Out of the same folder, where somebody lays each file who is asked for it by `NAME.wanted`, or
@@ -67,13 +74,16 @@ fn restore_command(source: &Source<'_>) -> String {
         Source::Fed => format!(
             "f={BESIDE}/%f; test -f $f || : > $f{WANTED}; until test -f $f || test -f $f{ABSENT}; do kill -0 $PPID || exit 255; sleep 0.05; done; test -f $f && mv $f \"%p\""
         ),
-        Source::Fetch { program, config, backup, store, identity } => {
+        Source::Fetch { program, config, backup, store, identity, until } => {
             let mut command = format!("{} --config {} wal fetch --backup {backup}", in_shell(program), in_shell(config));
             if let Some(store) = store {
                 let _ = write!(command, " --store {store}");
             }
             if let Some(identity) = identity {
                 let _ = write!(command, " --identity {}", in_shell(identity));
+            }
+            if let Some(until) = until {
+                let _ = write!(command, " --until {until}");
             }
             command + " %f \"%p\""
         }
@@ -185,10 +195,17 @@ mod tests {
     #[test]
     fn a_path_with_every_odd_character() {
         let (program, config) = (Path::new("/opt/it's 100%/pgvigil"), Path::new("/etc/a\\b.toml"));
-        let source = Source::Fetch { program, config, backup: "cluster", store: Some("local"), identity: None };
+        let source = Source::Fetch {
+            program,
+            config,
+            backup: "cluster",
+            store: Some("local"),
+            identity: None,
+            until: Some("000000010000000000000007"),
+        };
         let text = settings(&source, &Stop::At(Target::Name("o'clock".into())), 3);
         // For the shell it is one word each, and then a value of PostgreSQL's file.
-        let command = r#"'/opt/it'\''s 100%%/pgvigil' --config '/etc/a\b.toml' wal fetch --backup cluster --store local %f "%p""#;
+        let command = r#"'/opt/it'\''s 100%%/pgvigil' --config '/etc/a\b.toml' wal fetch --backup cluster --store local --until 000000010000000000000007 %f "%p""#;
         let line = format!("restore_command = '{}'", command.replace('\\', "\\\\").replace('\'', "''"));
         assert!(text.lines().any(|there| there == line), "{line}: {text}");
         for line in ["recovery_target_timeline = '3'", "recovery_target_action = 'promote'", "recovery_target_name = 'o''clock'"] {

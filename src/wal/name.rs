@@ -117,6 +117,12 @@ impl WalName {
     }
 }
 
+/// Whether a name is of a segment that lies behind another one, on whatever timeline.
+pub fn is_behind(name: &str, last: &str) -> bool {
+    let place = |name: &str| matches!(WalName::parse(name), Some(WalName::Segment(_))).then(|| name[8..].to_owned());
+    place(name).zip(place(last)).is_some_and(|(name, last)| name > last)
+}
+
 /// The folder of a backup's log, in its stores.
 pub const FOLDER: &str = "wal";
 
@@ -140,6 +146,21 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_lies_behind_a_segment() {
+        let last = "0000000100000016000000B3";
+        for (name, expected) in [
+            ("0000000100000016000000B3", false),
+            ("0000000200000016000000B3", false),
+            ("0000000100000016000000B4", true),
+            ("000000020000001700000000", true),
+            ("0000000100000016000000B2", false),
+            ("00000002.history", false),
+        ] {
+            assert_eq!(is_behind(name, last), expected, "{name}");
+        }
+    }
 
     #[test]
     fn names_of_postgresql_and_no_others() {

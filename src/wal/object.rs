@@ -33,6 +33,9 @@ pub struct Header {
     pub sha256: String,
     /// When it was packed, by our clock.
     pub at: DateTime<Utc>,
+    /// When it was last written where it was taken from: the log tells all until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written_at: Option<DateTime<Utc>>,
     /// Of the cluster; of a history file there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system_identifier: Option<String>,
@@ -45,12 +48,13 @@ pub struct Header {
 const AGE: &str = "age";
 
 impl Header {
-    pub fn of(name: &str, raw: &[u8], at: DateTime<Utc>, system_identifier: Option<u64>) -> Self {
+    pub fn of(name: &str, raw: &[u8], at: DateTime<Utc>, written_at: Option<DateTime<Utc>>, system_identifier: Option<u64>) -> Self {
         Header {
             name: name.to_owned(),
             bytes: raw.len() as u64,
             sha256: hex(&Sha256::digest(raw)),
             at,
+            written_at,
             system_identifier: system_identifier.map(|id| id.to_string()),
             encryption: None,
         }
@@ -139,7 +143,7 @@ mod tests {
 
     fn sealed(recipients: &[Recipient]) -> (Bytes, Bytes) {
         let raw: Bytes = (0..600_000u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
-        let header = Header::of(NAME, &raw, DateTime::UNIX_EPOCH, Some(7));
+        let header = Header::of(NAME, &raw, DateTime::UNIX_EPOCH, Some(DateTime::UNIX_EPOCH), Some(7));
         let packed = seal(&header, &raw, Codec::Zstd(1), recipients).unwrap();
         (raw, packed)
     }
@@ -154,7 +158,7 @@ mod tests {
         assert!(back == raw && header.system_identifier.as_deref() == Some("7"));
         assert!(zstd::decode_all(&packed[..]).unwrap() == raw);
         assert!(open("000000010000000000000004", &packed, &nobody).unwrap_err().message.contains("by its header"));
-        let empty = seal(&Header::of("x", b"", DateTime::UNIX_EPOCH, None), &Bytes::new(), Codec::Zstd(1), &[]).unwrap();
+        let empty = seal(&Header::of("x", b"", DateTime::UNIX_EPOCH, None, None), &Bytes::new(), Codec::Zstd(1), &[]).unwrap();
         assert_eq!(open("x", &empty, &nobody).unwrap().1, b"");
     }
 

@@ -6,6 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::common::Server;
 use crate::pitr_site::Site;
+use crate::support::until;
 
 /// Exact moments of commits, and an archive that is switched often.
 const LOAD: &str = "track_commit_timestamp = on\nautovacuum = off";
@@ -225,4 +226,56 @@ fn an_option_for_the_other_kind_is_refused() {
     let dump = crate::common::World::with(Server::Pg15, "[backups.x]\ndatabase = \"postgres\"\n");
     let ran = dump.pgvigil(&["restore", "x/latest", "--latest", "--target-dir", "/tmp/x"]).expect(2);
     assert!(ran.stderr.contains("backup of dumps"), "{ran:#?}");
+}
+
+#[test]
+fn log_that_came_late_says_nothing_of_the_time_until_it_came() {
+    let site = Site::archiving(15, "compression = \"zstd\"\n");
+    site.sql("create table t (n int)");
+    site.world.backup("cluster");
+    let archive_by = |setting: &str| {
+        site.sql(&format!("alter system {setting}"));
+        site.sql("select pg_reload_conf()");
+    };
+    archive_by("set archive_command = 'false'");
+    until("the server archives no more", || site.sql("show archive_command") == "false");
+    site.sql("insert into t values (1)");
+    let segment = site.sql("select pg_walfile_name(pg_current_wal_insert_lsn())");
+    site.sql("select pg_switch_wal()");
+    // In the segment that is still open when the server is lost.
+    site.sql("insert into t values (2)");
+    let at = site.sql("select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US UTC')");
+    archive_by("reset archive_command");
+    until("the segment is archived", || site.archived().contains(&format!("{segment}.zst")));
+    let target = site.world.path("restored/late").display().to_string();
+    let ran = site.pgvigil(&["restore", "cluster/latest", "--at", &at, "--target-dir", &target]).expect(1);
+    assert!(ran.stderr.contains("the archive ends before"), "{ran:#?}");
+}
+
+#[test]
+fn a_recovery_that_ends_with_the_log_takes_none_that_came_since() {
+    let site = Site::archiving(15, "compression = \"zstd\"\n");
+    site.sql("create table t (n int)");
+    site.world.backup("cluster");
+    site.sql("insert into t values (1)");
+    let at = site.sql("select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US UTC')");
+    site.switch();
+    let target = site.world.path("restored/quiet").display().to_string();
+    site.pgvigil(&["restore", "cluster/latest", "--at", &at, "--target-dir", &target]).expect(0);
+    let settings = std::fs::read_to_string(format!("{target}/postgresql.auto.conf")).unwrap();
+    let last = settings.split(" --until ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+    // What is committed after the plan comes into the archive before anybody starts it.
+    site.sql("insert into t values (2)");
+    site.switch();
+    let behind = site.archived().pop().unwrap();
+    assert!(behind > last);
+    let fetch = |name: &str, until: &[&str]| {
+        let dest = site.world.path("restored/fetched").display().to_string();
+        let config = site.world.path("wal.toml").display().to_string();
+        site.pgvigil(&[&["--config", &*config, "wal", "fetch", name, &*dest], until].concat())
+    };
+    let behind = behind.strip_suffix(".zst").unwrap();
+    fetch(behind, &[]).expect(0);
+    fetch(behind, &["--until", &last]).expect(1);
+    fetch(&last, &["--until", &last]).expect(0);
 }

@@ -175,7 +175,7 @@ impl Delivery<'_> {
         }
         // It may have become another since.
         let (raw, version) = folder::read(&path).map_err(unreadable)?;
-        let sealed = Sealed::new(&whole.name, whole.parsed, &raw, &self.backup.encrypt_to);
+        let sealed = Sealed::new(&version, whole.parsed, &raw, &self.backup.encrypt_to);
         let sealed = sealed.map_err(|error| Hindered::File(error.message))?;
         drop(raw);
         sealed.put(store, self.backup.name.as_str(), claimed).await.map_err(|error| match error.kind {

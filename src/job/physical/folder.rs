@@ -124,6 +124,12 @@ impl Version {
         Version { name, is: (meta.dev(), meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()) }
     }
 
+    /// When it was last written, by the clock of the machine that it lies on.
+    pub fn written_at(&self) -> Option<DateTime<Utc>> {
+        let (.., secs, nanos) = self.is;
+        DateTime::from_timestamp(secs, u32::try_from(nanos).ok()?)
+    }
+
     /// The one that lies there now.
     ///
     /// # Errors

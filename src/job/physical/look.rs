@@ -1,5 +1,6 @@
 //! What can be restored of a cluster: its base backups, its archive, and the windows that they make.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,7 +25,8 @@ use crate::store::{Store, catalog_of};
 use crate::wal::object::Header;
 use crate::wal::{Archive, Reach, Segment, WalName};
 
-/// So many segments are looked through for a transaction; a server that was idle for longer is taken for idle.
+/// So many segments are looked through for a transaction. Behind them nobody knows: PostgreSQL is given the moment, and
+/// ends at it or fails.
 const LOOKED_THROUGH_MAX: usize = 256;
 
 /// A cluster as its stores show it.
@@ -72,7 +74,10 @@ pub async fn look(plan: &Plan, backup: &Backup, only: Option<&Name>) -> Result<S
 }
 
 fn merge(all: &mut Archive, one: Archive) {
-    all.segment_bytes = one.segment_bytes;
+    // One that is empty does not say.
+    if all.segments.values().all(BTreeSet::is_empty) || one.segments.values().any(|numbers| !numbers.is_empty()) {
+        all.segment_bytes = one.segment_bytes;
+    }
     all.histories.extend(one.histories);
     for (timeline, numbers) in one.segments {
         all.segments.entry(timeline).or_default().extend(numbers);
@@ -123,10 +128,10 @@ impl Seen {
         Ok(windows)
     }
 
-    /// When the last segment of a reach was archived.
+    /// Up to when the log of a reach tells all.
     async fn archived_at(&self, backup: &str, reach: &Reach) -> Result<Option<DateTime<Utc>>> {
         let Some(last) = reach.segments.last() else { return Ok(None) };
-        Ok(self.header(backup, *last).await?.map(|header| header.at))
+        Ok(self.header(backup, *last).await?.map(|header| header.written_at.unwrap_or(header.at)))
     }
 
     /// What stands in front of a segment in the archive.
@@ -165,11 +170,14 @@ impl Seen {
         let name = backup.name.as_str();
         let Some(archived_at) = self.archived_at(name, reach).await? else { return Ok(None) };
         let given = plan.servers.get(&backup.server).and_then(|server| server.bin_dir.clone());
-        let Ok(bin_dir) = programs::of_server(given, major) else { return Ok(Some(End { archived_at, newest: None })) };
+        let unknown = End { archived_at, newest: None };
+        // That of another version takes none of these pages, and says nothing.
+        let bin_dir = programs::of_server(given, major).ok().filter(|dir| programs::major_in(dir) == Some(major));
+        let Some(bin_dir) = bin_dir else { return Ok(Some(unknown)) };
         let folder = Scratch::make(&plan.spool_dir)?;
         for segment in reach.segments.iter().rev().take(LOOKED_THROUGH_MAX) {
             let segment = segment.name(self.archive.segment_bytes);
-            let Some(raw) = self.read(name, &segment).await? else { break };
+            let Some(raw) = self.read(name, &segment).await? else { return Ok(Some(unknown)) };
             let path = folder.0.join(&segment);
             std::fs::write(&path, raw).map_err(|error| Error::system(format_args!("cannot write {}", path.display()), &error))?;
             let newest = newest_transaction(&bin_dir, &path).await?;
@@ -177,6 +185,9 @@ impl Seen {
             if newest.is_some() {
                 return Ok(Some(End { archived_at, newest }));
             }
+        }
+        if reach.segments.len() > LOOKED_THROUGH_MAX {
+            return Ok(Some(unknown));
         }
         // Nothing at all behind the base backup: as if its end were the newest.
         let base = self.bases(None).into_iter().find(|base| base.id == way.base);

@@ -24,6 +24,7 @@ use crate::postgres::Server;
 use crate::postgres::programs::parse_version;
 use crate::postgres::throwaway::{Prepared, Throwaway, Wanted};
 use crate::state::State;
+use crate::wal::name::is_behind;
 use crate::wal::{Segment, WalName};
 
 /// How many segments are laid beside recovery ahead of the one that it asks for.
@@ -161,7 +162,8 @@ async fn feed(looked: &Looked<'_>, folder: PathBuf) -> Result<Infallible> {
 
 /// Lays one file. False: the archive has none of that name.
 async fn give(looked: &Looked<'_>, folder: &Path, name: &str) -> Result<bool> {
-    let raw = match WalName::parse(name) {
+    let is_behind = looked.last_segment().is_some_and(|last| is_behind(name, &last));
+    let raw = match WalName::parse(name).filter(|_| !is_behind) {
         Some(parsed) => fetch::read(&looked.seen.stores, looked.backup.name.as_str(), name, parsed, &looked.seen.keys).await?,
         None => None,
     };

@@ -163,23 +163,24 @@ impl Sealed {
     /// # Errors
     /// It cannot be read, or as for [`Sealed::new`].
     fn read(path: &Path, recipients: &[Recipient]) -> Result<(Self, Version)> {
-        let (name, parsed) = named(path)?;
+        let (_, parsed) = named(path)?;
         let (raw, version) = folder::read(path).map_err(|error| unreadable(path, &error))?;
-        Ok((Self::new(&name, parsed, &raw, recipients)?, version))
+        Ok((Self::new(&version, parsed, &raw, recipients)?, version))
     }
 
     /// Checks that it is what its name says, packs it, and encrypts it where it is log.
     ///
     /// # Errors
     /// It is not, or a recipient takes no key.
-    pub fn new(name: &str, parsed: WalName, raw: &Bytes, recipients: &[Recipient]) -> Result<Self> {
+    pub fn new(version: &Version, parsed: WalName, raw: &Bytes, recipients: &[Recipient]) -> Result<Self> {
+        let name = version.name.as_str();
         let wrong = |why: String| {
             Error::new(Kind::Damaged, format!("{name} is not what its name says: {why}"))
                 .hint("it was not archived; look into the kernel's log of the server's disk")
         };
         let owner = owner_of(parsed, raw, raw.len() as u64).map_err(wrong)?;
         let system_identifier = owner.as_ref().and_then(|owner| owner.system_identifier.parse().ok());
-        let header = Header::of(name, raw, clock::now(), system_identifier);
+        let header = Header::of(name, raw, clock::now(), version.written_at(), system_identifier);
         // Where timelines fork is no secret, and must be seen before anybody asks for a key.
         let recipients = if parsed.is_log() { recipients } else { &[] };
         let packed = object::seal(&header, raw, CODEC, recipients)?;

@@ -24,6 +24,7 @@ use crate::physical::plan::{Stop, Way, Window, choose, stop};
 use crate::physical::recovery::{self, BESIDE, Reached, Source};
 use crate::physical::target::Target;
 use crate::postgres::programs::{self, parse_version};
+use crate::state::State;
 use crate::verify::stored::Stored;
 use crate::wal::Reach;
 
@@ -68,6 +69,12 @@ impl Looked<'_> {
     /// It is no base backup.
     pub fn physical(&self) -> Result<&Physical> {
         self.manifest.physical.as_ref().ok_or_else(|| Error::new(Kind::Damaged, format!("{} is no base backup", self.manifest.id)))
+    }
+
+    /// The last segment that recovery may have, where the log is what ends it: more may come into the archive meanwhile.
+    pub fn last_segment(&self) -> Option<String> {
+        let last = self.way.reach.as_ref().filter(|_| matches!(self.stop, Stop::WithTheLog(_)))?.segments.last()?;
+        Some(last.name(self.seen.archive.segment_bytes))
     }
 
     /// What the log takes that is laid beside it, at most.
@@ -173,6 +180,8 @@ pub async fn restore(plan: &Plan, looked: &Looked<'_>, asked: &Asked, progress: 
     if asked.start {
         start::check(plan, looked.backup, &looked.manifest)?;
     }
+    // Retention leaves it alone meanwhile.
+    let _held = State::open(&plan.state_dir)?.hold_copy(&looked.way.base)?;
     make_folder(&asked.data)?;
     let fetched = tokio::select! {
         fetched = fetch(plan, looked, asked, progress) => fetched,
@@ -233,6 +242,7 @@ async fn fetch(plan: &Plan, looked: &Looked<'_>, asked: &Asked, progress: &Progr
     }
     progress.begin("making it durable");
     let program = std::env::current_exe().map_err(|error| Error::system("cannot find this program", &error))?;
+    let last = looked.last_segment();
     let source = if asked.with_wal {
         Source::Beside
     } else {
@@ -242,6 +252,7 @@ async fn fetch(plan: &Plan, looked: &Looked<'_>, asked: &Asked, progress: &Progr
             backup: looked.backup.name.as_str(),
             store: asked.store.as_deref(),
             identity: asked.identity.as_deref(),
+            until: last.as_deref(),
         }
     };
     configure(&asked.data, looked, looked.physical()?, &source)?;
@@ -328,6 +339,11 @@ pub fn judge(reach: Option<&Reach>, stop: &Stop, segment_bytes: u64, reached: &R
     let at = reached.lsn.map_or("an unknown place".to_owned(), |lsn| format!("LSN {lsn}"));
     match stop {
         Stop::At(Target::Latest) | Stop::WithTheLog(_) => {
+            if let (Stop::WithTheLog(newest), Some(last)) = (stop, reached.last_transaction)
+                && last > *newest
+            {
+                return short(format!("behind a transaction of {}, and the last should be of {}", looked_at(last), looked_at(*newest)));
+            }
             let last = reach.segments.last().map(|segment| segment.start(segment_bytes));
             if last.zip(reached.lsn).is_some_and(|(last, lsn)| lsn < last) || reached.lsn.is_none() {
                 return short(format!("at {at}, and the log leads to {}", reach.end));
