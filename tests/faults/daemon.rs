@@ -173,8 +173,8 @@ fn killed_with_messages_pending() {
         for request in &requests {
             *times.entry(request.header("idempotency-key")).or_default() += 1;
         }
-        assert!(times.values().all(|times| *times <= 2), "{times:#?}");
-        assert!(times.values().filter(|times| **times == 2).count() <= rounds, "{times:#?}");
+        // Each kill may double what was on its way, and the same twice.
+        assert!(times.values().map(|times| times - 1).sum::<usize>() <= rounds, "{times:#?}");
         let of_failed: Vec<Value> = requests.iter().map(Request::json).filter(|json| json["key"] == "backup/x/failed").collect();
         let states: Vec<&str> = of_failed.iter().map(|json| json["state"].as_str().unwrap()).collect();
         assert_eq!((states.first(), states.last()), (Some(&"open"), Some(&"closed")), "{states:?}");
