@@ -8,7 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::{Notify, Semaphore, mpsc};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 use super::codec::Codec;
 use super::end::{EndWatch, Seen};
@@ -101,7 +101,7 @@ pub async fn pack(
         let work: JoinHandle<Result<Bytes>> = tokio::spawn(async move {
             let _place = places.acquire().await;
             let packed = tokio::task::spawn_blocking(move || codec.pack(block)).await;
-            packed.map_err(|error| Error::new(Kind::System, format!("the packer failed: {error}")))?
+            packed.map_err(|error| broken(&error))?
         });
         if blocks.send(work).await.is_err() {
             // The collector has ended, and says why.
@@ -109,9 +109,13 @@ pub async fn pack(
         }
     }
     drop(blocks);
-    let (bytes, sha256) = collector.await.map_err(|error| Error::new(Kind::System, format!("the packer failed: {error}")))??;
+    let (bytes, sha256) = collector.await.map_err(|error| broken(&error))??;
     let packed = Packed { raw_bytes, bytes, sha256 };
     Ok(Pass { packed, watch })
+}
+
+fn broken(error: &JoinError) -> Error {
+    Error::new(Kind::System, format!("the packer failed: {error}"))
 }
 
 /// A dump that says nothing for too long.
@@ -151,7 +155,7 @@ async fn collect(
         out.send(block).await.map_err(|_| Error::new(Kind::Store, "the store took no more"))
     };
     while let Some(work) = packed.recv().await {
-        let block = work.await.map_err(|error| Error::new(Kind::System, format!("the packer failed: {error}")))??;
+        let block = work.await.map_err(|error| broken(&error))??;
         hand_on(seal.pass(block)?).await?;
     }
     hand_on(seal.finish()?).await?;

@@ -119,7 +119,9 @@ impl WalName {
 
 /// Whether a name is of a segment that lies behind another one, on whatever timeline.
 pub fn is_behind(name: &str, last: &str) -> bool {
-    let place = |name: &str| matches!(WalName::parse(name), Some(WalName::Segment(_))).then(|| name[8..].to_owned());
+    fn place(name: &str) -> Option<&str> {
+        matches!(WalName::parse(name), Some(WalName::Segment(_))).then(|| &name[8..])
+    }
     place(name).zip(place(last)).is_some_and(|(name, last)| name > last)
 }
 

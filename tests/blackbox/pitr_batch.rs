@@ -14,9 +14,7 @@ fn waiting(count: usize) -> (Site, PathBuf, Vec<String>) {
     site.sql("create table t (n int)");
     site.switch();
     let log = Path::new(&site.sql("show data_directory")).join("pg_wal");
-    site.sql("alter system set archive_command = 'false'");
-    site.sql("select pg_reload_conf()");
-    until("the server archives no more", || site.sql("show archive_command") == "false");
+    site.archive_nothing();
     for n in 0..count {
         site.sql(&format!("insert into t values ({n})"));
         site.sql("select pg_switch_wal()");
@@ -94,8 +92,7 @@ fn a_push_takes_what_waits_behind_it() {
     refused(&site, &log.join(&names[1]), "store local");
     std::fs::rename(&away, site.world.store()).unwrap();
     // The server goes on as if nothing had happened, and asks for each.
-    site.sql("alter system reset archive_command");
-    site.sql("select pg_reload_conf()");
+    site.archive_again();
     until("all is archived", || ready(&log).is_empty());
     assert_eq!(in_store(&site, &names), names);
     assert_eq!(notes(&log), [] as [PathBuf; 0], "every note was used up");

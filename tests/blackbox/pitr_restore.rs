@@ -233,19 +233,14 @@ fn log_that_came_late_says_nothing_of_the_time_until_it_came() {
     let site = Site::archiving(15, "compression = \"zstd\"\n");
     site.sql("create table t (n int)");
     site.world.backup("cluster");
-    let archive_by = |setting: &str| {
-        site.sql(&format!("alter system {setting}"));
-        site.sql("select pg_reload_conf()");
-    };
-    archive_by("set archive_command = 'false'");
-    until("the server archives no more", || site.sql("show archive_command") == "false");
+    site.archive_nothing();
     site.sql("insert into t values (1)");
     let segment = site.sql("select pg_walfile_name(pg_current_wal_insert_lsn())");
     site.sql("select pg_switch_wal()");
     // In the segment that is still open when the server is lost.
     site.sql("insert into t values (2)");
-    let at = site.sql("select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US UTC')");
-    archive_by("reset archive_command");
+    let at = site.now();
+    site.archive_again();
     until("the segment is archived", || site.archived().contains(&format!("{segment}.zst")));
     let target = site.world.path("restored/late").display().to_string();
     let ran = site.pgvigil(&["restore", "cluster/latest", "--at", &at, "--target-dir", &target]).expect(1);
@@ -258,7 +253,7 @@ fn a_recovery_that_ends_with_the_log_takes_none_that_came_since() {
     site.sql("create table t (n int)");
     site.world.backup("cluster");
     site.sql("insert into t values (1)");
-    let at = site.sql("select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US UTC')");
+    let at = site.now();
     site.switch();
     let target = site.world.path("restored/quiet").display().to_string();
     site.pgvigil(&["restore", "cluster/latest", "--at", &at, "--target-dir", &target]).expect(0);

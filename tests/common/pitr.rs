@@ -71,6 +71,24 @@ impl Site {
         });
     }
 
+    /// The server's clock, as `--at` takes it.
+    pub fn now(&self) -> String {
+        self.sql("select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US UTC')")
+    }
+
+    /// From now on the server can archive nothing.
+    pub fn archive_nothing(&self) {
+        self.sql("alter system set archive_command = 'false'");
+        self.sql("select pg_reload_conf()");
+        crate::support::until("the server archives no more", || self.sql("show archive_command") == "false");
+    }
+
+    /// The server archives again.
+    pub fn archive_again(&self) {
+        self.sql("alter system reset archive_command");
+        self.sql("select pg_reload_conf()");
+    }
+
     pub fn pgvigil(&self, args: &[&str]) -> Ran {
         self.world.pgvigil(args)
     }

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::Plan;
 use crate::config::plan::Backup;
-use crate::job::physical::folder::Version;
+use crate::job::physical::folder::{Version, parent};
 use crate::pack::packer::hex;
 use crate::wal::WalName;
 
@@ -52,10 +52,6 @@ fn follow(asked: &str, ready: impl Iterator<Item = String>) -> Vec<String> {
     names.sort();
     names.truncate(BEHIND_MAX);
     names
-}
-
-fn parent(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// The time that is left for one more: what is begun and cut off would have to be begun again.

@@ -11,6 +11,7 @@ use crate::config::plan::Backup;
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::job::physical::archive::{self, Owner};
+use crate::job::physical::folder::parent;
 use crate::job::physical::push::PUSHER;
 use crate::job::stores;
 use crate::keys::Identities;
@@ -91,10 +92,6 @@ fn write(dest: &Path, raw: &[u8]) -> Result<()> {
         let _ = std::fs::remove_file(&aside);
     }
     written.map_err(|error| failed(&error))
-}
-
-fn parent(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn ahead_folder(dest: &Path) -> PathBuf {

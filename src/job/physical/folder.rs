@@ -110,6 +110,11 @@ fn first_page(folder: &Path, whole: &Whole) -> Result<Option<Owner>, String> {
     owner_of(whole.parsed, &head, meta.len())
 }
 
+/// The folder of a file that a server names, by a path of its own.
+pub fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// A file as it was read: another may come to its place under the same name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Version {

@@ -134,9 +134,13 @@ impl SshStore {
     /// Removes what is ours of the unfinished in a folder, where it begins with `what` and is of the dead.
     async fn remove_dead(&self, folder: &str, what: &str, is_dead: impl Fn(&FileAttributes) -> bool) -> Result<usize> {
         let (begin, end) = (format!("{PARTIAL}{what}"), format!("-{}", self.owner));
+        self.remove_those(folder, |name, attributes| name.starts_with(&begin) && name.ends_with(&end) && is_dead(attributes)).await
+    }
+
+    async fn remove_those(&self, folder: &str, is_meant: impl Fn(&str, &FileAttributes) -> bool) -> Result<usize> {
         let mut removed = 0;
         for (name, attributes) in self.link.names(folder).await? {
-            if name.starts_with(&begin) && name.ends_with(&end) && is_dead(&attributes) {
+            if is_meant(&name, &attributes) {
                 self.link.remove_all(&join(folder, &name)).await?;
                 removed += 1;
             }
@@ -153,13 +157,7 @@ impl SshStore {
     async fn remove_dead_log(&self, log: &str) -> Result<usize> {
         let mut removed = 0;
         for (timeline, _) in self.link.names(log).await?.into_iter().filter(|(_, attributes)| attributes.is_dir()) {
-            let folder = join(log, &timeline);
-            for (name, attributes) in self.link.names(&folder).await? {
-                if name.starts_with(PARTIAL) && is_old(&attributes) {
-                    self.link.remove_file(&join(&folder, &name)).await?;
-                    removed += 1;
-                }
-            }
+            removed += self.remove_those(&join(log, &timeline), |name, attributes| name.starts_with(PARTIAL) && is_old(attributes)).await?;
         }
         Ok(removed)
     }
@@ -265,12 +263,7 @@ impl Store for SshStore {
     async fn clear(&self, id: &Id) -> Result<()> {
         let dir = self.backup_dir(&id.backup);
         let of_label = format!("{PARTIAL}{}-", id.label);
-        for (name, _) in self.link.names(&dir).await? {
-            if name.starts_with(&of_label) {
-                self.link.remove_all(&join(&dir, &name)).await?;
-            }
-        }
-        Ok(())
+        self.remove_those(&dir, |name, _| name.starts_with(&of_label)).await.map(drop)
     }
 
     async fn remove(&self, id: &Id) -> Result<()> {
