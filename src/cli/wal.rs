@@ -82,7 +82,8 @@ fn page(status: &Status) -> String {
         line("windows", "none: nothing can be restored to any moment".to_owned());
     }
     for gap in &status.gaps {
-        line("gap", format!("{} to {} ({} segments)", gap.first, gap.last, gap.segments));
+        let place = gap.store.as_ref().map(|store| format!(", in store {store}")).unwrap_or_default();
+        line("gap", format!("{} to {} ({} segments{place})", gap.first, gap.last, gap.segments));
     }
     if let Some(last) = &status.last {
         line("last log", format!("{}, came {} ago", last.name, age(last.age_seconds)));

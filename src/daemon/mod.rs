@@ -138,6 +138,8 @@ struct Daemon {
     listener: Listener,
     /// What was due in time and has found no place yet: it is late, but was not missed.
     waiting: BTreeSet<Name>,
+    /// Whose log has a gap: a base backup is asked for, whenever there is a place.
+    wanted: BTreeSet<Name>,
     /// Why it cannot be told what is due, and why a run could not be put on record.
     unread: Option<Error>,
     unnoted: Option<Error>,
@@ -176,6 +178,7 @@ impl Daemon {
             work: JoinSet::new(),
             busy: BTreeMap::new(),
             waiting: BTreeSet::new(),
+            wanted: BTreeSet::new(),
             unread: None,
             unnoted: None,
             next_due: now,
@@ -261,6 +264,7 @@ impl Daemon {
 
     /// Whatever has become due by now.
     fn step(&mut self, now: DateTime<Utc>) {
+        self.ask_for_bases(now);
         if now < self.last_step || now >= self.next_due {
             let begun = self.begin_due(now);
             self.unread = begun.as_ref().err().cloned();

@@ -11,7 +11,8 @@ use super::Daemon;
 use crate::config::Plan;
 use crate::config::plan::Backup;
 use crate::host::clock;
-use crate::job::physical::{deliver, folder, status, stream};
+use crate::job::physical::stream::{self, Anew};
+use crate::job::physical::{deliver, folder, status};
 use crate::physical::lag;
 use crate::state::State;
 use crate::state::watched::Watched;
@@ -33,6 +34,8 @@ const END_WITHIN: Duration = Duration::from_secs(10);
 pub(super) struct Receiving {
     tasks: JoinSet<()>,
     cancel: CancellationToken,
+    /// Whose log has a gap that only a base backup leads over.
+    pub anew: Anew,
 }
 
 impl Daemon {
@@ -46,7 +49,8 @@ impl Daemon {
             let of = (Arc::clone(&self.plan), backup.clone(), self.state.clone(), self.receiving.cancel.clone());
             if folder::of(&self.plan, backup).is_some() {
                 let (plan, backup, state, cancel) = of.clone();
-                self.receiving.tasks.spawn(async move { keep_receiving(&plan, &backup, &state, &cancel).await });
+                let anew = self.receiving.anew.clone();
+                self.receiving.tasks.spawn(async move { keep_receiving(&plan, &backup, &state, &anew, &cancel).await });
             }
             let (plan, backup, _, cancel) = of;
             self.receiving.tasks.spawn(async move { watch(&plan, &backup, &cancel).await });
@@ -61,10 +65,10 @@ impl Daemon {
     }
 }
 
-async fn keep_receiving(plan: &Plan, backup: &Backup, state: &State, cancel: &CancellationToken) {
+async fn keep_receiving(plan: &Plan, backup: &Backup, state: &State, anew: &Anew, cancel: &CancellationToken) {
     loop {
         match state.lock(&stream::lock_name(backup)) {
-            Ok(Some(_lock)) => return deliver::bring(plan, backup, state.owner(), cancel).await,
+            Ok(Some(_lock)) => return deliver::bring(plan, backup, state.owner(), anew, cancel).await,
             // A run by hand receives it meanwhile, or what goes by the file before.
             Ok(None) => {}
             Err(error) => tracing::warn!(backup = %backup.name, %error, "the log is not received"),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use tokio::task::{self, JoinError};
 
 use super::{AGAIN_AFTER, Daemon, Done, Work};
@@ -51,6 +51,22 @@ impl Daemon {
             }
         }
         Ok(next.min(self.begin_due_drill(now)?))
+    }
+
+    /// A gap in the log has nothing before it that leads over it: a base backup is made now, whatever the schedule says.
+    /// One that is made by hand only is told, as every gap is.
+    pub(super) fn ask_for_bases(&mut self, now: DateTime<Utc>) {
+        self.wanted.extend(self.receiving.anew.take());
+        let plan = Arc::clone(&self.plan);
+        self.wanted.retain(|name| plan.backups.get(name).is_some_and(|backup| backup.schedule.is_some()));
+        if self.stops {
+            return;
+        }
+        let free: Vec<Name> = self.wanted.iter().filter(|name| !self.busy.contains_key(*name)).cloned().collect();
+        for name in free {
+            self.wanted.remove(&name);
+            self.begin_run(name, now.trunc_subsecs(0), 1);
+        }
     }
 
     fn begin_run(&mut self, name: Name, slot: DateTime<Utc>, attempt: u32) {

@@ -114,7 +114,7 @@ async fn drill(
         let keys = keys::of(plan, &entry.manifest, given)?;
         let stored = Stored { store: &*store, id: &entry.id, manifest: &entry.manifest, keys: &keys };
         let found = if entry.manifest.physical.is_some() {
-            physical::drill::drill(plan, backup, stored, &entry, before, progress, cancel).await?
+            physical::drill::drill(plan, backup, store_name, stored, &entry, before, progress, cancel).await?
         } else {
             drill_copy(plan, backup, stored, &entry, before, progress, cancel).await?
         };
@@ -233,7 +233,12 @@ fn reported(id: &Id, found: Result<Drilled>) -> DrillReport {
             Error::new(Kind::Damaged, format!("{id} restores, and differs from its evidence in {places}: {named}{more}"))
                 .hint(format!("pgvigil show {id} names all; make a new backup and drill that")),
         );
-    } else if proof.rung == Rung::Bad || !proof.errors.is_empty() {
+    } else if proof.rung != Rung::Bad && !proof.errors.is_empty() {
+        report.error =
+            Some(Error::new(Kind::Damaged, format!("{id} restores, and what came of it is wrong: {}", proof.errors.join("\n"))).hint(
+                "its own files are sound, and it keeps its rung; pgvigil wal status names gaps, and restore --at leads to a moment before",
+            ));
+    } else if proof.rung == Rung::Bad {
         report.error =
             Some(Error::new(Kind::Damaged, format!("{id} is bad: {}", proof.errors.join("\n"))).hint("make a new backup and drill that"));
     } else if unverified.is_empty() && proof.rung < Rung::Restored {

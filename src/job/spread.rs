@@ -18,7 +18,7 @@ use crate::error::{Error, Kind, Result};
 use crate::host::clock;
 use crate::job::progress::Progress;
 use crate::job::verify::{self, Opened};
-use crate::job::{prune, stores};
+use crate::job::{physical, prune, stores};
 use crate::keys::Identities;
 use crate::pack::packer::{Meter, hex};
 use crate::state::copies::copy_lock;
@@ -93,6 +93,12 @@ impl Spreading<'_> {
         if done > 0 {
             let now_there = stores::catalog_of_backup(self.plan, self.state.owner(), self.backup).await?;
             prune::received(self.history, self.backup, &now_there)?;
+        }
+        if self.backup.physical.as_ref().is_some_and(|physical| physical.wal.is_some()) {
+            tokio::select! {
+                spread = physical::spread::spread(self.plan, self.backup, self.store, &*store, self.state.owner()) => spread.map(drop)?,
+                () = self.cancel.cancelled() => return Err(Error::new(Kind::Cancelled, "told to stop")),
+            }
         }
         Ok(done)
     }

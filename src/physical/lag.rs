@@ -140,7 +140,7 @@ pub fn problems(server: &ServerLog, standing: Standing, last_at: Option<DateTime
     for slot in &server.slots {
         match slot.wal_status.as_deref() {
             Some("lost") => found
-                .push(format!("slot {} has lost log that it needs, and never gets it back: docs/pitr.md, A slot that is lost", slot.name)),
+                .push(format!("slot {} has lost log that it needs: the daemon makes it anew, and a base backup leads over the gap", slot.name)),
             Some("unreserved") => found.push(format!("slot {} is about to lose log that it needs", slot.name)),
             _ => {}
         }

@@ -171,3 +171,16 @@ fn a_fetch_says_not_there_by_nothing_but_that_answer() {
     std::fs::write(site.world.config(), "nonsense = ").unwrap();
     fetch(name).expect(255);
 }
+
+#[test]
+fn what_is_fetched_at_the_end_is_held_on_the_server_until_then() {
+    let site = Site::with(15, "archive_mode = off\nlog_statement = all\nwal_keep_size = 0", "compression = \"zstd\"\n");
+    site.world.backup("cluster");
+    let log = std::fs::read_to_string(std::path::Path::new(&site.cluster.host()).join("log")).unwrap();
+    assert!(log.contains("pg_create_physical_replication_slot('pgvigil_base_"), "{log}");
+    assert_eq!(site.sql("select count(*) from pg_replication_slots"), "0");
+    // Where there is none to be had, that is told, and it goes on.
+    let site = Site::with(15, "archive_mode = off\nmax_replication_slots = 0", "compression = \"zstd\"\n");
+    let ran = site.pgvigil(&["run", "cluster"]).expect(0);
+    assert!(ran.stderr.contains("no slot holds the log of this base backup"), "{ran:#?}");
+}

@@ -114,3 +114,51 @@ fn one_that_is_away_delays_itself_alone_until_the_spool_is_full() {
     assert_eq!(status[0]["gaps"], serde_json::json!([]), "{status:#}");
     assert_eq!(site.restore(&["--latest", "--store", "second"]).sql("select count(*) from t where n <= 9"), "10");
 }
+
+#[test]
+fn one_that_joins_later_gets_the_log_too_and_a_gap_of_one_alone_is_told() {
+    let site = Site::archiving(15, "compression = \"zstd\"\n");
+    site.sql("create table t (n int)");
+    let id = site.world.backup("cluster");
+    let second = site.world.path("second");
+    std::fs::create_dir(&second).unwrap();
+    own(&second);
+    let write = |n: u32| {
+        site.sql(&format!("insert into t values ({n})"));
+        site.switch();
+    };
+    for n in 0..4 {
+        write(n);
+    }
+    // It joins in the one file, and in that of the server a little later.
+    let joins = |file: &Path| {
+        let text = std::fs::read_to_string(file).unwrap();
+        let text = text.replacen("wal = \"archive_command\"", "wal = \"archive_command\"\nstores = [\"local\", \"second\"]", 1);
+        std::fs::write(file, format!("{text}\n[stores.second]\npath = \"{}\"\n", second.display())).unwrap();
+    };
+    joins(&site.world.config());
+    let newer = site.world.backup("cluster");
+    write(4);
+    let of_first = segments(&site.world.store());
+    let missing: Vec<&String> = of_first.iter().filter(|name| !segments(&second).contains(*name)).collect();
+    assert!(missing.len() <= 3, "only what has come since: {missing:?}");
+    joins(&site.world.path("wal.toml"));
+    write(5);
+    // Between what was copied and what is pushed there is a gap, in this store alone.
+    let status = site.pgvigil(&["--json", "wal", "status"]).expect(3).json();
+    assert_eq!(status[0]["gaps"][0]["store"], "second", "{status:#}");
+    assert!(status[0]["problems"].to_string().contains("in store second (another has them)"), "{status:#}");
+    // The next run copies what is missing.
+    site.world.backup("cluster");
+    let status = site.pgvigil(&["--json", "wal", "status"]).expect(0).json();
+    assert_eq!(status[0]["gaps"], serde_json::json!([]), "{status:#}");
+    let whole = |store: &Path| segments(store).into_iter().filter(|name| name.len() == 24).collect::<Vec<_>>();
+    assert_eq!(whole(&second), whole(&site.world.store()));
+    // And all of it is proven there, and enough by itself.
+    std::fs::rename(site.world.store(), site.world.path("burnt")).unwrap();
+    for id in [&id, &newer] {
+        let answer = site.pgvigil(&["--json", "verify", id, "--drill", "--store", "second"]).expect(0).json();
+        assert_eq!(answer["rung"], "matched", "{answer}");
+        assert_eq!(site.restore(&[id, "--latest", "--store", "second"]).sql("select count(*) from t"), "6");
+    }
+}

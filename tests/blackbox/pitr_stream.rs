@@ -52,6 +52,50 @@ fn the_daemon_receives_across_restarts_of_the_server_and_of_itself() {
 }
 
 #[test]
+fn a_slot_that_is_lost_is_made_anew_and_a_base_backup_leads_over_the_gap() {
+    let site = Site::with(
+        15,
+        "archive_mode = off\nmax_slot_wal_keep_size = 16MB\nmax_wal_size = 32MB\nwal_keep_size = 0",
+        "wal = \"stream\"\ncompression = \"zstd\"\nschedule = \"0 0 1 1 *\"\ncatch_up = false\n",
+    );
+    site.sql("create table t (n int)");
+    let daemon = Daemon::start(&site.world);
+    daemon.wait_for_line("receiving the log");
+    let first = site.world.backup("cluster");
+    rows(&site, 1, 10);
+    let before = site.now();
+    rows(&site, 11, 20);
+    site.sql("select pg_switch_wal()");
+    rows(&site, 21, 30);
+    drop(daemon);
+    // The server writes on, and lets go of what nobody has received.
+    until("the slot is lost", || {
+        site.sql("insert into t select -n from generate_series(1, 1000) n");
+        site.sql("select pg_switch_wal()");
+        site.sql("checkpoint");
+        site.sql("select wal_status from pg_replication_slots") == "lost"
+    });
+    let daemon = Daemon::start(&site.world);
+    daemon.wait_for_line("it is made anew");
+    daemon.wait_for_line("run ended");
+    assert_eq!(site.sql("select string_agg(wal_status, ',') from pg_replication_slots"), "reserved");
+    rows(&site, 31, 40);
+    site.sql("select pg_switch_wal()");
+    rows(&site, 41, 50);
+    let list = site.pgvigil(&["--json", "list", "cluster"]).expect(0).json();
+    assert_eq!(list.as_array().unwrap().len(), 2, "one that nobody asked for: {list:#}");
+    let gap = site.pgvigil(&["--json", "wal", "status"]).expect(3).json();
+    assert_eq!(gap[0]["gaps"][0]["base"], first, "{gap:#}");
+    // What had been received before is there, and all since.
+    assert_eq!(site.restore(&["--at", &before]).sql("select count(*) from t where n > 0"), "10");
+    until("what came since is in the archive", || {
+        site.pgvigil(&["--json", "wal", "status"]).json()[0]["bytes_behind"].as_u64().is_some_and(|bytes| bytes < 32 << 20)
+    });
+    let rows_there = site.restore(&["--latest"]).sql("select count(*) from t where n between 1 and 40");
+    assert_eq!(rows_there, "40");
+}
+
+#[test]
 fn a_run_without_a_daemon_receives_what_it_needs() {
     let site = streaming(15, "");
     let id = site.world.backup("cluster");
@@ -199,27 +243,45 @@ fn a_push_killed_at_any_system_call_leaves_nothing_that_blocks_the_next() {
 #[test]
 fn a_drill_replays_all_and_looks_through_it() {
     for major in [15, 18] {
-        let site = Site::archiving(major, "compression = \"zstd\"\nchecks = { ten = \"select count(*) = 10 from t\" }\n");
-        site.sql("create table t (n int primary key)");
+        // The table of the check is not in the database that sessions begin with.
+        let site = Site::archiving(major, "compression = \"zstd\"\nchecks = { ten = \"select count(*) = 10 from public.t\" }\n");
+        site.sql("create database shop");
+        let shop = |sql: &str| site.cluster.sql_in("shop", sql);
+        shop("create table t (n int primary key)");
         let id = site.world.backup("cluster");
-        rows(&site, 1, 10);
+        shop("insert into t select generate_series(1, 10)");
         site.switch();
         let answer = site.pgvigil(&["--json", "verify", &id, "--drill"]).expect(0).json();
         assert_eq!(answer["rung"], "matched", "{answer}");
-        // What came behind the base backup is seen, too.
-        rows(&site, 11, 11);
+        // What is wrong at the end of the log is told, and is no word about the base backup: it leads to the moments before.
+        let before = site.now();
+        shop("insert into t values (11)");
         site.switch();
-        let ran = site.pgvigil(&["--json", "verify", &id, "--drill"]).expect(1);
-        assert!(ran.json()["error"]["message"].as_str().unwrap().contains("check ten: false"), "{ran:#?}");
+        let wrong = |expected: &str| {
+            let ran = site.pgvigil(&["--json", "verify", &id, "--drill"]).expect(1);
+            assert!(ran.json()["error"]["message"].as_str().unwrap().contains(expected), "{ran:#?}");
+            assert_eq!(ran.json()["rung"], "matched", "{ran:#?}");
+        };
+        wrong("check ten: false in database shop");
         // A segment that is cut is named.
-        site.sql("delete from t where n = 11");
+        shop("delete from t where n = 11");
         site.switch();
         let last = site.archived().pop().unwrap();
         let path = site.world.store().join("cluster/wal/00000001").join(&last);
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        wrong(last.strip_suffix(".zst").unwrap());
+        let restored = site.restore(&["--at", &before]);
+        assert_eq!(restored.sql_in("shop", "select count(*) from t"), "10");
+        drop(restored);
+        // One of its own files is.
+        let base = site.world.store().join("cluster").join(id.split('/').next_back().unwrap());
+        let base = std::fs::read_dir(base).unwrap().map(|entry| entry.unwrap().path());
+        let base = base.into_iter().find(|path| path.extension().is_some_and(|ending| ending == "zst")).unwrap();
+        let bytes = std::fs::read(&base).unwrap();
+        std::fs::write(&base, &bytes[..bytes.len() / 2]).unwrap();
         let ran = site.pgvigil(&["--json", "verify", &id, "--drill"]).expect(1);
-        assert!(ran.json()["error"]["message"].as_str().unwrap().contains(last.strip_suffix(".zst").unwrap()), "{ran:#?}");
+        assert_eq!(ran.json()["rung"], "bad", "{ran:#?}");
         assert_eq!(std::fs::read_dir(site.world.path("state/spool/drills")).unwrap().count(), 0);
     }
 }

@@ -232,7 +232,11 @@ impl Cluster {
     /// What the server answers in its database `postgres`.
     #[track_caller]
     pub fn sql(&self, sql: &str) -> String {
-        let output = run(self.tool("psql").args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", sql]));
+        self.sql_in("postgres", sql)
+    }
+
+    pub fn sql_in(&self, database: &str, sql: &str) -> String {
+        let output = run(self.tool("psql").args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", sql]));
         assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }

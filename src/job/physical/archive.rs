@@ -125,10 +125,18 @@ async fn history(store: &dyn Objects, backup: &str, name: &str, timeline: u32) -
 /// The store cannot be read, the file is damaged (`Damaged`), or none of the keys opens it (`Secret`).
 pub async fn read(store: &dyn Objects, backup: &str, name: &str, parsed: WalName, keys: &Identities) -> Result<Option<(Header, Vec<u8>)>> {
     let Some(packed) = stored(store, backup, name, parsed).await? else { return Ok(None) };
+    open(packed, backup, name, keys).await.map(Some)
+}
+
+/// Opens a file of the log, and checks it.
+///
+/// # Errors
+/// It is damaged (`Damaged`), or none of the keys opens it (`Secret`).
+pub async fn open(packed: Bytes, backup: &str, name: &str, keys: &Identities) -> Result<(Header, Vec<u8>)> {
     let (named, keys) = (name.to_owned(), keys.clone());
     let opened = tokio::task::spawn_blocking(move || object::open(&named, &packed, &keys)).await;
     let opened = opened.map_err(|error| Error::new(Kind::System, format!("an unpacker failed: {error}")))?;
-    opened.map(Some).map_err(|error| match error.kind {
+    opened.map_err(|error| match error.kind {
         Kind::Damaged => damaged(backup, name, &error.message),
         _ => error
             .context(format_args!("{name} in the archive of {backup}"))
@@ -145,12 +153,17 @@ pub async fn header(store: &dyn Objects, backup: &str, name: &str, parsed: WalNa
     object::header(&packed).map(|(header, _)| Some(header)).map_err(|why| damaged(backup, name, &why))
 }
 
-fn damaged(backup: &str, name: &str, why: &str) -> Error {
+/// What is told of a damaged file of the log.
+pub fn damaged(backup: &str, name: &str, why: &str) -> Error {
     Error::new(Kind::Damaged, format!("{name} in the archive of {backup} is damaged: {why}"))
         .hint("another store may have a sound copy; look into the kernel's log of the one that keeps it")
 }
 
-async fn stored(store: &dyn Objects, backup: &str, name: &str, parsed: WalName) -> Result<Option<Bytes>> {
+/// A file of the log as it lies in a store. `None`: the archive answered that it has none.
+///
+/// # Errors
+/// The store cannot be read.
+pub async fn stored(store: &dyn Objects, backup: &str, name: &str, parsed: WalName) -> Result<Option<Bytes>> {
     get(store, &timeline_folder(backup, parsed.timeline()), &key(backup, name, parsed)).await
 }
 

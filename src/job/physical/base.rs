@@ -31,6 +31,7 @@ use crate::physical::whole::{ServerManifest, WalRange};
 use crate::postgres::Server;
 use crate::postgres::basebackup::{Cluster, Standing, arguments};
 use crate::postgres::quote::literal;
+use crate::postgres::session::Session;
 use crate::state::{Lock, State};
 use crate::store::original::Original;
 use crate::store::{Upload, catalog_of};
@@ -107,7 +108,11 @@ impl Basing<'_> {
         if let Some((_, Stays::ForReceiver)) = from {
             self.wait_for_receiver().await?;
         }
+        let held = if with_wal { self.hold_log(&mut warnings).await } else { None };
         let archives = self.take(upload, &cluster, with_wal, parent.as_ref()).await?;
+        if let Some(session) = held {
+            let _ = session.close().await;
+        }
         let manifest = ServerManifest::parse(&archives.manifest).map_err(not_whole)?;
         let range = manifest.range().map_err(not_whole)?;
         let wrong = manifest.compare(&archives.passed);
@@ -167,6 +172,26 @@ impl Basing<'_> {
             tokio::time::sleep(look_after(began.elapsed())).await;
         }
         Ok(())
+    }
+
+    /// The log that is taken along is fetched at the end: until then a slot of this session keeps the server from removing
+    /// it. Where there is none to be had, the run fails in the end if it was removed.
+    async fn hold_log(&self, warnings: &mut Vec<String>) -> Option<Session> {
+        let slot = literal(&format!("pgvigil_base_{}", Tag::random().random_part()));
+        let held = async {
+            let mut session = Session::open(self.server, self.server.maintenance_database()).await?;
+            session.ask("select set_config(name, '0', false) from pg_catalog.pg_settings where name = 'idle_session_timeout'").await?;
+            session.ask(&format!("select slot_name from pg_create_physical_replication_slot({slot}, true, true)")).await?;
+            Ok::<_, Error>(session)
+        };
+        match held.await {
+            Ok(session) => Some(session),
+            Err(error) => {
+                let why = error.message.lines().last().unwrap_or_default().trim().to_owned();
+                warnings.push(format!("no slot holds the log of this base backup on the server meanwhile: {why}"));
+                None
+            }
+        }
     }
 
     /// The newest good base backup of the cluster. `None`: there is none yet, and a whole one is made.
@@ -339,7 +364,8 @@ impl Receiving {
         let cancel = CancellationToken::new();
         let (plan, backup, owner, ends) = (making.plan.clone(), making.backup.clone(), state.owner().to_owned(), cancel.clone());
         tokio::spawn(async move {
-            deliver::bring(&plan, &backup, &owner, &ends).await;
+            // This very run leads over a gap.
+            deliver::bring(&plan, &backup, &owner, &stream::Anew::default(), &ends).await;
             drop::<Lock>(lock);
         });
         Ok(Some(Receiving(cancel)))

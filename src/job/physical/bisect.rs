@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::Wanted;
 use crate::config::Plan;
 use crate::error::{Error, Kind, Result};
+use crate::job::physical::check::{Answer, COMES_AND_GOES, holds};
 use crate::job::physical::commits;
 use crate::job::physical::moment;
 use crate::job::physical::place::Place;
@@ -19,8 +20,6 @@ use crate::physical::bisect::{Next, Search};
 use crate::physical::commits::{Commit, Within};
 use crate::physical::plan::Stop;
 use crate::physical::target::{Target, in_utc};
-use crate::postgres::Server;
-use crate::postgres::session::Session;
 use crate::wal::Lsn;
 
 /// What somebody asks for.
@@ -186,7 +185,7 @@ async fn probe(
     let asked_it = async {
         let name = moment::database_there(database.as_deref(), moment.server())?;
         *database = Some(name.clone());
-        holds(moment.server(), &name, &asked.check).await
+        holds(moment.server(), &name, &asked.check, COMES_AND_GOES).await
     };
     let answer = asked_it.await;
     moment.close().await;
@@ -196,78 +195,4 @@ async fn probe(
     };
     let seconds = (began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
     Ok(Probe { after, lsn, holds, missing, base: looked.way.base.to_string(), seconds })
-}
-
-/// What a check says.
-#[derive(Debug, PartialEq, Eq)]
-enum Answer {
-    Holds(bool),
-    /// What it asks about is not there.
-    Missing(String),
-}
-
-/// The tables, columns and schemas that are asked about may come and go within a window. Any other error
-/// is one of the check.
-/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
-const MISSING: [&str; 3] = ["42P01", "42703", "3F000"];
-
-async fn holds(server: &Server, database: &str, check: &str) -> Result<Answer> {
-    if !server.facts.databases.iter().any(|there| there.name == database) {
-        return Ok(Answer::Missing(format!("there is no database {database:?}")));
-    }
-    let mut session = Session::open(server, database).await?;
-    // With SQLSTATE. It takes as long as it takes.
-    let _ = session.send(b"\\set VERBOSITY verbose\n").await;
-    let check = check.trim().trim_end_matches(';');
-    match session.ask(&format!("select coalesce(to_json((\n{check}\n))::text, 'null')")).await {
-        Ok(text) => {
-            let _ = session.close().await;
-            judged(text.trim())
-        }
-        Err(error) => failed(error),
-    }
-}
-
-fn judged(text: &str) -> Result<Answer> {
-    match text {
-        "true" => Ok(Answer::Holds(true)),
-        "false" | "null" => Ok(Answer::Holds(false)),
-        other => {
-            let shown: String = crate::host::printable(other).chars().take(100).collect();
-            Err(Error::new(Kind::Usage, format!("the check answers {shown}, neither true nor false"))
-                .hint("let it compare: --check \"select count(*) > 100 from orders\""))
-        }
-    }
-}
-
-fn failed(error: Error) -> Result<Answer> {
-    let said = error.message.split_once("ERROR:  ").and_then(|(_, rest)| rest.split_once(": "));
-    let state = said.map(|(state, _)| state).filter(|state| MISSING.contains(state));
-    if let Some((_, (_, rest))) = state.zip(said) {
-        return Ok(Answer::Missing(rest.lines().next().unwrap_or_default().to_owned()));
-    }
-    let lines: Vec<&str> = error.message.lines().filter(|line| !line.trim_start().starts_with("LOCATION:")).collect();
-    Err(Error { message: lines.join("\n"), ..error }
-        .context("the check fails")
-        .hint("mend it; only a table, a column, a schema or a database that is not there counts as not holding"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_check_says() {
-        assert_eq!(judged("true"), Ok(Answer::Holds(true)));
-        assert_eq!(judged("false"), Ok(Answer::Holds(false)));
-        assert_eq!(judged("null"), Ok(Answer::Holds(false)));
-        assert_eq!(judged("5").unwrap_err().kind, Kind::Usage);
-        let psql =
-            |said: &str| Error::new(Kind::Postgres, format!("psql failed with exit 3\n  psql:<stdin>:4: {said}\n  LOCATION:  x.c:1"));
-        let missing = "relation \"orders\" does not exist";
-        assert_eq!(failed(psql(&format!("ERROR:  42P01: {missing}"))), Ok(Answer::Missing(missing.to_owned())));
-        let error = failed(psql("ERROR:  42601: syntax error at or near \"form\"")).unwrap_err();
-        assert!(error.message.starts_with("the check fails: ") && !error.message.contains("LOCATION"), "{error}");
-        assert!(failed(Error::new(Kind::Postgres, "psql was killed")).is_err());
-    }
 }

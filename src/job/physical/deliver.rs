@@ -20,7 +20,7 @@ use crate::host::clock;
 use crate::job::physical::archive::Claimed;
 use crate::job::physical::folder::{self, Version};
 use crate::job::physical::push::Sealed;
-use crate::job::physical::stream;
+use crate::job::physical::stream::{self, Anew};
 use crate::job::stores;
 use crate::physical::inbox::{self, Stays, Whole};
 use crate::store::Store;
@@ -37,7 +37,7 @@ const END_WITHIN: Duration = Duration::from_secs(5);
 
 /// Brings the log of a backup into its stores until it is told to end, and what has come by then. Whatever fails is
 /// told and tried again.
-pub async fn bring(plan: &Plan, backup: &Backup, owner: &str, cancel: &CancellationToken) {
+pub async fn bring(plan: &Plan, backup: &Backup, owner: &str, anew: &Anew, cancel: &CancellationToken) {
     let Some((folder, stays)) = folder::of(plan, backup) else { return };
     let delivery = Delivery { plan, backup, folder: &folder, stays, owner };
     match stays {
@@ -45,7 +45,7 @@ pub async fn bring(plan: &Plan, backup: &Backup, owner: &str, cancel: &Cancellat
         Stays::ForReceiver => {
             let received = CancellationToken::new();
             let receive = async {
-                stream::receive(plan, backup, &folder, cancel).await;
+                stream::receive(plan, backup, &folder, owner, anew, cancel).await;
                 received.cancel();
             };
             tokio::join!(delivery.follow(&received), receive);

@@ -15,6 +15,7 @@ use crate::host::{Ended, Tag, clock, failed, words_of_the_engine};
 use crate::job::drill::Drilled;
 use crate::job::drill_copy::{FOLDER, facts, remove, until_told};
 use crate::job::physical::beside;
+use crate::job::physical::check;
 use crate::job::physical::combine::Parts;
 use crate::job::physical::look::{self, Seen};
 use crate::job::physical::restore::judge;
@@ -29,11 +30,16 @@ use crate::postgres::programs::parse_version;
 use crate::postgres::throwaway::{Prepared, Wanted};
 use crate::state::State;
 use crate::verify::stored::Stored;
+use crate::wal::Segment;
 
 /// What was found out.
 #[derive(Default)]
 struct Findings {
-    errors: Vec<String>,
+    /// Damage of its own files or of its chain, or of the log that makes it whole.
+    damage: Vec<String>,
+    /// What is wrong with what it restores to, or with the log behind it: that is no word about the base backup itself,
+    /// which may be the only one that leads to a moment before.
+    wrong: Vec<String>,
     notes: Vec<String>,
     /// Why something could not be looked at.
     unverified: Vec<String>,
@@ -42,13 +48,29 @@ struct Findings {
     looked_through: bool,
 }
 
+impl Findings {
+    fn rung(&self, before: Rung) -> Rung {
+        if !self.damage.is_empty() {
+            Rung::Bad
+        } else if !self.wrong.is_empty() || !self.unverified.is_empty() {
+            before
+        } else if self.looked_through {
+            Rung::Matched
+        } else {
+            Rung::Restored
+        }
+    }
+}
+
 /// Drills a base backup. The caller holds the lock of drills and the copy, and writes the proof.
 ///
 /// # Errors
 /// Nothing was found out about it.
+#[expect(clippy::too_many_arguments, reason = "what is drilled, and who looks on")]
 pub async fn drill(
     plan: &Plan,
     backup: &Backup,
+    store: &Name,
     stored: Stored<'_>,
     entry: &Entry,
     before: Rung,
@@ -61,21 +83,15 @@ pub async fn drill(
             .hint("give the private key of one of its recipients: identity of the backup in the file, or verify --drill --identity FILE"));
     }
     let (manifest_sha256, changed) = hash_manifest(plan, stored.store, &entry.id).await?;
-    let mut found = Findings { errors: changed.into_iter().collect(), ..Findings::default() };
-    if found.errors.is_empty() {
-        match tried(plan, backup, stored, entry, &mut found, progress, cancel).await {
+    let mut found = Findings { damage: changed.into_iter().collect(), ..Findings::default() };
+    if found.damage.is_empty() {
+        match tried(plan, backup, store, stored, entry, &mut found, progress, cancel).await {
             Ok(()) => {}
-            // The copy is to blame, or its log.
-            Err(error) if error.kind == Kind::Damaged => found.errors.push(error.message),
+            Err(error) if error.kind == Kind::Damaged => found.damage.push(error.message),
             Err(error) => return Err(error),
         }
     }
-    let rung = match (found.errors.is_empty(), found.unverified.is_empty()) {
-        (false, _) => Rung::Bad,
-        (true, false) => before,
-        (true, true) if found.looked_through => Rung::Matched,
-        (true, true) => Rung::Restored,
-    };
+    let rung = found.rung(before);
     let total_seconds = round(started.elapsed().as_secs_f64());
     let manifest = &entry.manifest;
     let drill = found.restore_seconds.map(|seconds| facts(backup, manifest, seconds, total_seconds, None));
@@ -87,7 +103,7 @@ pub async fn drill(
         bytes: manifest.bytes(),
         seconds: total_seconds,
         manifest_sha256: Some(manifest_sha256),
-        errors: found.errors,
+        errors: [found.damage, found.wrong].concat(),
         notes: found.notes,
         drill,
         generator: crate::GENERATOR.to_owned(),
@@ -95,9 +111,11 @@ pub async fn drill(
     Ok(Drilled { id: entry.id.clone(), proof, unverified: found.unverified })
 }
 
+#[expect(clippy::too_many_arguments, reason = "what is drilled, and who looks on")]
 async fn tried(
     plan: &Plan,
     backup: &Backup,
+    store: &Name,
     stored: Stored<'_>,
     entry: &Entry,
     found: &mut Findings,
@@ -117,12 +135,18 @@ async fn tried(
         folder: &folder,
     };
     let began = Instant::now();
-    let mut seen = until_told(cancel, look::look(plan, backup, None)).await?;
+    // The log of this store alone: what would be needed after a fire is what is proven.
+    let mut seen = until_told(cancel, look::look(plan, backup, Some(store))).await.map_err(not_its_fault)?;
     if !stored.keys.is_empty() {
         seen.keys = stored.keys.clone();
     }
+    let base = Base { id: entry.id.clone(), physical: physical.clone() };
+    let way = match way(&base, Some(&seen.archive), None) {
+        Ok(way) => way,
+        Err(why) => return Err(no_way(plan, backup, store, &base, why, cancel).await),
+    };
     let prepared = prepare(plan, backup, &wanted, physical).await?;
-    let filled = until_told(cancel, fill(plan, backup, &seen, stored, entry, physical, &prepared, progress)).await;
+    let filled = until_told(cancel, fill(plan, backup, &seen, stored, &base, way, &prepared, found, progress)).await;
     let way = match filled {
         Ok(way) => way,
         Err(error) => return Err(prepared.give_up(error).await),
@@ -160,14 +184,13 @@ async fn fill(
     backup: &Backup,
     seen: &Seen,
     stored: Stored<'_>,
-    entry: &Entry,
-    physical: &Physical,
+    base: &Base,
+    mut way: Way,
     prepared: &Prepared,
+    found: &mut Findings,
     progress: &Progress,
 ) -> Result<Way> {
-    let damaged = |why: String| Error::new(Kind::Damaged, why);
-    let base = Base { id: entry.id.clone(), physical: physical.clone() };
-    let way = way(&base, Some(&seen.archive), None).map_err(damaged)?;
+    let physical = &base.physical;
     let data = prepared.data();
     let places: Vec<(u32, std::path::PathBuf)> =
         physical.tablespaces.iter().map(|space| (space.oid, prepared.beside(&space.oid.to_string()))).collect();
@@ -178,7 +201,7 @@ async fn fill(
             make_folder(place)?;
         }
     }
-    let parts = Parts::of(plan, backup, seen, &entry.id)?;
+    let parts = Parts::of(plan, backup, seen, &base.id)?;
     let meter = progress.restart("fetching the base backup", parts.raw_bytes());
     let folders = Folders { data: &data, tablespaces: &places, inside };
     parts.lay_out(stored, &folders, &prepared.beside("parts"), &meter).await?;
@@ -188,7 +211,13 @@ async fn fill(
         progress.begin("fetching its log");
         let mut log = prepared.lay_into(&data.join(BESIDE)).await?;
         for name in beside::names(&way, seen.archive.segment_bytes) {
-            log.file(&name, &beside::read(backup, seen, &name).await?).await?;
+            match beside::read(backup, seen, &name).await {
+                Ok(raw) => log.file(&name, &raw).await?,
+                Err(error) => {
+                    let segment = Segment::parse(&name, seen.archive.segment_bytes);
+                    found.wrong.push(behind_it(&mut way, segment, physical, seen.archive.segment_bytes, error)?);
+                }
+            }
         }
         log.finish().await?;
         text.push_str(&recovery::settings(&Source::Beside, &Stop::At(Target::Latest), way.timeline));
@@ -207,6 +236,35 @@ async fn fill(
     Ok(way)
 }
 
+/// Damage of what says how timelines fork: nothing is known of the base backup by that.
+fn not_its_fault(error: Error) -> Error {
+    if error.kind == Kind::Damaged { Error { kind: Kind::Unverifiable, ..error } } else { error }
+}
+
+/// Why nothing leads to its end in its store.
+async fn no_way(plan: &Plan, backup: &Backup, store: &Name, base: &Base, why: String, cancel: &CancellationToken) -> Error {
+    let elsewhere = until_told(cancel, look::look(plan, backup, None)).await;
+    match elsewhere {
+        Ok(seen) if way(base, Some(&seen.archive), None).is_err() => Error::new(Kind::Damaged, why),
+        Ok(_) => Error::unverifiable(format_args!("{why} in store {store}; another store has it"))
+            .hint("the daemon copies it from there, and so does the next pgvigil run"),
+        Err(error) => error,
+    }
+}
+
+/// A segment cannot be had: the log ends before it. What is wrong, unless the base backup itself needs it.
+fn behind_it(way: &mut Way, segment: Option<Segment>, physical: &Physical, bytes: u64, error: Error) -> Result<String> {
+    let (Some(reach), Some(segment)) = (&mut way.reach, segment) else { return Err(not_its_fault(error)) };
+    if error.kind != Kind::Damaged || segment.start(bytes) < physical.stop_lsn {
+        return Err(error);
+    }
+    if reach.end > segment.start(bytes) {
+        reach.segments.retain(|there| there.number < segment.number);
+        reach.end = segment.start(bytes);
+    }
+    Ok(format!("the log behind it: {}", error.message))
+}
+
 /// Whether it came to the end of the log, and is sound.
 async fn look_through(
     backup: &Backup,
@@ -218,7 +276,9 @@ async fn look_through(
     progress: &Progress,
 ) -> Result<()> {
     let reached = Reached::parse(log);
-    judge(way.reach.as_ref(), &Stop::At(Target::Latest), seen.archive.segment_bytes, &reached)?;
+    if let Err(elsewhere) = judge(way.reach.as_ref(), &Stop::At(Target::Latest), seen.archive.segment_bytes, &reached) {
+        found.wrong.push(elsewhere.message);
+    }
     if let Some(lsn) = reached.lsn {
         found.notes.push(format!("replayed to LSN {lsn}"));
     }
@@ -228,15 +288,12 @@ async fn look_through(
     progress.begin("looking through tables and indexes");
     match amcheck(server).await {
         Ok(None) => found.looked_through = true,
-        Ok(Some(wrong)) => found.errors.push(wrong),
+        Ok(Some(wrong)) => found.wrong.push(wrong),
         Err(error) => found.unverified.push(error.message),
     }
     for (name, query) in &backup.checks {
-        let passed: Result<serde_json::Value> = server.query(server.maintenance_database(), &format!("select to_json(({query}))")).await;
-        match passed {
-            Ok(serde_json::Value::Bool(true)) => {}
-            Ok(other) => found.errors.push(format!("check {name}: {other}, not true")),
-            Err(error) => found.errors.push(format!("check {name}: {}", error.message)),
+        if let Some(why) = check::wrong_in(server, query).await {
+            found.wrong.push(format!("check {name}: {why}"));
         }
     }
     Ok(())

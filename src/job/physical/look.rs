@@ -36,6 +36,8 @@ pub struct Seen {
     pub catalog: Catalog,
     /// The log in all of the stores together.
     pub archive: Archive,
+    /// And in each of them.
+    pub archives: Vec<(Name, Archive)>,
     /// Who opens what is encrypted of it, as far as anybody knows.
     pub keys: Identities,
 }
@@ -48,7 +50,8 @@ pub async fn look(plan: &Plan, backup: &Backup, only: Option<&Name>) -> Result<S
     let stores = fetch::stores(plan, backup, only)?;
     let name = backup.name.as_str();
     let keys = keys::of_backup(plan, name)?.unwrap_or_default();
-    let mut seen = Seen { stores: Vec::new(), catalog: Catalog::trusting(keys::trust(plan)), archive: Archive::default(), keys };
+    let catalog = Catalog::trusting(keys::trust(plan));
+    let mut seen = Seen { stores: Vec::new(), catalog, archive: Archive::default(), archives: Vec::new(), keys };
     let mut failed = None;
     for (store_name, store) in stores {
         let looked = async {
@@ -57,7 +60,8 @@ pub async fn look(plan: &Plan, backup: &Backup, only: Option<&Name>) -> Result<S
         };
         match looked.await {
             Ok(archive) => {
-                merge(&mut seen.archive, archive);
+                merge(&mut seen.archive, archive.clone());
+                seen.archives.push((store_name.clone(), archive));
                 seen.stores.push((store_name, store));
             }
             Err(error) => {
@@ -97,6 +101,15 @@ impl Seen {
         self.catalog.entries.iter().filter(fits).filter_map(of).collect()
     }
 
+    /// Those of them that are good in a store.
+    pub fn bases_in(&self, store: &Name) -> Vec<Base> {
+        let is_good = |base: &Base| {
+            let entry = self.catalog.entries.iter().find(|entry| entry.id == base.id);
+            entry.and_then(|entry| entry.rung_in(store.as_str())).is_some_and(Rung::is_good)
+        };
+        self.bases(None).into_iter().filter(is_good).collect()
+    }
+
     /// The windows out of which any moment can be restored, newest first; those that another one holds are left out.
     ///
     /// # Errors
@@ -128,10 +141,16 @@ impl Seen {
         Ok(windows)
     }
 
-    /// Up to when the log of a reach tells all.
+    /// Up to when the log of a reach tells all. What is damaged does not say.
     async fn archived_at(&self, backup: &str, reach: &Reach) -> Result<Option<DateTime<Utc>>> {
-        let Some(last) = reach.segments.last() else { return Ok(None) };
-        Ok(self.header(backup, *last).await?.map(|header| header.written_at.unwrap_or(header.at)))
+        for segment in reach.segments.iter().rev() {
+            match self.header(backup, *segment).await {
+                Ok(header) => return Ok(header.map(|header| header.written_at.unwrap_or(header.at))),
+                Err(error) if error.kind == Kind::Damaged => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 
     /// What stands in front of a segment in the archive.
@@ -177,7 +196,13 @@ impl Seen {
         let folder = Scratch::make(&plan.spool_dir)?;
         for segment in reach.segments.iter().rev().take(LOOKED_THROUGH_MAX) {
             let segment = segment.name(self.archive.segment_bytes);
-            let Some(raw) = self.read(name, &segment).await? else { return Ok(Some(unknown)) };
+            let raw = match self.read(name, &segment).await {
+                Ok(Some(raw)) => raw,
+                Ok(None) => return Ok(Some(unknown)),
+                // It may lie behind the moment; if PostgreSQL needs it, it fails there.
+                Err(error) if error.kind == Kind::Damaged => return Ok(Some(unknown)),
+                Err(error) => return Err(error),
+            };
             let path = folder.0.join(&segment);
             std::fs::write(&path, raw).map_err(|error| Error::system(format_args!("cannot write {}", path.display()), &error))?;
             let newest = newest_transaction(&bin_dir, &path).await?;

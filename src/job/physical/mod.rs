@@ -1,10 +1,12 @@
 //! Base backups, the log, and moments: what composes their stages.
 
+mod anew;
 pub mod archive;
 pub mod base;
 mod batch;
 pub mod beside;
 pub mod bisect;
+pub mod check;
 pub mod combine;
 pub mod commits;
 pub mod deliver;
@@ -17,6 +19,7 @@ pub mod place;
 pub mod prune;
 pub mod push;
 pub mod restore;
+pub mod spread;
 pub mod start;
 pub mod status;
 pub mod stream;

@@ -162,7 +162,7 @@ impl Sealed {
     ///
     /// # Errors
     /// It cannot be read, or as for [`Sealed::new`].
-    fn read(path: &Path, recipients: &[Recipient]) -> Result<(Self, Version)> {
+    pub fn read(path: &Path, recipients: &[Recipient]) -> Result<(Self, Version)> {
         let (_, parsed) = named(path)?;
         let (raw, version) = folder::read(path).map_err(|error| unreadable(path, &error))?;
         Ok((Self::new(&version, parsed, &raw, recipients)?, version))

@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::config::Plan;
 use crate::config::file::Wal;
 use crate::config::plan::Backup;
+use crate::config::values::Name;
 use crate::error::Result;
 use crate::host::{Tag, clock};
 use crate::job::physical::archive::Owner;
@@ -13,10 +14,10 @@ use crate::job::physical::folder;
 use crate::job::physical::look::{self, Seen};
 use crate::job::physical::stream::slot_name;
 use crate::physical::lag::{self, Figures, ServerLog, Standing};
-use crate::physical::plan::{Window, way};
+use crate::physical::plan::{Base, Window, way};
 use crate::postgres::Server;
 use crate::postgres::quote::literal;
-use crate::wal::{Lsn, Segment};
+use crate::wal::{Archive, Lsn, Segment};
 
 #[derive(Debug, Serialize)]
 pub struct Status {
@@ -40,6 +41,15 @@ pub struct GapRow {
     pub first: String,
     pub last: String,
     pub segments: u64,
+    /// The store that lacks them; `None`: no store has them.
+    pub store: Option<String>,
+}
+
+impl GapRow {
+    fn in_words(&self) -> String {
+        let place = self.store.as_ref().map(|store| format!(" in store {store} (another has them)")).unwrap_or_default();
+        format!("gap of {} segments{place}, from {} to {}", self.segments, self.first, self.last)
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -85,7 +95,10 @@ pub async fn status(plan: &Plan, backup: &Backup) -> Result<Status> {
         problems: Vec::new(),
         error: None,
     };
-    status.problems.extend(status.gaps.iter().map(|gap| format!("gap of {} segments, from {} to {}", gap.segments, gap.first, gap.last)));
+    status.problems.extend(status.gaps.iter().map(GapRow::in_words));
+    for (store, archive) in &seen.archives {
+        status.problems.extend(lacks(&seen, name, store, archive, now).await?);
+    }
     if let Some((folder, stays)) = folder::of(plan, backup) {
         status.problems.extend(folder::problems(&folder, stays, owner(&seen, name).await?.as_ref(), now));
     }
@@ -127,20 +140,47 @@ async fn last(seen: &Seen, name: &str, now: DateTime<Utc>) -> Result<Option<Last
     }))
 }
 
-/// What is missing behind each base backup, once.
+/// Every gap behind a good base backup, once: those of all stores together, and those that a store alone has.
 fn gaps(seen: &Seen) -> Vec<GapRow> {
-    let bytes = seen.archive.segment_bytes;
     let mut found: Vec<GapRow> = Vec::new();
-    for base in seen.bases(None).iter().rev() {
-        let Ok(way) = way(base, Some(&seen.archive), None) else { continue };
-        for gap in way.reach.iter().flat_map(|reach| &reach.gaps) {
-            let first = gap.first.name(bytes);
-            if !found.iter().any(|known| known.first == first) {
-                found.push(GapRow { base: base.id.to_string(), first, last: gap.last.name(bytes), segments: gap.count() });
+    let stores = seen.archives.iter().filter(|_| seen.archives.len() > 1);
+    let each = stores.map(|(store, archive)| (Some(store), archive, seen.bases_in(store)));
+    for (store, archive, bases) in std::iter::once((None, &seen.archive, seen.bases(None))).chain(each) {
+        for base in bases.iter().rev() {
+            let Ok(way) = way(base, Some(archive), None) else { continue };
+            for gap in way.reach.iter().flat_map(|reach| &reach.gaps) {
+                let first = gap.first.name(archive.segment_bytes);
+                let is_told =
+                    |known: &GapRow| known.first == first && (known.store.is_none() || known.store.as_deref() == store.map(Name::as_str));
+                if !found.iter().any(is_told) {
+                    let (base, last) = (base.id.to_string(), gap.last.name(archive.segment_bytes));
+                    found.push(GapRow { base, first, last, segments: gap.count(), store: store.map(ToString::to_string) });
+                }
             }
         }
     }
     found
+}
+
+/// What a store lacks of the log that another has, but gaps: what makes a base backup whole, or all behind a place.
+async fn lacks(seen: &Seen, name: &str, store: &Name, archive: &Archive, now: DateTime<Utc>) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    let bases = seen.bases_in(store);
+    let not_whole = |base: &&Base| way(base, Some(archive), None).is_err() && way(base, Some(&seen.archive), None).is_ok();
+    found
+        .extend(bases.iter().filter(not_whole).map(|base| format!("store {store} lacks log that makes {} whole; another has it", base.id)));
+    let Some(newest) = bases.first().filter(|base| !not_whole(base)) else { return Ok(found) };
+    let (Ok(here), Ok(everywhere)) = (way(newest, Some(archive), None), way(newest, Some(&seen.archive), None)) else { return Ok(found) };
+    let (Some(here), Some(everywhere)) = (here.reach, everywhere.reach) else { return Ok(found) };
+    let next = everywhere.segments.iter().find(|segment| here.gaps.is_empty() && segment.start(archive.segment_bytes) >= here.end);
+    if let Some(next) = next
+        && let Some(header) = seen.header(name, *next).await?
+        && now - header.at > lag::PATIENCE
+    {
+        let at = header.at.format("%Y-%m-%d %H:%M:%S UTC");
+        found.push(format!("store {store} lacks all log from {} on, which came into another at {at}", header.name));
+    }
+    Ok(found)
 }
 
 async fn ask(plan: &Plan, backup: &Backup) -> Result<ServerLog> {

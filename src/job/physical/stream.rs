@@ -3,7 +3,9 @@
 //! It writes into a folder of the spool and makes it durable there; with a slot the server keeps what has
 //! not come. From there it is delivered.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
@@ -12,8 +14,10 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Plan;
 use crate::config::file::Via;
 use crate::config::plan::{self, Backup};
+use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::Tag;
+use crate::job::physical::anew;
 use crate::postgres::Server;
 use crate::postgres::server::explain;
 
@@ -33,12 +37,29 @@ pub fn lock_name(backup: &Backup) -> String {
     format!("{}.STREAM", backup.name)
 }
 
+/// The backups whose log has a gap that only a base backup leads over.
+#[derive(Debug, Clone, Default)]
+pub struct Anew(Arc<Mutex<BTreeSet<Name>>>);
+
+impl Anew {
+    fn tell(&self, backup: &Backup, what: &str) {
+        tracing::error!(backup = %backup.name, "{what}; there is a gap, and a base backup leads over it");
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(backup.name.clone());
+    }
+
+    /// Those since the last time.
+    pub fn take(&self) -> BTreeSet<Name> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// Keeps pg_receivewal at work until it is told to end. Whatever fails is told and tried again.
-pub async fn receive(plan: &Plan, backup: &Backup, spool: &Path, cancel: &CancellationToken) {
+/// `by`: who writes into stores; `anew`: what is told of a gap that only a base backup leads over.
+pub async fn receive(plan: &Plan, backup: &Backup, spool: &Path, by: &str, anew: &Anew, cancel: &CancellationToken) {
     let (mut wait, mut told) = (BACKOFF_FIRST, None);
     loop {
         let began = tokio::time::Instant::now();
-        match receive_once(plan, backup, spool, cancel).await {
+        match receive_once(plan, backup, spool, by, anew, cancel).await {
             Ok(()) => return,
             Err(error) => {
                 if began.elapsed() > BACKOFF_MAX {
@@ -69,10 +90,14 @@ fn over_the_network(server: &plan::Server) -> plan::Server {
 }
 
 /// One life of pg_receivewal.
-async fn receive_once(plan: &Plan, backup: &Backup, spool: &Path, cancel: &CancellationToken) -> Result<()> {
+async fn receive_once(plan: &Plan, backup: &Backup, spool: &Path, by: &str, anew: &Anew, cancel: &CancellationToken) -> Result<()> {
     make_spool(spool)?;
     let server = Server::connect(&over_the_network(&plan.servers[&backup.server]), Tag::random()).await?;
     let slot = slot_name(backup.name.as_str());
+    if anew::is_lost(&server, &slot).await? {
+        anew::begin(plan, backup, spool, by, &server, Some(&slot)).await?;
+        anew.tell(backup, "the slot had lost log that it needs: it is made anew");
+    }
     let made = server.host().start(server.call("pg_receivewal", arguments(spool, &slot, true))).await?.ended().await?;
     if !made.exit.is_success() {
         let error = explain("pg_receivewal", made.exit, &made.stderr);
@@ -93,7 +118,12 @@ async fn receive_once(plan: &Plan, backup: &Backup, spool: &Path, cancel: &Cance
         }
         _ = stdout.read_to_end(&mut sink) => {
             let exit = process.running.wait().await?;
-            Err(explain("pg_receivewal", exit, &process.stderr.text()))
+            let error = explain("pg_receivewal", exit, &process.stderr.text());
+            if anew::is_gone(&error.message) && !anew::is_lost(&server, &slot).await? {
+                anew::begin(plan, backup, spool, by, &server, None).await?;
+                anew.tell(backup, "the server has removed log that was not received: receiving begins where its slot is");
+            }
+            Err(error)
         }
     }
 }
