@@ -1,6 +1,8 @@
 //! `prune [BACKUP]`
 
 use anstyle::AnsiColor;
+use std::fmt::Write;
+
 use serde::Serialize;
 
 use super::output::{self, JsonError};
@@ -9,6 +11,7 @@ use super::{Done, alert};
 use crate::config::plan::Backup;
 use crate::error::{Error, Kind, Result, exit};
 use crate::host::{Tag, clock};
+use crate::job::physical::prune::Expired as ExpiredLog;
 use crate::job::prune::{self, Judged};
 use crate::job::run::find;
 use crate::state::{History, Outcome, State};
@@ -17,9 +20,19 @@ use crate::state::{History, Outcome, State};
 struct Answer<'a> {
     kept: Vec<Row>,
     deleted: Vec<Row>,
+    /// Of physical backups: what goes of their log.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    log: Vec<Log<'a>>,
     dry_run: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<JsonError<'a>>,
+}
+
+#[derive(Serialize)]
+struct Log<'a> {
+    store: &'a str,
+    #[serde(flatten)]
+    expired: &'a ExpiredLog,
 }
 
 #[derive(Serialize)]
@@ -55,7 +68,9 @@ pub fn prune(session: &Session, backup: Option<&str>, dry_run: bool, trust_clock
             let work = async {
                 let look = || prune::look(plan, state.owner(), &history, &alerts, backup, clock::now());
                 if dry_run {
-                    return look().await;
+                    let mut look = look().await?;
+                    prune::look_at_log(plan, &state, backup, &mut look.judged).await?;
+                    return Ok(look);
                 }
                 let Some(_lock) = state.lock(backup.name.as_str())? else {
                     return Err(Error::new(Kind::Busy, format!("a run of {} is under way", backup.name))
@@ -101,7 +116,7 @@ fn note(history: &History, backup: &Backup, error: &Error) -> Result<()> {
     history.end(row, now, Outcome::Problems, Some(&format!("prune: {}", error.message)), None, true)
 }
 
-fn answer(session: &Session, judged: &[Judged], dry_run: bool, error: Option<&Error>) -> Done {
+fn answer<'a>(session: &Session, judged: &'a [Judged], dry_run: bool, error: Option<&Error>) -> Done {
     let rows = |keep: bool| {
         let verdicts = judged.iter().flat_map(|judged| &judged.verdicts).filter(|verdict| verdict.keep == keep);
         verdicts
@@ -109,7 +124,9 @@ fn answer(session: &Session, judged: &[Judged], dry_run: bool, error: Option<&Er
             .collect()
     };
     if session.json {
-        return output::json(&Answer { kept: rows(true), deleted: rows(false), dry_run, error: error.map(JsonError::from) });
+        let log = |judged: &'a Judged| Some(Log { store: judged.store.as_str(), expired: judged.log.as_ref()? });
+        let log = judged.iter().filter_map(log).collect();
+        return output::json(&Answer { kept: rows(true), deleted: rows(false), log, dry_run, error: error.map(JsonError::from) });
     }
     if judged.iter().all(|judged| judged.verdicts.is_empty()) {
         return output::text(if error.is_none() { "no backups, nothing to prune\n" } else { "" });
@@ -130,5 +147,10 @@ fn answer(session: &Session, judged: &[Judged], dry_run: bool, error: Option<&Er
     let kept: Vec<Row> = rows(true);
     let deleted: Vec<Row> = rows(false);
     let did = if dry_run { "would be deleted" } else { "deleted" };
-    output::text(&format!("{}\n{} kept, {} {did}\n", table.trim_fmt(), kept.len(), deleted.len()))
+    let mut text = format!("{}\n{} kept, {} {did}\n", table.trim_fmt(), kept.len(), deleted.len());
+    for (store, log) in judged.iter().filter_map(|judged| Some((&judged.store, judged.log.as_ref()?))) {
+        let files = if log.files == 1 { "1 file of the log".to_owned() } else { format!("{} files of the log", log.files) };
+        let _ = writeln!(text, "{files} in {store} {did}, {} to {}: no base backup that is kept needs them", log.first, log.last);
+    }
+    output::text(&text)
 }

@@ -37,6 +37,8 @@ struct Told<'a> {
     segments: usize,
     target_dir: &'a Path,
     tablespaces: &'a [(u32, String)],
+    /// By what drills have measured; `None`: nobody knows.
+    expected_seconds: Option<f64>,
     /// Of a cluster that was started.
     reached: Option<&'a Reached>,
     connection: Option<&'a str>,
@@ -189,6 +191,8 @@ fn page(looked: &Looked<'_>, asked: &Asked) -> String {
         line("", format!("laid beside the cluster, {} at most", output::size(looked.log_bytes())));
     }
     line("into", asked.data.display().to_string());
+    let (seconds, how) = looked.expected();
+    line("takes", format!("{}{how}", seconds.map(|seconds| format!("about {}, ", output::seconds(seconds))).unwrap_or_default()));
     for (oid, place) in &looked.places {
         line("", format!("tablespace {oid} into {}", printable(place)));
     }
@@ -219,6 +223,11 @@ pub(super) fn way(looked: &Looked<'_>, target: &Target) -> String {
             None => "in the base backup".to_owned(),
         },
     );
+    match looked.received() {
+        0 => {}
+        1 => line("", "one of them lies here and in no store yet".to_owned()),
+        segments => line("", format!("{segments} of them lie here and in no store yet")),
+    }
     text
 }
 
@@ -228,9 +237,9 @@ pub(super) fn in_both(at: chrono::DateTime<chrono::Utc>, zone: chrono_tz::Tz) ->
 }
 
 /// Where a recovery truly ended.
-pub(super) fn reached(reached: &Reached) -> String {
+pub(super) fn reached(reached: &Reached, zone: chrono_tz::Tz) -> String {
     let lsn = reached.lsn.map_or("its end".to_owned(), |lsn| format!("LSN {lsn}"));
-    let last = reached.last_transaction.map(|at| format!(", the last transaction was at {}", in_utc(at))).unwrap_or_default();
+    let last = reached.last_transaction.map(|at| format!(", the last transaction was at {}", in_both(at, zone))).unwrap_or_default();
     format!("{lsn}{last}")
 }
 
@@ -252,6 +261,7 @@ fn tell(session: &Session, looked: &Looked<'_>, asked: &Asked, restored: Option<
             segments: looked.segments(),
             target_dir: &asked.data,
             tablespaces: &looked.places,
+            expected_seconds: looked.expected().0,
             reached: started.map(|started| &started.reached),
             connection: started.map(|started| started.connection.as_str()),
         })?;
@@ -266,7 +276,7 @@ fn tell(session: &Session, looked: &Looked<'_>, asked: &Asked, restored: Option<
         let _ = writeln!(text, "{key:<12}{value}");
     };
     if let Some(started) = started {
-        line("reached", reached(&started.reached));
+        line("reached", reached(&started.reached, looked.backup.timezone));
         line("runs", format!("psql '{}'", started.connection));
     } else {
         line("start it", format!("pg_ctl -D '{}' start    # it replays the log and promotes by itself", asked.data.display()));

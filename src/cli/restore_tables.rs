@@ -152,7 +152,7 @@ fn tell(session: &Session, looked: &Looked<'_>, asked: &Asked, restored: Option<
         let text = format!(
             "{:<12}{}\n{}",
             "reached",
-            reached(&restored.reached),
+            reached(&restored.reached, looked.cluster.backup.timezone),
             restore::done(&restored.plan, &restored.report, restored.seconds)
         );
         output::text(&text)?;

@@ -12,6 +12,7 @@ use crate::config::plan::{Backup, Keep};
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::clock;
+use crate::job::physical::prune::{Expired as ExpiredLog, expired};
 use crate::job::{keys, physical, stores, verify};
 use crate::retain::awaited::awaited;
 use crate::retain::doubt::{self, Doubt};
@@ -25,6 +26,8 @@ use crate::store::{Store, catalog_of};
 pub struct Judged {
     pub store: Name,
     pub verdicts: Vec<Verdict>,
+    /// Log that goes with the last base backup that needs it, once somebody has looked.
+    pub log: Option<ExpiredLog>,
 }
 
 /// What stores held that give no answer now. One of which nothing is known holds nothing: nothing
@@ -52,7 +55,7 @@ pub fn judge(plan: &Plan, backup: &Backup, store: &Name, catalog: &Catalog, rece
     // What does not count takes nobody's place, and nobody deletes it: it may be from before signing.
     let foreign = catalog.entries.iter().filter(|entry| entry.id.backup == backup.name.as_str() && !counts(entry, store));
     verdicts.extend(foreign.map(|entry| Verdict { id: entry.id.clone(), keep: true, reasons: vec![Reason::Unsigned] }));
-    Judged { store: store.clone(), verdicts }
+    Judged { store: store.clone(), verdicts, log: None }
 }
 
 /// The stores that copies are made to: all but the primary.
@@ -289,19 +292,42 @@ pub async fn apply(plan: &Plan, state: &State, backup: &Backup, judged: &mut [Ju
         result.map_err(|error| error.context(format_args!("store {}", judged.store)))?;
     }
     if backup.physical.is_some() {
-        for judged in judged.iter() {
+        for judged in judged.iter_mut() {
             prune_log(plan, state, backup, judged).await.map_err(|error| error.context(format_args!("store {}", judged.store)))?;
         }
     }
     Ok(deleted)
 }
 
+/// Looks what log would go with what has expired.
+///
+/// # Errors
+/// A store cannot be read.
+pub async fn look_at_log(plan: &Plan, state: &State, backup: &Backup, judged: &mut [Judged]) -> Result<()> {
+    for judged in judged.iter_mut().filter(|_| backup.physical.is_some()) {
+        let (store, catalog) = there(plan, state, backup, &judged.store).await?;
+        let goes = |id: &Id| judged.verdicts.iter().any(|verdict| verdict.id == *id && !verdict.keep);
+        judged.log = expired(&*store, backup.name.as_str(), &catalog, |id| !goes(id)).await?;
+    }
+    Ok(())
+}
+
 /// The log that nothing needs any more which is there.
-async fn prune_log(plan: &Plan, state: &State, backup: &Backup, judged: &Judged) -> Result<()> {
-    let store = stores::open(&plan.stores[&judged.store], state.owner())?;
+async fn prune_log(plan: &Plan, state: &State, backup: &Backup, judged: &mut Judged) -> Result<()> {
+    let (store, catalog) = there(plan, state, backup, &judged.store).await?;
+    judged.log = expired(&*store, backup.name.as_str(), &catalog, |_| true).await?;
+    match &judged.log {
+        Some(log) => physical::prune::remove(&*store, backup.name.as_str(), log).await,
+        None => Ok(()),
+    }
+}
+
+/// What one store holds of a backup.
+async fn there(plan: &Plan, state: &State, backup: &Backup, name: &Name) -> Result<(std::sync::Arc<dyn Store>, Catalog)> {
+    let store = stores::open(&plan.stores[name], state.owner())?;
     let mut catalog = Catalog::trusting(keys::trust(plan));
-    catalog_of(&*store, judged.store.as_str(), Some(backup.name.as_str()), &mut catalog).await?;
-    physical::prune::prune(&*store, backup.name.as_str(), &catalog).await.map(drop)
+    catalog_of(&*store, name.as_str(), Some(backup.name.as_str()), &mut catalog).await?;
+    Ok((store, catalog))
 }
 
 async fn delete(plan: &Plan, state: &State, store: &dyn Store, judged: &mut Judged, deleted: &mut usize) -> Result<()> {
@@ -360,7 +386,7 @@ mod tests {
         let state = State::open(states.path()).unwrap();
         let held = state.hold_copy(&drilled.id).unwrap().unwrap();
         std::fs::write(its_folder.join("pin-20240103T000000Z.json"), "{\"pinned\": true}").unwrap();
-        let mut judged = [Judged { store: "local".parse().unwrap(), verdicts: vec![drilled, pinned, other] }];
+        let mut judged = [Judged { store: "local".parse().unwrap(), verdicts: vec![drilled, pinned, other], log: None }];
         let deleted = apply(&plan, &state, &plan.backups["x"], &mut judged).await.unwrap();
         assert_eq!((deleted, under_drill.exists(), its_folder.exists(), gone.exists()), (1, true, true, false));
         let [drilled, kept, went] = &judged[0].verdicts[..] else { panic!("{judged:?}") };

@@ -91,6 +91,13 @@ impl Within {
     }
 }
 
+/// Where a line of pg_waldump tells of a restore point of a name.
+pub fn restore_point(line: &str, name: &str) -> Option<Lsn> {
+    let (record, said) = line.split_once("desc: RESTORE_POINT ")?;
+    let lsn = record.split_once("lsn: ")?.1.split(',').next()?.trim();
+    (said == name).then(|| lsn.parse().ok()).flatten()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,5 +135,13 @@ mod tests {
         assert_eq!(heard(&[1, 11, 12], Some(20)), (None, vec![1, 2], false));
         assert_eq!(heard(&[1, 11, 99], None), (None, vec![1, 2], false));
         assert_eq!(heard(&[1, 21], Some(20)), (None, vec![], true));
+    }
+
+    #[test]
+    fn a_restore_point_of_a_name() {
+        let line = "rmgr: XLOG        len (rec/tot):     98/    98, tx:          0, lsn: 0/0301A2B8, prev 0/0301A280, desc: RESTORE_POINT before the move";
+        assert_eq!(restore_point(line, "before the move"), Some(Lsn(0x0301_A2B8)));
+        assert_eq!(restore_point(line, "before"), None);
+        assert_eq!(restore_point("rmgr: XLOG lsn: 0/1, desc: SWITCH ", ""), None);
     }
 }

@@ -116,9 +116,16 @@ pub fn unseen(since: DateTime<Utc>, why: &str, now: DateTime<Utc>) -> Option<Str
     (now - since >= PATIENCE).then(|| format!("nobody can tell how the log stands since {}: {why}", since.format("%Y-%m-%d %H:%M:%S UTC")))
 }
 
-/// What is wrong. `last_at`: when the last segment came into the archive, by our clock.
-pub fn problems(server: &ServerLog, standing: Standing, last_at: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Vec<String> {
+/// What is wrong. `archived_to`: where the archive ends; `last_at`: when its last segment came, by our clock.
+pub fn problems(
+    server: &ServerLog,
+    archived_to: Option<Lsn>,
+    segment_bytes: u64,
+    last_at: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Vec<String> {
     let mut found = Vec::new();
+    let standing = standing(archived_to, server.lsn, segment_bytes);
     let is_old = last_at.is_none_or(|at| now - at > PATIENCE);
     match standing {
         Standing::Behind if is_old => {
@@ -134,13 +141,18 @@ pub fn problems(server: &ServerLog, standing: Standing, last_at: Option<DateTime
     {
         found.push(format!("the server fails to archive {name}, last at {}", at.format("%Y-%m-%d %H:%M:%S UTC")));
     }
+    let behind = bytes_behind(archived_to, server.lsn) / segment_bytes.max(1);
     if let Some(waiting) = server.waiting.filter(|waiting| *waiting >= WAITING_MAX) {
         found.push(format!("{waiting} segments wait in pg_wal to be archived: the server writes faster than they are pushed"));
+    } else if standing == Standing::Behind && !is_old && behind >= WAITING_MAX.unsigned_abs() {
+        found.push(format!("{behind} segments are on the server only: it writes faster than its log comes into the archive"));
     }
     for slot in &server.slots {
         match slot.wal_status.as_deref() {
-            Some("lost") => found
-                .push(format!("slot {} has lost log that it needs: the daemon makes it anew, and a base backup leads over the gap", slot.name)),
+            Some("lost") => found.push(format!(
+                "slot {} has lost log that it needs: the daemon makes it anew, and a base backup leads over the gap",
+                slot.name
+            )),
             Some("unreserved") => found.push(format!("slot {} is about to lose log that it needs", slot.name)),
             _ => {}
         }
@@ -196,19 +208,24 @@ mod tests {
         // Idle for hours: the open segment is all that is not there.
         let idle = standing(Some(Lsn(5 * MB)), Lsn(5 * MB + 40), MB);
         assert_eq!(idle, Standing::Following);
-        assert_eq!(problems(&server(), idle, long_ago, now), [] as [String; 0]);
+        let problems = |written: Lsn, archived, last_at| problems(&ServerLog { lsn: written, ..server() }, archived, MB, last_at, now);
+        let archived = Some(Lsn(5 * MB));
+        assert_eq!(problems(Lsn(5 * MB + 40), archived, long_ago), [] as [String; 0]);
         let stuck = standing(Some(Lsn(5 * MB)), Lsn(8 * MB + 40), MB);
         assert_eq!(stuck, Standing::Behind);
-        assert!(problems(&server(), stuck, long_ago, now)[0].contains("failed to archive 000000010000000000000005"));
-        assert_eq!(problems(&server(), stuck, just_now, now), [] as [String; 0], "a burst is on its way");
-        assert_eq!(problems(&server(), standing(None, Lsn(MB), MB), None, now), ["the archive is empty"]);
+        assert!(problems(Lsn(8 * MB + 40), archived, long_ago)[0].contains("failed to archive 000000010000000000000005"));
+        assert_eq!(problems(Lsn(8 * MB + 40), archived, just_now), [] as [String; 0], "a burst is on its way");
+        assert_eq!(problems(Lsn(68 * MB), archived, just_now), [] as [String; 0]);
+        // A role that may not look how many wait sees that, too.
+        assert!(problems(Lsn(69 * MB), archived, just_now)[0].contains("64 segments are on the server only"));
+        assert_eq!(problems(Lsn(MB), None, None), ["the archive is empty"]);
     }
 
     #[test]
     fn what_waits_on_the_server_and_what_it_cannot_archive() {
         let now: DateTime<Utc> = "2026-01-15T12:00:00Z".parse().unwrap();
         let ago = |minutes| Some(now - TimeDelta::minutes(minutes));
-        let of = |server: ServerLog| problems(&server, Standing::Following, Some(now), now);
+        let of = |server: ServerLog| problems(&server, Some(server.lsn), MB, Some(now), now);
         for (archived, failed, expected) in
             [(ago(6), ago(1), true), (ago(4), ago(1), false), (ago(1), ago(6), false), (None, ago(1), false)]
         {
@@ -230,7 +247,7 @@ mod tests {
             wal_status: Some(status.into()),
             safe_bytes: None,
         };
-        let of = |slot| problems(&ServerLog { slots: vec![slot], ..server() }, Standing::Following, Some(now), now);
+        let of = |slot| problems(&ServerLog { slots: vec![slot], ..server() }, Some(server().lsn), MB, Some(now), now);
         assert_eq!(of(slot(true, "reserved")), [] as [String; 0]);
         assert!(of(slot(false, "extended"))[0].contains("holds 77 bytes back"));
         assert!(of(slot(true, "lost"))[0].contains("has lost log that it needs"));

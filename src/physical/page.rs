@@ -67,12 +67,12 @@ pub fn page(manifest: &Manifest) -> String {
     if encrypted {
         line("    # a segment has a header of ours in front, and then age; histories are not encrypted");
         line(&format!(
-            "    restore_command = 'f=%f; s=\"PATH-OF-THE-STORE/{}/{FOLDER}/$(echo $f | cut -c1-8)/$f.zst\"; case $f in *.history) zstd -dc \"$s\";; *) tail -c +$((9 + $(od -An -tu4 -j4 -N4 \"$s\"))) \"$s\" | age -d -i key.txt | zstd -dc;; esac > \"%p\" && test -s \"%p\"'",
+            "    restore_command = 'f=%f; s=\"PATH-OF-THE-STORE/{}/{FOLDER}/$(echo $f | cut -c1-8)/$f.zst\"; test -f \"$s\" || exit 1; case $f in *.history) zstd -dc \"$s\";; *) tail -c +$((9 + $(od -An -tu4 -j4 -N4 \"$s\"))) \"$s\" | age -d -i key.txt | zstd -dc;; esac > \"%p\" && test -s \"%p\" || exit 255'",
             manifest.backup
         ));
     } else {
         line(&format!(
-            "    restore_command = 'f=%f; zstd -dc \"PATH-OF-THE-STORE/{}/{FOLDER}/$(echo $f | cut -c1-8)/$f.zst\" > \"%p\"'",
+            "    restore_command = 'f=%f; s=\"PATH-OF-THE-STORE/{}/{FOLDER}/$(echo $f | cut -c1-8)/$f.zst\"; test -f \"$s\" || exit 1; zstd -dc \"$s\" > \"%p\" || exit 255'",
             manifest.backup
         ));
     }

@@ -144,8 +144,9 @@ fn leads_to(target: &Target, way: Way, base: &Base) -> Result<Way, String> {
 /// What is known of the end of a way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct End {
-    /// Until when the log tells all: when its last segment was written, else packed.
-    pub archived_at: DateTime<Utc>,
+    /// Until when the log tells all: when its last segment was last written on the server, as far as that is known; else
+    /// when it came.
+    pub told_until: DateTime<Utc>,
     /// The newest transaction in the log that is reached; `None`: nobody could look.
     pub newest: Option<DateTime<Utc>>,
 }
@@ -171,11 +172,11 @@ pub fn stop(target: &Target, way: &Way, end: Option<End>, bytes: u64) -> Result<
     }
     let Some(newest) = end.newest else {
         // PostgreSQL ends at the moment, or fails at the end of the log.
-        if *at <= end.archived_at {
+        if *at <= end.told_until {
             return Ok(Stop::At(target.clone()));
         }
         let gap = reach.gaps.first().map(|gap| format!(": {}", gap.in_words(bytes))).unwrap_or_default();
-        return Err(format!("the log before it ends at {}{gap}", in_utc(end.archived_at)));
+        return Err(format!("the log before it ends at {}{gap}", in_utc(end.told_until)));
     };
     if let Some(gap) = reach.gaps.first() {
         return Err(format!(
@@ -184,10 +185,10 @@ pub fn stop(target: &Target, way: &Way, end: Option<End>, bytes: u64) -> Result<
             in_utc(newest)
         ));
     }
-    if *at > end.archived_at {
+    if *at > end.told_until {
         return Err(format!(
-            "the archive ends before: its last segment came at {}, its newest transaction is of {}",
-            in_utc(end.archived_at),
+            "the archive ends before: it tells all until {}, and its newest transaction is of {}",
+            in_utc(end.told_until),
             in_utc(newest)
         ));
     }
@@ -241,6 +242,7 @@ mod tests {
             segment_bytes: MB,
             segments: BTreeMap::from([(1, numbers.iter().copied().collect::<BTreeSet<u64>>())]),
             histories: BTreeMap::new(),
+            open: None,
         }
     }
 
@@ -277,7 +279,7 @@ mod tests {
         let way = choose(&Target::Lsn(Lsn(6 * MB)), &bases, Some(&archive), None).unwrap();
         assert_eq!(minute(&way), 20);
         let way = choose(&Target::Time(at(25)), &bases, Some(&archive), None).unwrap();
-        let stop = |newest| stop(&Target::Time(at(25)), &way, Some(End { archived_at: at(40), newest: Some(newest) }), MB);
+        let stop = |newest| stop(&Target::Time(at(25)), &way, Some(End { told_until: at(40), newest: Some(newest) }), MB);
         assert_eq!(stop(at(26)), Ok(Stop::At(Target::Time(at(25)))));
         assert!(stop(at(24)).unwrap_err().contains("000000010000000000000006 is missing"));
         // The log that makes the base whole is missing: an older one leads there if it can.
@@ -290,11 +292,11 @@ mod tests {
     fn an_idle_server_is_no_refusal_and_the_future_is() {
         let bases = [base(10, 2, 1)];
         let way = choose(&Target::Time(at(50)), &bases, Some(&archive(&[2, 3])), None).unwrap();
-        let end = |archived| Some(End { archived_at: at(archived), newest: Some(at(20)) });
+        let end = |archived| Some(End { told_until: at(archived), newest: Some(at(20)) });
         assert_eq!(stop(&Target::Time(at(50)), &way, end(60), MB), Ok(Stop::WithTheLog(at(20))));
         assert!(stop(&Target::Time(at(50)), &way, end(40), MB).unwrap_err().contains("the archive ends before"));
         // Where nobody could look into the log, PostgreSQL has the last word on what may be there.
-        let end = |archived| Some(End { archived_at: at(archived), newest: None });
+        let end = |archived| Some(End { told_until: at(archived), newest: None });
         assert_eq!(stop(&Target::Time(at(50)), &way, end(60), MB), Ok(Stop::At(Target::Time(at(50)))));
         assert!(stop(&Target::Time(at(50)), &way, end(40), MB).unwrap_err().contains("the log before it ends at"));
     }

@@ -21,6 +21,8 @@ pub enum Source<'a> {
         store: Option<&'a str>,
         identity: Option<&'a Path>,
         until: Option<&'a str>,
+        /// What is in no store lies in [`BESIDE`].
+        is_beside: bool,
     },
     /// Out of a folder of the cluster itself, where all of it lies.
     Beside,
@@ -69,13 +71,19 @@ pub const NO_LOOK_AHEAD: &str = "recovery_prefetch = 'off'\n";
 
 fn restore_command(source: &Source<'_>) -> String {
     match source {
-        Source::Beside => format!("test -f {BESIDE}/%f && cp {BESIDE}/%f \"%p\""),
+        // A copy that fails is no end of the archive.
+        Source::Beside => format!("test -f {BESIDE}/%f || exit 1; cp {BESIDE}/%f \"%p\" || exit 255"),
         // Who feeds it may be gone: then recovery must not take that for the end of the archive.
         Source::Fed => format!(
             "f={BESIDE}/%f; test -f $f || : > $f{WANTED}; until test -f $f || test -f $f{ABSENT}; do kill -0 $PPID || exit 255; sleep 0.05; done; test -f $f && mv $f \"%p\""
         ),
-        Source::Fetch { program, config, backup, store, identity, until } => {
-            let mut command = format!("{} --config {} wal fetch --backup {backup}", in_shell(program), in_shell(config));
+        Source::Fetch { program, config, backup, store, identity, until, is_beside } => {
+            let mut command = if *is_beside {
+                format!("if test -f {BESIDE}/%f; then cp {BESIDE}/%f \"%p\" || exit 255; exit 0; fi; ")
+            } else {
+                String::new()
+            };
+            let _ = write!(command, "{} --config {} wal fetch --backup {backup}", in_shell(program), in_shell(config));
             if let Some(store) = store {
                 let _ = write!(command, " --store {store}");
             }
@@ -202,6 +210,7 @@ mod tests {
             store: Some("local"),
             identity: None,
             until: Some("000000010000000000000007"),
+            is_beside: false,
         };
         let text = settings(&source, &Stop::At(Target::Name("o'clock".into())), 3);
         // For the shell it is one word each, and then a value of PostgreSQL's file.

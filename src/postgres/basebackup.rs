@@ -121,6 +121,14 @@ impl Standing {
     pub async fn ask(server: &Server) -> Result<Self> {
         server.query(server.maintenance_database(), STANDING).await
     }
+
+    /// Up to where a primary has written, flushed or not. `None`: it is a standby.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn written(server: &Server) -> Result<Option<Self>> {
+        server.query(server.maintenance_database(), WRITTEN).await
+    }
 }
 
 /// What `pg_basebackup` is told. Without a folder it writes one archive to stdout; an incremental one reads the
@@ -152,6 +160,11 @@ const STANDING: &str = "select json_build_object(
     'now', clock_timestamp(),
     'next_xid', pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
     'lsn', case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_flush_lsn() end)";
+
+const WRITTEN: &str = "select case when pg_is_in_recovery() then null else json_build_object(
+    'now', clock_timestamp(),
+    'next_xid', pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
+    'lsn', pg_current_wal_insert_lsn()) end";
 
 fn question() -> String {
     format!(

@@ -44,6 +44,15 @@ pub struct Measured {
     pub raw_bytes: u64,
 }
 
+impl Measured {
+    /// How long a restore of so many bytes takes, and by what that is known. `None`: it had none.
+    pub fn expect(&self, raw_bytes: u64) -> Option<(f64, String)> {
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let seconds = (self.raw_bytes > 0).then(|| self.seconds * raw_bytes as f64 / self.raw_bytes as f64)?;
+        Some((seconds, format!("as measured by the drill of {}", self.at.format("%Y-%m-%d %H:%M:%S UTC"))))
+    }
+}
+
 /// All of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RestorePlan {
@@ -373,10 +382,8 @@ pub fn way(server: &str, asked: &Asked, target: &str, existing: Option<&Existing
 fn expect(given: &Given<'_>, raw_bytes: u64) -> (Option<f64>, String) {
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     let (raw, whole) = (raw_bytes as f64, given.manifest.raw_bytes().max(1) as f64);
-    if let Some(drill) = given.drill.as_ref().filter(|drill| drill.raw_bytes > 0) {
-        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        let seconds = drill.seconds * raw / drill.raw_bytes as f64;
-        return (Some(seconds), format!("as measured by the drill of {}", drill.at.format("%Y-%m-%d %H:%M:%S UTC")));
+    if let Some((seconds, how)) = given.drill.as_ref().and_then(|drill| drill.expect(raw_bytes)) {
+        return (Some(seconds), how);
     }
     let took = given.manifest.finished_at - given.manifest.started_at;
     let dumped = took.as_seconds_f64() * raw / whole;

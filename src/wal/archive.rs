@@ -17,6 +17,8 @@ pub struct Archive {
     pub segments: BTreeMap<u32, BTreeSet<u64>>,
     /// Of every timeline but the first.
     pub histories: BTreeMap<u32, History>,
+    /// One of the segments that is still being written: how far it tells nobody knows before it is replayed.
+    pub open: Option<Segment>,
 }
 
 /// Segments that are missing between others that are there.
@@ -52,6 +54,8 @@ pub struct Reach {
     pub end: Lsn,
     /// What is missing before segments that are there.
     pub gaps: Vec<Gap>,
+    /// The last segment is still being written.
+    pub open: bool,
 }
 
 /// The timelines lead nowhere.
@@ -61,6 +65,17 @@ pub struct NoWay(pub String);
 impl fmt::Display for NoWay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl Reach {
+    /// Without the segment that is still being written.
+    pub fn leave_open_one(&mut self, segment_bytes: u64) {
+        if std::mem::take(&mut self.open)
+            && let Some(open) = self.segments.pop()
+        {
+            self.end = open.start(segment_bytes);
+        }
     }
 }
 
@@ -99,7 +114,7 @@ impl Archive {
         let legs = self.legs(timeline, from, to_timeline)?;
         let first = from.0 / self.segment_bytes;
         let highest = legs.iter().filter_map(|leg| self.highest(leg)).max().unwrap_or(first);
-        let mut reach = Reach { timeline, segments: Vec::new(), end: from, gaps: Vec::new() };
+        let mut reach = Reach { timeline, segments: Vec::new(), end: from, gaps: Vec::new(), open: false };
         for number in first..=highest {
             // Where a timeline begins in the middle of a segment, its own file has what came before, too.
             let Some(leg) = legs.iter().rev().find(|leg| leg.from.0 / self.segment_bytes <= number) else { continue };
@@ -123,6 +138,7 @@ impl Archive {
         }
         // Behind the last one that is there nothing is missing yet.
         reach.gaps.retain(|gap| gap.last.number < highest);
+        reach.open = reach.segments.last().is_some_and(|last| self.open == Some(*last));
         Ok(reach)
     }
 
@@ -173,6 +189,7 @@ mod tests {
             segment_bytes: MB,
             segments: segments.iter().map(|(timeline, numbers)| (*timeline, numbers.iter().copied().collect())).collect(),
             histories: histories.iter().map(|(timeline, text)| (*timeline, History::parse(text, *timeline).unwrap())).collect(),
+            open: None,
         }
     }
 

@@ -33,7 +33,7 @@ pub struct Header {
     pub sha256: String,
     /// When it was packed, by our clock.
     pub at: DateTime<Utc>,
-    /// When it was last written where it was taken from: the log tells all until then.
+    /// The log tells all until then: the server had written no further. `None`: nobody knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written_at: Option<DateTime<Utc>>,
     /// Of the cluster; of a history file there is none.

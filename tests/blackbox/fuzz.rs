@@ -142,8 +142,7 @@ fn parses_or_says_why(bytes: &[u8]) -> Result<(), TestCaseError> {
 }
 
 fn runner(cases: Config) -> TestRunner {
-    let seed = std::env::var("PGVIGIL_TEST_SEED").ok().and_then(|seed| seed.parse::<u64>().ok());
-    let seed = seed.unwrap_or_else(|| std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0) >> 32);
+    let seed = crate::support::seed();
     println!("PGVIGIL_TEST_SEED={seed} repeats this");
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());

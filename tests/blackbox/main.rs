@@ -56,6 +56,7 @@ mod pitr_batch;
 mod pitr_chain;
 mod pitr_container;
 mod pitr_encrypted;
+mod pitr_pushes;
 mod pitr_restore;
 mod pitr_standby;
 mod pitr_stores;

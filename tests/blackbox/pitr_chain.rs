@@ -4,8 +4,8 @@ use crate::pitr_site::Site;
 use crate::support::stock;
 
 /// A server that notes which blocks change.
-fn summarizing(keys: &str) -> Site {
-    let site = Site::with(18, "summarize_wal = on", &format!("wal = \"archive_command\"\ncompression = \"zstd\"\n{keys}"));
+fn summarizing(major: u32, keys: &str) -> Site {
+    let site = Site::with(major, "summarize_wal = on", &format!("wal = \"archive_command\"\ncompression = \"zstd\"\n{keys}"));
     site.sql("create table large as select n, repeat(md5(n::text), 30) as text from generate_series(1, 20000) n");
     site.sql("create table t (n int)");
     site
@@ -26,7 +26,13 @@ fn bytes(site: &Site, id: &str) -> u64 {
 
 #[test]
 fn a_chain_is_made_drilled_restored_and_kept_together() {
-    let site = summarizing("keep = { base_backups = 1 }\n");
+    for major in [17, 18] {
+        chain(major);
+    }
+}
+
+fn chain(major: u32) {
+    let site = summarizing(major, "keep = { base_backups = 1 }\n");
     let whole = run(&site, &[]);
     site.sql("insert into t values (1)");
     let first = run(&site, &["--incremental"]);
@@ -71,7 +77,7 @@ fn a_chain_is_made_drilled_restored_and_kept_together() {
 
 #[test]
 fn tablespaces_are_combined_too() {
-    let site = summarizing("");
+    let site = summarizing(18, "");
     let space = site.world.path("restored/space");
     std::fs::create_dir(&space).unwrap();
     stock("chown", &["postgres:", space.to_str().unwrap()], site.world.path("").as_path());
@@ -90,7 +96,7 @@ fn tablespaces_are_combined_too() {
 
 #[test]
 fn where_there_is_nothing_to_build_on() {
-    let site = summarizing("");
+    let site = summarizing(18, "");
     let ran = site.pgvigil(&["run", "cluster", "--incremental"]).expect(0);
     assert!(ran.stderr.contains("this one is whole"), "{ran:#?}");
     // An older server, one that notes nothing, and a backup of dumps.

@@ -1,12 +1,13 @@
 //! Clusters restored to a moment: exactly what was committed by then, or a refusal that says why.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::common::Server;
 use crate::pitr_site::Site;
-use crate::support::until;
+use crate::support::{long, until};
 
 /// Exact moments of commits, and an archive that is switched often.
 const LOAD: &str = "track_commit_timestamp = on\nautovacuum = off";
@@ -37,6 +38,28 @@ fn load(site: &Site, from: u64, count: u64) {
     }
 }
 
+/// Transactions from a number on, and segments that end, for as long as something takes; the number of the next one.
+fn while_writing<T>(site: &Site, from: u64, work: impl FnOnce() -> T) -> u64 {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut next = from;
+            // It writes already when the work begins, and some more.
+            while !done.load(Ordering::Relaxed) || next < from + 10 {
+                load(site, next, 1);
+                if next % 4 == 0 {
+                    site.sql("select pg_switch_wal()");
+                }
+                next += 1;
+            }
+            next
+        });
+        work();
+        done.store(true, Ordering::Relaxed);
+        writer.join().unwrap()
+    })
+}
+
 fn begin(site: &Site) {
     site.sql("create table t (n bigint primary key)");
     site.sql("create table filler (x text)");
@@ -48,16 +71,16 @@ fn times(at: DateTime<Utc>) -> String {
 
 #[test]
 fn random_moments_show_exactly_what_was_committed_by_then() {
-    for major in [15, 18] {
+    for major in [15, 17, 18] {
         let site = Site::with(major, LOAD, "wal = \"archive_command\"\ncompression = \"zstd\"\n");
         begin(&site);
         let mut n = 1;
         for _ in 0..3 {
-            load(&site, n, 15);
-            site.world.backup("cluster");
-            load(&site, n + 15, 15);
+            load(&site, n, 10);
+            n = while_writing(&site, n + 10, || site.world.backup("cluster"));
+            load(&site, n, 10);
             site.switch();
-            n += 30;
+            n += 10;
         }
         load(&site, n, 5);
         site.switch();
@@ -65,9 +88,10 @@ fn random_moments_show_exactly_what_was_committed_by_then() {
         let backups = site.pgvigil(&["--json", "list", "cluster"]).expect(0).json();
         let first: DateTime<Utc> = backups.as_array().unwrap().last().unwrap()["taken_at"].as_str().unwrap().parse().unwrap();
         let last = *rows.values().max().unwrap();
-        let count = if std::env::var("PGVIGIL_TEST_LONG").is_ok() { 100 } else { 4 };
+        let count = if long() { 100 } else { 4 };
         let span = (last - first).num_microseconds().unwrap();
-        let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut seed = crate::support::seed();
+        println!("PGVIGIL_TEST_SEED={seed} repeats this");
         for _ in 0..count {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let at = first + TimeDelta::microseconds(i64::try_from(seed >> 33).unwrap() * span / (1 << 31));
@@ -111,6 +135,14 @@ fn an_lsn_a_transaction_and_a_restore_point() {
     assert_eq!(site.restore(&["--lsn", &lsn]).sql("select count(*) from t where n < 100"), "3");
     assert_eq!(site.restore(&["--xid", &xid]).sql("select string_agg(n::text, ' ' order by n) from t"), "1 2 3 100");
     assert_eq!(site.restore(&["--name", "before the release"]).sql("select max(n) from t where n < 100"), "3");
+    // A newer base backup does not lead to it.
+    let newer = site.world.backup("cluster");
+    load(&site, 7, 3);
+    site.switch();
+    assert_eq!(site.restore(&["--name", "before the release"]).sql("select max(n) from t where n < 100"), "3");
+    let nowhere = site.world.path("restored/nowhere");
+    let ran = site.pgvigil(&["restore", &newer, "--name", "before the release", "--target-dir", nowhere.to_str().unwrap()]).expect(1);
+    assert!(ran.stderr.contains("before the end of the base backup"), "{ran:#?}");
     let dir = site.world.path("restored/none");
     let ran = site.pgvigil(&["restore", "cluster/latest", "--name", "never", "--target-dir", dir.to_str().unwrap(), "--start"]).expect(1);
     assert!(ran.stderr.contains("ended before the target was reached"), "{ran:#?}");

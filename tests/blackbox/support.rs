@@ -17,6 +17,17 @@ pub fn programs(major: u32) -> PathBuf {
     PathBuf::from(var(&format!("PGVIGIL_TEST_PG{major}_BIN")))
 }
 
+/// Whether the campaigns run at full size.
+pub fn long() -> bool {
+    std::env::var("PGVIGIL_TEST_LONG").is_ok_and(|value| value == "1")
+}
+
+/// Of a random campaign: another one each time, unless it is given.
+pub fn seed() -> u64 {
+    let given = std::env::var("PGVIGIL_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    given.unwrap_or_else(|| std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0) >> 32)
+}
+
 /// A folder of programs, some of them replaced by scripts. A script finds the real programs in
 /// `$real`, and answers `--version` like the real one.
 pub fn bin_dir(world: &World, major: u32, scripts: &[(&str, &str)]) -> PathBuf {
@@ -242,13 +253,20 @@ impl Cluster {
     }
 }
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
+impl Cluster {
+    /// Ends it as a loss of its machine would.
+    pub fn stop(&self) {
         let data = self.dir.path().join("data");
         let _ = postgres_command(programs(self.major).join("pg_ctl").as_os_str())
             .args(["stop", "-s", "-m", "immediate", "-D"])
             .arg(data)
             .status();
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

@@ -7,6 +7,7 @@ use crate::config::Plan;
 use crate::config::plan::Backup;
 use crate::error::{Error, Kind, Result};
 use crate::job::physical::archive::Claimed;
+use crate::job::physical::folder;
 use crate::job::physical::push::Sealed;
 use crate::job::stores;
 use crate::postgres::Server;
@@ -57,8 +58,11 @@ pub async fn begin(plan: &Plan, backup: &Backup, folder: &Path, by: &str, server
 
 /// A file goes when a store has it: the others get it from there. One that is still empty goes as it is.
 async fn put_away(plan: &Plan, backup: &Backup, path: &Path, by: &str) -> Result<()> {
-    let sealed = match Sealed::read(path, &backup.encrypt_to) {
-        Ok((sealed, _)) => Some(sealed),
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let Some(parsed) = WalName::parse(&name) else { return Ok(()) };
+    let (raw, _) = folder::read(path).map_err(|error| Error::system(format_args!("cannot read {}", path.display()), &error))?;
+    let sealed = match Sealed::new(&name, parsed, &raw, None, &backup.encrypt_to) {
+        Ok(sealed) => Some(sealed),
         Err(error) if error.kind == Kind::Damaged && path.extension().is_some_and(|ending| ending == "partial") => None,
         Err(error) => return Err(error),
     };

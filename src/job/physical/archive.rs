@@ -1,6 +1,6 @@
 //! The archive of a cluster's log in a store, looked at.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -89,7 +89,7 @@ impl Claimed {
 /// The store cannot be read, or a history file in it.
 pub async fn look(store: &dyn Objects, backup: &str) -> Result<Archive> {
     let segment_bytes = Owner::read(store, backup).await?.map_or(SEGMENT_BYTES, |owner| owner.segment_bytes);
-    let mut archive = Archive { segment_bytes, segments: BTreeMap::new(), histories: BTreeMap::new() };
+    let mut archive = Archive { segment_bytes, ..Archive::default() };
     for folder in store.list(&format!("{backup}/{FOLDER}")).await? {
         let Some(timeline) = folder.bytes.is_none().then(|| u32::from_str_radix(&folder.name, 16).ok()).flatten() else { continue };
         let mut numbers = BTreeSet::new();

@@ -85,6 +85,26 @@ pub async fn lay(backup: &Backup, seen: &Seen, way: &Way, stop: &Stop, bin_dir: 
     Ok(())
 }
 
+/// Lays what is in no store yet into a folder, which is made for it. False: there is nothing of that.
+///
+/// # Errors
+/// It cannot be read any more, or the folder cannot be written.
+pub async fn lay_received(backup: &Backup, seen: &Seen, way: &Way, folder: &Path) -> Result<bool> {
+    let failed = |error: &std::io::Error| Error::system(format_args!("cannot write into {}", folder.display()), error);
+    let Some(received) = &seen.received else { return Ok(false) };
+    let segments: Vec<&Segment> = way.reach.iter().flat_map(|reach| &reach.segments).filter(|segment| received.has(**segment)).collect();
+    if segments.is_empty() {
+        return Ok(false);
+    }
+    DirBuilder::new().mode(0o700).create(folder).map_err(|error| failed(&error))?;
+    for segment in segments {
+        let name = segment.name(seen.archive.segment_bytes);
+        let raw = read(backup, seen, &name).await?;
+        std::fs::write(folder.join(name), raw).map_err(|error| failed(&error))?;
+    }
+    Ok(true)
+}
+
 /// A segment that was archived long before holds nothing later.
 fn may_show_later(header: &Header, at: DateTime<Utc>) -> bool {
     header.at + CLOCKS_DIFFER >= at
@@ -101,7 +121,7 @@ mod tests {
     #[test]
     fn the_log_that_is_laid() {
         let segments = (3..12).map(|number| Segment { timeline: 2, number }).collect();
-        let reach = Reach { timeline: 2, segments, end: Lsn(12 * MB), gaps: Vec::new() };
+        let reach = Reach { timeline: 2, segments, end: Lsn(12 * MB), gaps: Vec::new(), open: false };
         let base = Id { backup: "c".into(), label: "20240115T010000Z".parse().unwrap() };
         let way = Way { base, timeline: 2, reach: Some(reach) };
         let numbers = |stop: Stop| needed(&way, &stop, MB).iter().map(|segment| segment.number).collect::<Vec<_>>();

@@ -81,7 +81,11 @@ pub async fn bisect(plan: &Plan, wanted: &Wanted, asked: &mut Asked, progress: &
 async fn search(plan: &Plan, wanted: &Wanted, asked: &mut Asked, place: &Place, progress: &Progress) -> Result<Found> {
     let began = Instant::now();
     asked.cluster.target = Target::Time(asked.from);
-    let looked = cluster::look(plan, wanted, &asked.cluster).await?;
+    let mut looked = cluster::look(plan, wanted, &asked.cluster).await?;
+    if let Some(reach) = &mut looked.way.reach {
+        // Nobody knows where in it the log ends.
+        reach.leave_open_one(looked.seen.archive.segment_bytes);
+    }
     let mut database = moment::database(asked.database.as_deref(), &looked.manifest.databases, &looked.manifest.id)?;
     let base_end = looked.physical()?.stop_lsn;
     let within = window(plan, &looked, asked, place, progress, base_end).await?;

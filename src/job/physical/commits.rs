@@ -7,10 +7,9 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use crate::error::{Error, Kind, Result};
 use crate::host::local::LocalHost;
 use crate::host::{Call, Host, Tag, failed};
-use crate::job::physical::fetch;
 use crate::job::physical::restore::Looked;
 use crate::physical::commits::{Commit, Ended, ended};
-use crate::wal::{Lsn, Segment, WalName};
+use crate::wal::{Lsn, Segment};
 
 /// So many segments lie in the folder at a time, and one more: a record may go on in it.
 const AT_A_TIME: usize = 8;
@@ -71,8 +70,7 @@ fn renew(folder: &Path) -> Result<()> {
 
 async fn lay(looked: &Looked<'_>, name: &str, path: &Path) -> Result<()> {
     let gone = || Error::new(Kind::Damaged, format!("{name} is not in the archive")).hint("pgvigil wal status names gaps of the archive");
-    let parsed = WalName::parse(name).ok_or_else(gone)?;
-    let raw = fetch::read(&looked.seen.stores, looked.backup.name.as_str(), name, parsed, &looked.seen.keys).await?.ok_or_else(gone)?;
+    let raw = looked.seen.read(looked.backup.name.as_str(), name).await?.ok_or_else(gone)?;
     std::fs::write(path, raw).map_err(|error| Error::system(format_args!("cannot write {}", path.display()), &error))
 }
 

@@ -20,10 +20,13 @@ use crate::host::clock;
 use crate::job::physical::archive::Claimed;
 use crate::job::physical::folder::{self, Version};
 use crate::job::physical::push::Sealed;
+use crate::job::physical::sight::Sight;
 use crate::job::physical::stream::{self, Anew};
 use crate::job::stores;
 use crate::physical::inbox::{self, Stays, Whole};
 use crate::store::Store;
+use crate::wal::page::FirstPage;
+use crate::wal::{Lsn, WalName};
 
 /// How often the folder is looked at when nothing comes into it: what another machine does there not every file
 /// system tells.
@@ -39,17 +42,23 @@ const END_WITHIN: Duration = Duration::from_secs(5);
 /// told and tried again.
 pub async fn bring(plan: &Plan, backup: &Backup, owner: &str, anew: &Anew, cancel: &CancellationToken) {
     let Some((folder, stays)) = folder::of(plan, backup) else { return };
-    let delivery = Delivery { plan, backup, folder: &folder, stays, owner };
-    match stays {
-        Stays::Nothing => delivery.follow(cancel).await,
-        Stays::ForReceiver => {
-            let received = CancellationToken::new();
-            let receive = async {
-                stream::receive(plan, backup, &folder, owner, anew, cancel).await;
-                received.cancel();
-            };
-            tokio::join!(delivery.follow(&received), receive);
+    let delivery = Delivery { plan, backup, folder: &folder, stays, owner, sight: Sight::new(plan, backup) };
+    let delivered = async {
+        match stays {
+            Stays::Nothing => delivery.follow(cancel).await,
+            Stays::ForReceiver => {
+                let received = CancellationToken::new();
+                let receive = async {
+                    stream::receive(plan, backup, &folder, owner, anew, cancel).await;
+                    received.cancel();
+                };
+                tokio::join!(delivery.follow(&received), receive);
+            }
         }
+    };
+    tokio::select! {
+        () = delivered => {}
+        never = delivery.sight.keep_looking() => match never {},
     }
 }
 
@@ -60,6 +69,7 @@ struct Delivery<'a> {
     folder: &'a Path,
     stays: Stays,
     owner: &'a str,
+    sight: Sight<'a>,
 }
 
 /// What the followers know of each other.
@@ -175,7 +185,8 @@ impl Delivery<'_> {
         }
         // It may have become another since.
         let (raw, version) = folder::read(&path).map_err(unreadable)?;
-        let sealed = Sealed::new(&version, whole.parsed, &raw, &self.backup.encrypt_to);
+        let told_until = end_of(whole, &raw).and_then(|end| self.sight.told_until(end));
+        let sealed = Sealed::new(&version.name, whole.parsed, &raw, told_until, &self.backup.encrypt_to);
         let sealed = sealed.map_err(|error| Hindered::File(error.message))?;
         drop(raw);
         sealed.put(store, self.backup.name.as_str(), claimed).await.map_err(|error| match error.kind {
@@ -185,6 +196,13 @@ impl Delivery<'_> {
         lock(shared).stored.entry(version.clone()).or_default().insert(name.clone());
         Ok(Some(version))
     }
+}
+
+/// The place just behind a segment.
+fn end_of(whole: &Whole, raw: &[u8]) -> Option<Lsn> {
+    let WalName::Segment(numbers) = whole.parsed else { return None };
+    let bytes = FirstPage::parse(raw).ok()?.segment_bytes;
+    Some(numbers.segment(bytes)?.end(bytes))
 }
 
 /// Why a file is not in a store.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::catalog::{Catalog, Entry, Rung, Wanted};
@@ -15,17 +15,19 @@ use crate::error::{Error, Kind, Result};
 use crate::host::local::LocalHost;
 use crate::host::{Call, Host, Tag};
 use crate::job::keys;
-use crate::job::physical::{archive, fetch};
+use crate::job::physical::archive::{self, Owner};
+use crate::job::physical::fetch;
+use crate::job::physical::received::Received;
 use crate::keys::Identities;
 use crate::physical::chain;
-use crate::physical::commits::{Ended, ended};
+use crate::physical::commits::{Ended, ended, restore_point};
 use crate::physical::plan::{Base, End, Way, Window, way};
 use crate::postgres::programs;
 use crate::store::{Store, catalog_of};
 use crate::wal::object::Header;
-use crate::wal::{Archive, Reach, Segment, WalName};
+use crate::wal::{Archive, Lsn, Reach, Segment, WalName};
 
-/// So many segments are looked through for a transaction. Behind them nobody knows: PostgreSQL is given the moment, and
+/// So many segments are looked through for what they tell. Behind them nobody knows: PostgreSQL is given the moment, and
 /// ends at it or fails.
 const LOOKED_THROUGH_MAX: usize = 256;
 
@@ -40,6 +42,8 @@ pub struct Seen {
     pub archives: Vec<(Name, Archive)>,
     /// Who opens what is encrypted of it, as far as anybody knows.
     pub keys: Identities,
+    /// What lies on this machine and in no store yet, where somebody has taken it along.
+    pub received: Option<Received>,
 }
 
 /// Looks at the stores of a backup, or at one of them. One that does not answer is told, if another does.
@@ -51,7 +55,7 @@ pub async fn look(plan: &Plan, backup: &Backup, only: Option<&Name>) -> Result<S
     let name = backup.name.as_str();
     let keys = keys::of_backup(plan, name)?.unwrap_or_default();
     let catalog = Catalog::trusting(keys::trust(plan));
-    let mut seen = Seen { stores: Vec::new(), catalog, archive: Archive::default(), archives: Vec::new(), keys };
+    let mut seen = Seen { stores: Vec::new(), catalog, archive: Archive::default(), archives: Vec::new(), keys, received: None };
     let mut failed = None;
     for (store_name, store) in stores {
         let looked = async {
@@ -101,6 +105,34 @@ impl Seen {
         self.catalog.entries.iter().filter(fits).filter_map(of).collect()
     }
 
+    /// Takes along what lies on this machine and in no store yet.
+    ///
+    /// # Errors
+    /// The store does not say whose log it is.
+    pub async fn take_received(&mut self, plan: &Plan, backup: &Backup) -> Result<()> {
+        let Some(owner) = self.owner(backup.name.as_str()).await? else { return Ok(()) };
+        let Some(mut received) = Received::look(plan, backup, &owner) else { return Ok(()) };
+        received.whole.retain(|segment| !self.archive.contains(*segment));
+        received.open = received.open.filter(|open| !self.archive.contains(*open));
+        for segment in received.whole.iter().chain(&received.open) {
+            self.archive.segments.entry(segment.timeline).or_default().insert(segment.number);
+        }
+        self.archive.open = received.open;
+        self.received = Some(received);
+        Ok(())
+    }
+
+    /// The cluster whose log is in the first store.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn owner(&self, backup: &str) -> Result<Option<Owner>> {
+        match self.stores.first() {
+            Some((_, store)) => Owner::read(&**store, backup).await,
+            None => Ok(None),
+        }
+    }
+
     /// Those of them that are good in a store.
     pub fn bases_in(&self, store: &Name) -> Vec<Base> {
         let is_good = |base: &Base| {
@@ -119,7 +151,7 @@ impl Seen {
         for base in self.bases(None) {
             let Ok(way) = way(&base, Some(&self.archive), None) else { continue };
             let (to, to_lsn) = match &way.reach {
-                Some(reach) => (self.archived_at(backup, reach).await?.unwrap_or(base.physical.stopped_at), reach.end),
+                Some(reach) => (self.told_until(backup, reach).await?.unwrap_or(base.physical.stopped_at), reach.end),
                 None => (base.physical.stopped_at, base.physical.stop_lsn),
             };
             let window = Window {
@@ -141,11 +173,16 @@ impl Seen {
         Ok(windows)
     }
 
-    /// Up to when the log of a reach tells all. What is damaged does not say.
-    async fn archived_at(&self, backup: &str, reach: &Reach) -> Result<Option<DateTime<Utc>>> {
-        for segment in reach.segments.iter().rev() {
+    /// Up to when the log of a reach tells all. What is damaged does not say, nor what is in no store.
+    async fn told_until(&self, backup: &str, reach: &Reach) -> Result<Option<DateTime<Utc>>> {
+        for segment in reach.segments.iter().rev().take(LOOKED_THROUGH_MAX) {
             match self.header(backup, *segment).await {
-                Ok(header) => return Ok(header.map(|header| header.written_at.unwrap_or(header.at))),
+                // One that does not say tells no less than the one before.
+                Ok(header) => {
+                    if let Some(at) = header.and_then(|header| header.written_at) {
+                        return Ok(Some(at));
+                    }
+                }
                 Err(error) if error.kind == Kind::Damaged => {}
                 Err(error) => return Err(error),
             }
@@ -177,7 +214,8 @@ impl Seen {
     /// No store has a sound one, or none of the keys opens it.
     pub async fn read(&self, backup: &str, name: &str) -> Result<Option<Vec<u8>>> {
         let Some(parsed) = WalName::parse(name) else { return Ok(None) };
-        fetch::read(&self.stores, backup, name, parsed, &self.keys).await
+        let stored = fetch::read(&self.stores, backup, name, parsed, &self.keys).await?;
+        Ok(stored.or_else(|| self.received.as_ref()?.read(name)))
     }
 
     /// What is known of the end of a way: by `pg_waldump`, in a folder of the spool.
@@ -187,12 +225,11 @@ impl Seen {
     pub async fn end_of(&self, plan: &Plan, backup: &Backup, way: &Way, major: u32) -> Result<Option<End>> {
         let Some(reach) = way.reach.as_ref().filter(|reach| !reach.segments.is_empty()) else { return Ok(None) };
         let name = backup.name.as_str();
-        let Some(archived_at) = self.archived_at(name, reach).await? else { return Ok(None) };
-        let given = plan.servers.get(&backup.server).and_then(|server| server.bin_dir.clone());
-        let unknown = End { archived_at, newest: None };
-        // That of another version takes none of these pages, and says nothing.
-        let bin_dir = programs::of_server(given, major).ok().filter(|dir| programs::major_in(dir) == Some(major));
-        let Some(bin_dir) = bin_dir else { return Ok(Some(unknown)) };
+        let Some(told_until) = self.told_until(name, reach).await? else { return Ok(None) };
+        // PostgreSQL has the last word on what nobody could look into.
+        let received = self.received.as_ref().map_or(told_until, |received| received.written_at);
+        let unknown = End { told_until: told_until.max(received), newest: None };
+        let Some(bin_dir) = waldump(plan, backup, major) else { return Ok(Some(unknown)) };
         let folder = Scratch::make(&plan.spool_dir)?;
         for segment in reach.segments.iter().rev().take(LOOKED_THROUGH_MAX) {
             let segment = segment.name(self.archive.segment_bytes);
@@ -207,8 +244,10 @@ impl Seen {
             std::fs::write(&path, raw).map_err(|error| Error::system(format_args!("cannot write {}", path.display()), &error))?;
             let newest = newest_transaction(&bin_dir, &path).await?;
             let _ = std::fs::remove_file(&path);
-            if newest.is_some() {
-                return Ok(Some(End { archived_at, newest }));
+            if let Some(newest) = newest {
+                // What was received tells all until its newest transaction; of that moment there may come another one.
+                let told_until = told_until.max(newest - TimeDelta::microseconds(1));
+                return Ok(Some(End { told_until, newest: Some(newest) }));
             }
         }
         if reach.segments.len() > LOOKED_THROUGH_MAX {
@@ -216,7 +255,41 @@ impl Seen {
         }
         // Nothing at all behind the base backup: as if its end were the newest.
         let base = self.bases(None).into_iter().find(|base| base.id == way.base);
-        Ok(Some(End { archived_at, newest: base.map(|base| base.physical.stopped_at) }))
+        Ok(Some(End { told_until, newest: base.map(|base| base.physical.stopped_at) }))
+    }
+
+    /// Where in the log the newest restore point of a name is, behind one of the base backups. `None`: nobody could look
+    /// that far; PostgreSQL fails where it finds none.
+    ///
+    /// # Errors
+    /// A store cannot be read, or the spool cannot be written.
+    pub async fn restore_point(&self, plan: &Plan, backup: &Backup, bases: &[Base], name: &str) -> Result<Option<Lsn>> {
+        let bytes = self.archive.segment_bytes;
+        let ways = bases.iter().filter_map(|base| way(base, Some(&self.archive), None).ok()?.reach);
+        let mut segments: Vec<Segment> = ways.flat_map(|reach| reach.segments).collect();
+        segments.sort_by_key(|segment| std::cmp::Reverse((segment.number, segment.timeline)));
+        segments.dedup();
+        let entry = bases.first().and_then(|base| self.catalog.entries.iter().find(|entry| entry.id == base.id));
+        let major = entry.and_then(|entry| programs::parse_version(&entry.manifest.server_version)).map_or(0, |(major, _)| major);
+        let Some(bin_dir) = waldump(plan, backup, major) else { return Ok(None) };
+        let folder = Scratch::make(&plan.spool_dir)?;
+        for segment in segments.iter().take(LOOKED_THROUGH_MAX) {
+            let path = folder.0.join(segment.name(bytes));
+            let raw = match self.read(backup.name.as_str(), &segment.name(bytes)).await {
+                Ok(Some(raw)) => raw,
+                Ok(None) => continue,
+                Err(error) if error.kind == Kind::Damaged => continue,
+                Err(error) => return Err(error),
+            };
+            std::fs::write(&path, raw).map_err(|error| Error::system(format_args!("cannot write {}", path.display()), &error))?;
+            let mut found = None;
+            dump(&bin_dir, "XLOG", &path, |line| found = restore_point(line, name).or(found)).await?;
+            let _ = std::fs::remove_file(&path);
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
     }
 
     /// The copy of a base backup that is read: in the store where it has the highest rung, the first of equals.
@@ -231,6 +304,12 @@ impl Seen {
         let (name, store) = best.ok_or_else(|| Error::new(Kind::Damaged, format!("no store has a sound copy of {id}")))?;
         Ok((entry, name, store))
     }
+}
+
+/// The folder of the pg_waldump of a major version: that of another takes none of its pages, and says nothing.
+fn waldump(plan: &Plan, backup: &Backup, major: u32) -> Option<PathBuf> {
+    let given = plan.servers.get(&backup.server).and_then(|server| server.bin_dir.clone());
+    programs::of_server(given, major).ok().filter(|dir| programs::major_in(dir) == Some(major))
 }
 
 /// A folder that goes with this.
@@ -260,10 +339,17 @@ impl Drop for Scratch {
 /// # Errors
 /// There is no pg_waldump.
 pub async fn newest_transaction(bin_dir: &Path, segment: &Path) -> Result<Option<DateTime<Utc>>> {
+    let mut newest = None;
+    dump(bin_dir, "Transaction", segment, |line| newest = newest.max(ended(line).map(Ended::at))).await?;
+    Ok(newest)
+}
+
+/// What pg_waldump says of the records of one sort in a segment, line by line.
+async fn dump(bin_dir: &Path, rmgr: &str, segment: &Path, mut heard: impl FnMut(&str)) -> Result<()> {
     let host = LocalHost::new(Some(bin_dir.to_owned()));
     let call = Call {
         program: "pg_waldump",
-        args: vec!["--rmgr=Transaction".to_owned(), segment.display().to_string()],
+        args: vec![format!("--rmgr={rmgr}"), segment.display().to_string()],
         env: vec![("TZ".to_owned(), "UTC".to_owned())],
         password: None,
         tag: Tag::random(),
@@ -271,12 +357,11 @@ pub async fn newest_transaction(bin_dir: &Path, segment: &Path) -> Result<Option
         input: None,
     };
     let mut process = host.start(call).await?;
-    let mut newest = None;
     let mut lines = BufReader::new(&mut process.stdout).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        newest = newest.max(ended(&line).map(Ended::at));
+        heard(&line);
     }
     // Its exit says nothing: at the end of a segment a record goes on in the next one.
     process.running.wait().await?;
-    Ok(newest)
+    Ok(())
 }

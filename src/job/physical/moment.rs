@@ -14,8 +14,8 @@ use crate::error::{Error, Kind, Result};
 use crate::host::Tag;
 use crate::job::physical::place::Place;
 use crate::job::physical::restore::{Asked, Looked, judge, lay};
+use crate::job::physical::start;
 use crate::job::physical::unpack::make_folder;
-use crate::job::physical::{fetch, start};
 use crate::job::progress::Progress;
 use crate::physical::plan::Stop;
 use crate::physical::recovery::{self, ABSENT, BESIDE, Reached, Source, WANTED};
@@ -24,8 +24,8 @@ use crate::postgres::Server;
 use crate::postgres::programs::parse_version;
 use crate::postgres::throwaway::{Prepared, Throwaway, Wanted};
 use crate::state::State;
+use crate::wal::Segment;
 use crate::wal::name::is_behind;
-use crate::wal::{Segment, WalName};
 
 /// How many segments are laid beside recovery ahead of the one that it asks for.
 const AHEAD: usize = 2;
@@ -163,10 +163,7 @@ async fn feed(looked: &Looked<'_>, folder: PathBuf) -> Result<Infallible> {
 /// Lays one file. False: the archive has none of that name.
 async fn give(looked: &Looked<'_>, folder: &Path, name: &str) -> Result<bool> {
     let is_behind = looked.last_segment().is_some_and(|last| is_behind(name, &last));
-    let raw = match WalName::parse(name).filter(|_| !is_behind) {
-        Some(parsed) => fetch::read(&looked.seen.stores, looked.backup.name.as_str(), name, parsed, &looked.seen.keys).await?,
-        None => None,
-    };
+    let raw = if is_behind { None } else { looked.seen.read(looked.backup.name.as_str(), name).await? };
     let failed = |error: &io::Error| Error::system(format_args!("cannot write into {}", folder.display()), error);
     match &raw {
         Some(raw) => lay_file(folder, name, raw),

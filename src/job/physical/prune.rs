@@ -1,6 +1,8 @@
 //! The log goes with the last base backup that needs it.
 
-use crate::catalog::Catalog;
+use serde::Serialize;
+
+use crate::catalog::{Catalog, Id};
 use crate::error::Result;
 use crate::job::physical::archive;
 use crate::physical::retain::log_from;
@@ -8,48 +10,69 @@ use crate::store::Objects;
 use crate::wal::name::{FOLDER, SUFFIX, timeline_folder};
 use crate::wal::{Lsn, WalName};
 
-/// Removes from a store what no base backup there needs any more, oldest first, and returns how many files
-/// that were. What is before the first that stays leads nowhere; histories are small and stay.
+/// Log in a store that no base backup there needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Expired {
+    pub files: usize,
+    /// By their names, the oldest and the newest.
+    pub first: String,
+    pub last: String,
+    /// From here on the log is needed.
+    pub before: Lsn,
+    #[serde(skip)]
+    keys: Vec<String>,
+}
+
+/// What is not needed by the base backups that stay, oldest first. What is before the first that stays leads nowhere;
+/// histories are small and stay. `None`: all of it is needed, or nobody can tell.
 ///
 /// # Errors
-/// The store cannot be read or written.
-pub async fn prune(store: &dyn Objects, backup: &str, catalog: &Catalog) -> Result<usize> {
+/// The store cannot be read.
+pub async fn expired(store: &dyn Objects, backup: &str, catalog: &Catalog, stays: impl Fn(&Id) -> bool) -> Result<Option<Expired>> {
     // One that cannot be read may need it.
     if catalog.unreadable.iter().any(|(id, _)| id.backup == backup) {
         tracing::warn!(backup, "a manifest cannot be read: nothing of the log is deleted");
-        return Ok(0);
+        return Ok(None);
     }
-    let kept = catalog.entries.iter().filter(|entry| entry.id.backup == backup);
-    let Some(from) = log_from(kept.filter_map(|entry| entry.manifest.physical.as_ref())) else { return Ok(0) };
-    let keys = before(store, backup, from).await?;
-    for key in &keys {
-        store.delete(key).await?;
-    }
-    if !keys.is_empty() {
-        tracing::info!(backup, files = keys.len(), before = %from, "log that no base backup needs: deleted");
-    }
-    Ok(keys.len())
+    let kept = catalog.entries.iter().filter(|entry| entry.id.backup == backup && stays(&entry.id));
+    let Some(before) = log_from(kept.filter_map(|entry| entry.manifest.physical.as_ref())) else { return Ok(None) };
+    let found = found(store, backup, before).await?;
+    let (Some((first, _)), Some((last, _))) = (found.first().cloned(), found.last().cloned()) else { return Ok(None) };
+    Ok(Some(Expired { files: found.len(), first, last, before, keys: found.into_iter().map(|(_, key)| key).collect() }))
 }
 
-async fn before(store: &dyn Objects, backup: &str, from: Lsn) -> Result<Vec<String>> {
+/// Removes it from a store.
+///
+/// # Errors
+/// The store cannot be written; what was not deleted stays.
+pub async fn remove(store: &dyn Objects, backup: &str, expired: &Expired) -> Result<()> {
+    for key in &expired.keys {
+        store.delete(key).await?;
+    }
+    tracing::info!(backup, files = expired.files, before = %expired.before, "log that no base backup needs: deleted");
+    Ok(())
+}
+
+/// Names and keys of what lies before a place, oldest first.
+async fn found(store: &dyn Objects, backup: &str, before: Lsn) -> Result<Vec<(String, String)>> {
     let bytes = match archive::Owner::read(store, backup).await? {
         Some(owner) => owner.segment_bytes,
         None => return Ok(Vec::new()),
     };
-    let first = from.0 / bytes;
+    let first = before.0 / bytes;
     let mut found = Vec::new();
     for folder in store.list(&format!("{backup}/{FOLDER}")).await?.iter().filter(|listed| listed.bytes.is_none()) {
         let Ok(timeline) = u32::from_str_radix(&folder.name, 16) else { continue };
         let folder = timeline_folder(backup, timeline);
         for file in store.list(&folder).await? {
-            if let Some(WalName::Segment(numbers) | WalName::Partial(numbers) | WalName::Label(numbers)) =
-                file.name.strip_suffix(SUFFIX).and_then(WalName::parse)
+            if let Some(name) = file.name.strip_suffix(SUFFIX)
+                && let Some(WalName::Segment(numbers) | WalName::Partial(numbers) | WalName::Label(numbers)) = WalName::parse(name)
                 && let Some(segment) = numbers.segment(bytes).filter(|segment| segment.number < first)
             {
-                found.push((segment.number, format!("{folder}/{}", file.name)));
+                found.push((segment.number, name.to_owned(), format!("{folder}/{}", file.name)));
             }
         }
     }
     found.sort();
-    Ok(found.into_iter().map(|(_, key)| key).collect())
+    Ok(found.into_iter().map(|(_, name, key)| (name, key)).collect())
 }

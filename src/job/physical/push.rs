@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures_util::{Stream, StreamExt};
 
 use crate::config::Plan;
@@ -158,29 +159,29 @@ pub struct Sealed {
 }
 
 impl Sealed {
-    /// Of a file here, with the version of it that was read.
+    /// Of a file of the server's own, with the version of it that was read.
     ///
     /// # Errors
     /// It cannot be read, or as for [`Sealed::new`].
     pub fn read(path: &Path, recipients: &[Recipient]) -> Result<(Self, Version)> {
         let (_, parsed) = named(path)?;
         let (raw, version) = folder::read(path).map_err(|error| unreadable(path, &error))?;
-        Ok((Self::new(&version, parsed, &raw, recipients)?, version))
+        Ok((Self::new(&version.name, parsed, &raw, version.written_at(), recipients)?, version))
     }
 
-    /// Checks that it is what its name says, packs it, and encrypts it where it is log.
+    /// Checks that it is what its name says, packs it, and encrypts it where it is log. `written_at`: until when it tells
+    /// all, as far as that is known.
     ///
     /// # Errors
     /// It is not, or a recipient takes no key.
-    pub fn new(version: &Version, parsed: WalName, raw: &Bytes, recipients: &[Recipient]) -> Result<Self> {
-        let name = version.name.as_str();
+    pub fn new(name: &str, parsed: WalName, raw: &Bytes, written_at: Option<DateTime<Utc>>, recipients: &[Recipient]) -> Result<Self> {
         let wrong = |why: String| {
             Error::new(Kind::Damaged, format!("{name} is not what its name says: {why}"))
                 .hint("it was not archived; look into the kernel's log of the server's disk")
         };
         let owner = owner_of(parsed, raw, raw.len() as u64).map_err(wrong)?;
         let system_identifier = owner.as_ref().and_then(|owner| owner.system_identifier.parse().ok());
-        let header = Header::of(name, raw, clock::now(), version.written_at(), system_identifier);
+        let header = Header::of(name, raw, clock::now(), written_at, system_identifier);
         // Where timelines fork is no secret, and must be seen before anybody asks for a key.
         let recipients = if parsed.is_log() { recipients } else { &[] };
         let packed = object::seal(&header, raw, CODEC, recipients)?;

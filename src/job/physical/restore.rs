@@ -18,7 +18,7 @@ use crate::job::physical::look::{self, Seen};
 use crate::job::physical::start::{self, Started};
 use crate::job::physical::unpack::{Folders, make_durable, make_folder};
 use crate::job::progress::Progress;
-use crate::job::restore::refuse_unsigned;
+use crate::job::restore::{measured, refuse_unsigned};
 use crate::job::run::find;
 use crate::physical::plan::{Stop, Way, Window, choose, stop};
 use crate::physical::recovery::{self, BESIDE, Reached, Source};
@@ -90,6 +90,19 @@ impl Looked<'_> {
         programs::of_server(given, major).ok()
     }
 
+    /// How long it will take, and by what that is known.
+    pub fn expected(&self) -> (Option<f64>, String) {
+        let expected = measured(&self.seen.catalog).and_then(|drill| drill.expect(self.manifest.raw_bytes()));
+        expected.map_or((None, "no drill yet: unknown".to_owned()), |(seconds, how)| (Some(seconds), how))
+    }
+
+    /// How many of its segments lie here and in no store.
+    pub fn received(&self) -> usize {
+        let Some(received) = &self.seen.received else { return 0 };
+        let segments = self.way.reach.iter().flat_map(|reach| &reach.segments);
+        segments.filter(|segment| received.has(**segment)).count()
+    }
+
     /// Segments of the log that it needs at least.
     pub fn segments(&self) -> usize {
         self.way.reach.as_ref().map_or(0, |reach| reach.segments.len())
@@ -119,13 +132,26 @@ pub async fn look<'a>(plan: &'a Plan, wanted: &Wanted, asked: &Asked) -> Result<
     if let Some(path) = &asked.identity {
         seen.keys = keys::of_file(path)?;
     }
-    let bases = seen.bases(Some(wanted));
+    if only.is_none() {
+        seen.take_received(plan, backup).await?;
+    }
+    let mut bases = seen.bases(Some(wanted));
     if bases.is_empty() {
         // Says why.
         seen.catalog.find(wanted)?;
         return Err(Error::new(Kind::NotFound, format!("there is no base backup {wanted}")).hint(format!("pgvigil list {}", wanted.backup)));
     }
-    let way = match choose(&asked.target, &bases, Some(&seen.archive), asked.timeline) {
+    if let Target::Name(name) = &asked.target
+        && let Some(lsn) = seen.restore_point(plan, backup, &seen.bases(None), name).await?
+    {
+        // It may lie before the newest base backup.
+        bases.retain(|base| base.physical.stop_lsn <= lsn);
+        if bases.is_empty() {
+            let why = format!("it is at LSN {lsn}, before the end of the base backup");
+            return Err(refused(&asked.target, &why, &seen.windows(&wanted.backup).await?));
+        }
+    }
+    let mut way = match choose(&asked.target, &bases, Some(&seen.archive), asked.timeline) {
         Ok(way) => way,
         Err(against) => return Err(refused(&asked.target, &against.join("\n  "), &seen.windows(&wanted.backup).await?)),
     };
@@ -146,6 +172,10 @@ pub async fn look<'a>(plan: &'a Plan, wanted: &Wanted, asked: &Asked) -> Result<
         Ok(stop) => stop,
         Err(why) => return Err(refused(&asked.target, &why, &seen.windows(&wanted.backup).await?)),
     };
+    if let (Stop::WithTheLog(_), Some(reach)) = (&stop, &mut way.reach) {
+        // More may come into it, and nothing of it is needed.
+        reach.leave_open_one(seen.archive.segment_bytes);
+    }
     let tablespaces = manifest.physical.as_ref().map(|physical| physical.tablespaces.as_slice()).unwrap_or_default();
     let places = recovery::places(tablespaces, &asked.tablespaces, &asked.data.display().to_string());
     let places = places.map_err(|why| Error::new(Kind::Usage, why))?;
@@ -240,6 +270,7 @@ async fn fetch(plan: &Plan, looked: &Looked<'_>, asked: &Asked, progress: &Progr
         let folder = asked.data.join(BESIDE);
         beside::lay(looked.backup, &looked.seen, &looked.way, &looked.stop, bin_dir.as_deref(), &folder).await?;
     }
+    let is_beside = !asked.with_wal && beside::lay_received(looked.backup, &looked.seen, &looked.way, &asked.data.join(BESIDE)).await?;
     progress.begin("making it durable");
     let program = std::env::current_exe().map_err(|error| Error::system("cannot find this program", &error))?;
     let last = looked.last_segment();
@@ -253,6 +284,7 @@ async fn fetch(plan: &Plan, looked: &Looked<'_>, asked: &Asked, progress: &Progr
             store: asked.store.as_deref(),
             identity: asked.identity.as_deref(),
             until: last.as_deref(),
+            is_beside,
         }
     };
     configure(&asked.data, looked, looked.physical()?, &source)?;
@@ -344,7 +376,8 @@ pub fn judge(reach: Option<&Reach>, stop: &Stop, segment_bytes: u64, reached: &R
             {
                 return short(format!("behind a transaction of {}, and the last should be of {}", looked_at(last), looked_at(*newest)));
             }
-            let last = reach.segments.last().map(|segment| segment.start(segment_bytes));
+            // Of one that was still being written nobody knows whether a record begins in it.
+            let last = reach.segments.iter().rev().nth(usize::from(reach.open)).map(|segment| segment.start(segment_bytes));
             if last.zip(reached.lsn).is_some_and(|(last, lsn)| lsn < last) || reached.lsn.is_none() {
                 return short(format!("at {at}, and the log leads to {}", reach.end));
             }

@@ -9,7 +9,6 @@ use crate::config::plan::Backup;
 use crate::config::values::Name;
 use crate::error::Result;
 use crate::host::{Tag, clock};
-use crate::job::physical::archive::Owner;
 use crate::job::physical::folder;
 use crate::job::physical::look::{self, Seen};
 use crate::job::physical::stream::slot_name;
@@ -100,7 +99,7 @@ pub async fn status(plan: &Plan, backup: &Backup) -> Result<Status> {
         status.problems.extend(lacks(&seen, name, store, archive, now).await?);
     }
     if let Some((folder, stays)) = folder::of(plan, backup) {
-        status.problems.extend(folder::problems(&folder, stays, owner(&seen, name).await?.as_ref(), now));
+        status.problems.extend(folder::problems(&folder, stays, seen.owner(name).await?.as_ref(), now));
     }
     if backup.physical.as_ref().is_some_and(|physical| physical.wal.is_none()) {
         return Ok(status);
@@ -109,21 +108,14 @@ pub async fn status(plan: &Plan, backup: &Backup) -> Result<Status> {
         Ok(server) => {
             let archived_to = status.last.as_ref().map(|last| last.end_lsn);
             let standing = lag::standing(archived_to, server.lsn, seen.archive.segment_bytes);
-            status.problems.extend(lag::problems(&server, standing, status.last.as_ref().map(|last| last.at), now));
+            let last_at = status.last.as_ref().map(|last| last.at);
+            status.problems.extend(lag::problems(&server, archived_to, seen.archive.segment_bytes, last_at, now));
             status.bytes_behind = Some(lag::bytes_behind(archived_to, server.lsn));
             (status.standing, status.server) = (Some(standing), Some(server));
         }
         Err(error) => status.error = Some(error.message),
     }
     Ok(status)
-}
-
-/// The cluster whose log is in the first store.
-async fn owner(seen: &Seen, name: &str) -> Result<Option<Owner>> {
-    match seen.stores.first() {
-        Some((_, store)) => Owner::read(&**store, name).await,
-        None => Ok(None),
-    }
 }
 
 async fn last(seen: &Seen, name: &str, now: DateTime<Utc>) -> Result<Option<Last>> {
