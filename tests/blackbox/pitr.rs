@@ -1,10 +1,12 @@
 //! Base backups and the log of a cluster: made, archived, read back.
 
 use std::collections::BTreeSet;
+use std::process::Stdio;
 
 use crate::common::{Server, World};
+use crate::offsite::{Sshd, bucket, s3};
 use crate::pitr_site::Site;
-use crate::support::{self, stock};
+use crate::support::{self, Tmpfs, stock, until};
 
 #[test]
 fn a_base_backup_with_its_log_in_the_archive() {
@@ -183,4 +185,93 @@ fn what_is_fetched_at_the_end_is_held_on_the_server_until_then() {
     let site = Site::with(15, "archive_mode = off\nmax_replication_slots = 0", "compression = \"zstd\"\n");
     let ran = site.pgvigil(&["run", "cluster"]).expect(0);
     assert!(ran.stderr.contains("no slot holds the log of this base backup"), "{ran:#?}");
+}
+
+#[test]
+fn never_two_at_once_on_one_server() {
+    let site = Site::with(15, "archive_mode = off", "compression = \"zstd\"\n[backups.other]\nkind = \"physical\"\n");
+    let locks = site.world.path("state/locks");
+    site.world.backup("cluster");
+    // One of ours, of whichever backup.
+    let held = std::fs::File::create(locks.join("main.BASE.lock")).unwrap();
+    held.try_lock().unwrap();
+    for backup in ["cluster", "other"] {
+        let ran = site.pgvigil(&["--json", "run", backup]).expect(75);
+        assert!(ran.stderr.contains("another base backup of server main is under way"), "{ran:#?}");
+    }
+    drop(held);
+    // One of somebody else.
+    let mut theirs = site.cluster.tool("pg_basebackup");
+    theirs.args(["--pgdata=-", "--format=tar", "--wal-method=none", "--checkpoint=fast", "--max-rate=32k", "--no-password"]);
+    let mut theirs = theirs.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    until("it is under way", || site.sql("select count(*) from pg_stat_progress_basebackup") == "1");
+    let ran = site.pgvigil(&["--json", "run", "cluster"]).expect(75);
+    assert!(ran.stderr.contains("another base backup of this server is under way"), "{ran:#?}");
+    theirs.kill().unwrap();
+    theirs.wait().unwrap();
+    until("it has ended", || site.sql("select count(*) from pg_stat_progress_basebackup") == "0");
+    site.world.backup("other");
+}
+
+#[test]
+fn a_spool_that_is_too_small_is_refused_before_anything_is_copied() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = dir.path().join("spool");
+    let _mounted = Tmpfs::mount(&spool, "16m");
+    support::own(dir.path());
+    let site = Site::with(15, "archive_mode = off\nlog_replication_commands = on", "compression = \"zstd\"\n");
+    let file = std::fs::read_to_string(site.world.config()).unwrap();
+    std::fs::write(site.world.config(), format!("spool_dir = \"{}\"\n{file}", spool.display())).unwrap();
+    // Without tablespaces nothing goes through it.
+    site.world.backup("cluster");
+    let space = site.world.path("restored/space");
+    std::fs::create_dir(&space).unwrap();
+    support::own(&space);
+    site.sql(&format!("create tablespace far location '{}'", space.display()));
+    site.sql("create table t tablespace far as select generate_series(1, 1000) n");
+    let log = || std::fs::read_to_string(std::path::Path::new(&site.cluster.host()).join("log")).unwrap();
+    let before = log().matches("BASE_BACKUP").count();
+    let ran = site.pgvigil(&["--json", "run", "cluster"]).expect(1);
+    assert!(ran.stderr.contains("would not fit into the spool") && ran.stderr.contains("spool_dir"), "{ran:#?}");
+    assert_eq!(log().matches("BASE_BACKUP").count(), before, "the server was not even asked for it");
+    assert_eq!(std::fs::read_dir(&spool).unwrap().count(), 0);
+    let list = site.pgvigil(&["--json", "list", "cluster"]).expect(0).json();
+    assert_eq!(list.as_array().unwrap().len(), 1, "{list:#}");
+}
+
+#[test]
+fn straight_into_a_bucket_and_to_another_host_with_memory_that_does_not_grow() {
+    let sshd = Sshd::start();
+    support::own(sshd.folder().parent().unwrap());
+    let sections = format!("{}{}", bucket("bucket", &s3(), &crate::common::unique("base"), "admin"), sshd.section("host"));
+    let site = Site::with(15, "archive_mode = off\nmax_wal_size = 4GB\nfull_page_writes = off", "compression = \"zstd\"\n");
+    // Much more than the bound, and bytes that do not pack, so that as many come out.
+    let megabytes = if support::long() { 1200 } else { 400 };
+    site.sql("create extension pgcrypto");
+    site.sql("create table t (n int, x bytea)");
+    site.sql("alter table t alter x set storage external");
+    site.sql(&format!("insert into t select n, gen_random_bytes(1024) from generate_series(1, {}) n", megabytes * 1024));
+    let spool = site.world.path("state/spool");
+    let text = std::fs::read_to_string(site.world.config()).unwrap();
+    for store in ["bucket", "host"] {
+        let keys = format!("kind = \"physical\"\nstores = [{store:?}]");
+        std::fs::write(site.world.config(), format!("{}{sections}", text.replace("kind = \"physical\"", &keys))).unwrap();
+        let rss = site.world.path("rss");
+        let mut run = std::process::Command::new("/usr/bin/time");
+        run.args(["--format=%M", "--output"]).arg(&rss).arg(env!("CARGO_BIN_EXE_pgvigil"));
+        run.arg("--config")
+            .arg(site.world.config())
+            .args(["--json", "run", "cluster"])
+            .env("PGVIGIL_TEST_PASSWORD", crate::common::password());
+        let answer = crate::common::ran(&mut run).expect(0).json();
+        assert_eq!(answer["rung"], "readable", "{answer}");
+        let kib: u64 = std::fs::read_to_string(&rss).unwrap().trim().parse().unwrap();
+        println!("{store}: {kib} KiB for {megabytes} MB");
+        assert!((1024..160 * 1024).contains(&kib), "{store}: {kib} KiB");
+        assert_eq!(std::fs::read_dir(&spool).map_or(0, Iterator::count), 0, "nothing waits here");
+        assert_eq!(site.world.names("cluster"), [] as [&str; 0], "nor in the folder beside");
+        let id = answer["id"].as_str().unwrap();
+        let restored = site.restore(&[id, "--latest"]);
+        assert_eq!(restored.sql("select count(*), sum(length(x)) / 1024 from t"), format!("{0}|{0}", megabytes * 1024));
+    }
 }

@@ -47,7 +47,7 @@ fn while_writing<T>(site: &Site, from: u64, work: impl FnOnce() -> T) -> u64 {
             // It writes already when the work begins, and some more.
             while !done.load(Ordering::Relaxed) || next < from + 10 {
                 load(site, next, 1);
-                if next % 4 == 0 {
+                if next.is_multiple_of(4) {
                     site.sql("select pg_switch_wal()");
                 }
                 next += 1;

@@ -42,7 +42,9 @@ const END_WITHIN: Duration = Duration::from_secs(5);
 /// told and tried again.
 pub async fn bring(plan: &Plan, backup: &Backup, owner: &str, anew: &Anew, cancel: &CancellationToken) {
     let Some((folder, stays)) = folder::of(plan, backup) else { return };
-    let delivery = Delivery { plan, backup, folder: &folder, stays, owner, sight: Sight::new(plan, backup) };
+    let server = &plan.servers[&backup.server];
+    let sight = Sight::new(if stays == Stays::ForReceiver { stream::over_the_network(server) } else { server.clone() });
+    let delivery = Delivery { plan, backup, folder: &folder, stays, owner, sight };
     let delivered = async {
         match stays {
             Stays::Nothing => delivery.follow(cancel).await,
@@ -69,7 +71,7 @@ struct Delivery<'a> {
     folder: &'a Path,
     stays: Stays,
     owner: &'a str,
-    sight: Sight<'a>,
+    sight: Sight,
 }
 
 /// What the followers know of each other.

@@ -8,15 +8,16 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::config::Plan;
-use crate::config::plan::Backup;
+use crate::config::file::Via;
+use crate::config::plan;
 use crate::host::Tag;
 use crate::postgres::Server;
 use crate::postgres::basebackup::Standing;
 use crate::wal::Lsn;
 
-/// How often; so much less than its age a segment tells at most.
+/// How often: what a segment tells ends so much before it came, at most. An exec costs the Engine more than a session.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
+const EXEC_EVERY: Duration = Duration::from_secs(60);
 
 /// Looks that are kept: those of the log that still waits are older.
 const KEPT_MAX: usize = 4096;
@@ -25,23 +26,24 @@ const KEPT_MAX: usize = 4096;
 const COMMITS_TAKE: TimeDelta = TimeDelta::seconds(1);
 
 /// The looks so far, each at a time and a place.
-pub struct Sight<'a> {
-    plan: &'a Plan,
-    backup: &'a Backup,
+pub struct Sight {
+    server: plan::Server,
     looks: Mutex<VecDeque<(DateTime<Utc>, Lsn)>>,
 }
 
-impl<'a> Sight<'a> {
-    pub fn new(plan: &'a Plan, backup: &'a Backup) -> Self {
-        Sight { plan, backup, looks: Mutex::default() }
+impl Sight {
+    pub fn new(server: plan::Server) -> Self {
+        Sight { server, looks: Mutex::default() }
     }
 
     /// Looks now and then. A server that does not answer says nothing.
     pub async fn keep_looking(&self) -> Infallible {
+        let by_exec = matches!(self.server.place, plan::Place::Container { via: Via::Exec, .. });
+        let every = if by_exec { EXEC_EVERY } else { LOOK_EVERY };
         let mut server = None;
         loop {
             if server.is_none() {
-                server = Server::connect(&self.plan.servers[&self.backup.server], Tag::random()).await.ok();
+                server = Server::connect(&self.server, Tag::random()).await.ok();
             }
             if let Some(there) = &server {
                 match Standing::written(there).await {
@@ -51,7 +53,7 @@ impl<'a> Sight<'a> {
                     Err(_) => server = None,
                 }
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(every).await;
         }
     }
 
@@ -76,9 +78,9 @@ mod tests {
 
     #[test]
     fn the_newest_look_that_is_not_behind_the_end() {
-        let plan = "state_dir = \"/s\"\n[stores.local]\npath = \"/b\"\n[servers.main]\nhost = \"h\"\n[backups.c]\nkind = \"physical\"\nwal = \"stream\"\n";
-        let plan = crate::config::parse(plan, std::path::Path::new("x.toml")).unwrap();
-        let sight = Sight::new(&plan, &plan.backups["c"]);
+        let text = "[stores.local]\npath = \"/b\"\n[servers.main]\nhost = \"h\"\n[backups.c]\nkind = \"physical\"\nwal = \"stream\"\n";
+        let plan = crate::config::parse(text, std::path::Path::new("x.toml")).unwrap();
+        let sight = Sight::new(plan.servers["main"].clone());
         let at = |second: i64| DateTime::<Utc>::UNIX_EPOCH + TimeDelta::seconds(second);
         assert_eq!(sight.told_until(Lsn(100)), None);
         for (second, lsn) in [(1, 50), (2, 100), (3, 101)] {

@@ -81,7 +81,7 @@ pub async fn receive(plan: &Plan, backup: &Backup, spool: &Path, by: &str, anew:
 }
 
 /// pg_receivewal runs here, also where dumps go by exec: what it has received must outlive the container.
-fn over_the_network(server: &plan::Server) -> plan::Server {
+pub fn over_the_network(server: &plan::Server) -> plan::Server {
     let mut server = server.clone();
     if let plan::Place::Container { via, .. } = &mut server.place {
         *via = Via::Network;
