@@ -45,7 +45,7 @@ pub async fn bring(plan: &Plan, backup: &Backup, owner: &str, anew: &Anew, cance
     let server = &plan.servers[&backup.server];
     let sight = Sight::new(if stays == Stays::ForReceiver { stream::over_the_network(server) } else { server.clone() });
     let delivery = Delivery { plan, backup, folder: &folder, stays, owner, sight };
-    let delivered = async {
+    let delivered = Box::pin(async {
         match stays {
             Stays::Nothing => delivery.follow(cancel).await,
             Stays::ForReceiver => {
@@ -57,7 +57,7 @@ pub async fn bring(plan: &Plan, backup: &Backup, owner: &str, anew: &Anew, cance
                 tokio::join!(delivery.follow(&received), receive);
             }
         }
-    };
+    });
     tokio::select! {
         () = delivered => {}
         never = delivery.sight.keep_looking() => match never {},
