@@ -77,7 +77,8 @@ impl Proof {
     /// How long a whole restore took. `None`: no drill, or one that did not get so far.
     pub fn restore_seconds(&self) -> Option<f64> {
         let drill = self.drill.as_ref()?;
-        (self.rung >= Rung::Restored || drill.compared.is_some()).then_some(drill.restore_seconds)
+        let is_whole = self.errors.is_empty() && self.rung >= Rung::Restored;
+        (is_whole || drill.compared.is_some()).then_some(drill.restore_seconds)
     }
 }
 

@@ -148,7 +148,7 @@ async fn online(plan: &Plan, unit: Option<&Unit>, lines: &mut Vec<Line>) {
     }
     for backup in plan.backups.values() {
         if let Some(server) = servers.get(&backup.server) {
-            of_backup(backup, server, lines).await;
+            of_backup(plan, backup, server, lines).await;
             if backup.drill.is_some() {
                 lines.push(of_drill(plan, backup, server).await);
             }
@@ -239,9 +239,9 @@ const OBSTACLES: &str = "select json_build_object(
         and not exists (select from aclexplode(l.lomacl) a where a.privilege_type = 'SELECT' and (a.grantee = 0 or pg_has_role(a.grantee, 'usage')))))
 from (select 1) one";
 
-async fn of_backup(backup: &Backup, server: &Server, lines: &mut Vec<Line>) {
+async fn of_backup(plan: &Plan, backup: &Backup, server: &Server, lines: &mut Vec<Line>) {
     if backup.physical.is_some() {
-        lines.extend(of_physical(backup, server).await);
+        lines.extend(of_physical(backup, &plan.servers[&backup.server], server).await);
         return;
     }
     let subject = format!("backup {}", backup.name);

@@ -1,17 +1,17 @@
 //! What would keep a physical backup from being made, and its log from coming.
 
 use super::check::Line;
-use crate::config::file::Wal;
-use crate::config::plan::Backup;
+use crate::config::file::{Via, Wal};
+use crate::config::plan::{self, Backup};
 use crate::error::Error;
-use crate::host::clock;
-use crate::job::physical::folder;
+use crate::host::{Tag, clock};
+use crate::job::physical::{base, folder, stream};
 use crate::physical::inbox::Stays;
 use crate::postgres::Server;
 use crate::postgres::basebackup::Cluster;
 
 /// Tries what a base backup begins with.
-pub(super) async fn of_physical(backup: &Backup, server: &Server) -> Vec<Line> {
+pub(super) async fn of_physical(backup: &Backup, configured: &plan::Server, server: &Server) -> Vec<Line> {
     let subject = format!("backup {}", backup.name);
     let wal = backup.physical.as_ref().and_then(|physical| physical.wal);
     let mut lines = of_folder(backup, &subject);
@@ -26,8 +26,20 @@ pub(super) async fn of_physical(backup: &Backup, server: &Server) -> Vec<Line> {
     if let Err(error) = (Cluster { base_backups: 0, ..cluster.clone() }).check(&server.facts.user, wal == Some(Wal::ArchiveCommand)) {
         lines.push(Line::bad(&subject, &error));
     }
-    if let Err(error) = server.try_replication().await {
+    let tried = match wal {
+        // It is received over the network, also where dumps go by exec.
+        Some(Wal::Stream) => match Server::connect(&stream::over_the_network(configured), Tag::random()).await {
+            Ok(server) => server.try_replication().await,
+            Err(error) => Err(error.context("wal = \"stream\" goes over the network")),
+        },
+        _ => server.try_replication().await,
+    };
+    if let Err(error) = tried {
         lines.push(Line::bad(&subject, &with_the_line(error, &server.facts.user)));
+    }
+    let by_exec = matches!(configured.place, plan::Place::Container { via: Via::Exec, .. });
+    if by_exec && !cluster.tablespaces.is_empty() {
+        lines.push(Line::bad(&subject, &base::no_folder(&cluster)));
     }
     if wal == Some(Wal::Stream) && cluster.settings.get("max_slot_wal_keep_size").is_some_and(|size| size == "-1") {
         lines.push(Line::warning(

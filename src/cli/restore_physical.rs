@@ -114,6 +114,12 @@ fn asked(session: &Session, args: &RestoreArgs, plan: &Plan, wanted: &Wanted) ->
         let split = split.map(|(name, place)| (name.to_owned(), place.to_owned()));
         split.ok_or_else(|| Error::new(Kind::Usage, format!("--tablespace {pair:?} names no place")).hint("write NAME=/absolute/folder"))
     });
+    if !options.with_wal && !session.config.exists() {
+        return usage(
+            format!("there is no {}: restore_command, which PostgreSQL runs by itself, reads a file", session.config.display()),
+            "add --with-wal, so that the log is laid beside the cluster; or write a file, and name it with --config",
+        );
+    }
     Ok(Asked {
         target,
         data: absolute(data)?,
@@ -244,14 +250,14 @@ pub(super) fn reached(reached: &Reached, zone: chrono_tz::Tz) -> String {
 }
 
 fn tell(session: &Session, looked: &Looked<'_>, asked: &Asked, restored: Option<&Restored>) -> Done {
-    let warnings = restored.map(|restored| restored.warnings.clone()).unwrap_or_default();
+    let warnings = restored.map_or(&looked.warnings, |restored| &restored.warnings);
     let started = restored.and_then(|restored| restored.started.as_ref());
     if session.json {
         output::json(&Told {
             answer: Answer {
                 id: Some(looked.way.base.to_string()),
                 rung: looked.rung,
-                warnings: &warnings,
+                warnings,
                 seconds: restored.map_or(0.0, |restored| (restored.seconds * 1000.0).round() / 1000.0),
                 ..Answer::new(Outcome::Ok, None)
             },
@@ -267,10 +273,10 @@ fn tell(session: &Session, looked: &Looked<'_>, asked: &Asked, restored: Option<
         })?;
         return Ok(code(Outcome::Ok, None));
     }
-    let Some(restored) = restored else { return Ok(code(Outcome::Ok, None)) };
-    for warning in &warnings {
+    for warning in warnings {
         output::warn(warning, None);
     }
+    let Some(restored) = restored else { return Ok(code(Outcome::Ok, None)) };
     let mut text = String::new();
     let mut line = |key: &str, value: String| {
         let _ = writeln!(text, "{key:<12}{value}");

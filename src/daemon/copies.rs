@@ -46,7 +46,7 @@ impl Daemon {
         let mut occupied: BTreeSet<Name> = self.copies.busy.keys().map(|(_, store)| store.clone()).collect();
         let mut due: Vec<(DateTime<Utc>, Pair)> = Vec::new();
         for backup in plan.backups.values().filter(|backup| !self.busy.contains_key(&backup.name)) {
-            for store in prune::receivers(backup) {
+            for store in prune::brought(backup) {
                 let pair = (backup.name.clone(), store.clone());
                 let at = self.copies.rest.get(&pair).map_or(DateTime::UNIX_EPOCH, |(at, _)| *at);
                 // A clock that went back must not make it wait for longer than it meant to.

@@ -138,8 +138,8 @@ struct Daemon {
     listener: Listener,
     /// What was due in time and has found no place yet: it is late, but was not missed.
     waiting: BTreeSet<Name>,
-    /// Whose log has a gap: a base backup is asked for, whenever there is a place.
-    wanted: BTreeSet<Name>,
+    /// When a gap in the log has asked for a base backup.
+    asked_for: BTreeMap<Name, Instant>,
     /// Why it cannot be told what is due, and why a run could not be put on record.
     unread: Option<Error>,
     unnoted: Option<Error>,
@@ -178,7 +178,7 @@ impl Daemon {
             work: JoinSet::new(),
             busy: BTreeMap::new(),
             waiting: BTreeSet::new(),
-            wanted: BTreeSet::new(),
+            asked_for: BTreeMap::new(),
             unread: None,
             unnoted: None,
             next_due: now,
@@ -264,7 +264,7 @@ impl Daemon {
 
     /// Whatever has become due by now.
     fn step(&mut self, now: DateTime<Utc>) {
-        self.ask_for_bases(now);
+        self.ask_for_bases();
         if now < self.last_step || now >= self.next_due {
             let begun = self.begin_due(now);
             self.unread = begun.as_ref().err().cloned();

@@ -52,8 +52,8 @@ impl Daemon {
                 let anew = self.receiving.anew.clone();
                 self.receiving.tasks.spawn(async move { keep_receiving(&plan, &backup, &state, &anew, &cancel).await });
             }
-            let (plan, backup, _, cancel) = of;
-            self.receiving.tasks.spawn(async move { watch(&plan, &backup, &cancel).await });
+            let ((plan, backup, _, cancel), anew) = (of, self.receiving.anew.clone());
+            self.receiving.tasks.spawn(async move { watch(&plan, &backup, &anew, &cancel).await });
         }
     }
 
@@ -81,7 +81,7 @@ async fn keep_receiving(plan: &Plan, backup: &Backup, state: &State, anew: &Anew
 }
 
 /// Notes what is wrong with the log of a backup, for whoever assesses.
-async fn watch(plan: &Plan, backup: &Backup, cancel: &CancellationToken) {
+async fn watch(plan: &Plan, backup: &Backup, anew: &Anew, cancel: &CancellationToken) {
     let (mut wait, mut unseen_since) = (WATCH_FIRST, None);
     loop {
         tokio::select! {
@@ -91,6 +91,9 @@ async fn watch(plan: &Plan, backup: &Backup, cancel: &CancellationToken) {
         let (seen, now, name) = (status::status(plan, backup).await, clock::now(), backup.name.as_str());
         let (mut problems, figures, why) = match seen {
             Ok(status) => {
+                if status.wants_base {
+                    anew.want(backup);
+                }
                 let figures = status.figures();
                 (status.problems, figures, status.error)
             }

@@ -1,7 +1,7 @@
 //! The runs of the daemon: what is due begins as far as there is a place, and its end is noted.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use tokio::task::{self, JoinError};
@@ -16,6 +16,9 @@ use crate::job::run::{self, Order, Report};
 use crate::schedule::due::{Due, Job, due};
 use crate::schedule::slots;
 use crate::state::Outcome;
+
+/// How long after one that a gap has asked for another one may be: it may have failed, or log was lost again.
+const ASK_AGAIN: Duration = Duration::from_secs(3600);
 
 impl Daemon {
     /// Begins what is due as far as there is a place, and returns when it must be asked again.
@@ -41,10 +44,9 @@ impl Daemon {
         // Who waits already goes first: else one that is due again at once would always be.
         let waited = std::mem::take(&mut self.waiting);
         due_now.sort_by_key(|(slot, name, _)| (!waited.contains(name), *slot, name.clone()));
-        let places = usize::try_from(plan.max_concurrent_runs).unwrap_or(usize::MAX);
         for (slot, name, attempt) in due_now {
             // The end of a run makes a place, and asks again.
-            if self.busy.values().filter(|(work, _)| matches!(work, Work::Run { .. })).count() < places {
+            if self.has_place() {
                 self.begin_run(name, slot, attempt);
             } else {
                 self.waiting.insert(name);
@@ -53,20 +55,27 @@ impl Daemon {
         Ok(next.min(self.begin_due_drill(now)?))
     }
 
-    /// A gap in the log has nothing before it that leads over it: a base backup is made now, whatever the schedule says.
-    /// One that is made by hand only is told, as every gap is.
-    pub(super) fn ask_for_bases(&mut self, now: DateTime<Utc>) {
-        self.wanted.extend(self.receiving.anew.take());
+    /// Nothing that is there leads over a gap in the log: a base backup is made as soon as there is a place, whatever the
+    /// schedule says. Of one that is made by hand only the gap is told, as every gap is.
+    pub(super) fn ask_for_bases(&mut self) {
         let plan = Arc::clone(&self.plan);
-        self.wanted.retain(|name| plan.backups.get(name).is_some_and(|backup| backup.schedule.is_some()));
-        if self.stops {
-            return;
+        for name in self.receiving.anew.take() {
+            let is_scheduled = plan.backups.get(&name).is_some_and(|backup| backup.schedule.is_some());
+            // Where log is lost again and again, base backups must not take all of the way.
+            let is_new = self.asked_for.get(&name).is_none_or(|at| at.elapsed() >= ASK_AGAIN);
+            if is_scheduled && is_new && !self.busy.contains_key(&name) && self.has_place() && !self.stops {
+                self.asked_for.insert(name.clone(), Instant::now());
+                self.begin_run(name, clock::now().trunc_subsecs(0), 1);
+            } else if is_scheduled && is_new && !self.stops {
+                // It is asked for again at the next step.
+                self.receiving.anew.want(&plan.backups[&name]);
+            }
         }
-        let free: Vec<Name> = self.wanted.iter().filter(|name| !self.busy.contains_key(*name)).cloned().collect();
-        for name in free {
-            self.wanted.remove(&name);
-            self.begin_run(name, now.trunc_subsecs(0), 1);
-        }
+    }
+
+    fn has_place(&self) -> bool {
+        let places = usize::try_from(self.plan.max_concurrent_runs).unwrap_or(usize::MAX);
+        self.busy.values().filter(|(work, _)| matches!(work, Work::Run { .. })).count() < places
     }
 
     fn begin_run(&mut self, name: Name, slot: DateTime<Utc>, attempt: u32) {

@@ -26,6 +26,8 @@ use crate::store::{Store, catalog_of};
 pub struct Judged {
     pub store: Name,
     pub verdicts: Vec<Verdict>,
+    /// Some may build on others.
+    pub in_chains: bool,
     /// Log that goes with the last base backup that needs it, once somebody has looked.
     pub log: Option<ExpiredLog>,
 }
@@ -55,12 +57,19 @@ pub fn judge(plan: &Plan, backup: &Backup, store: &Name, catalog: &Catalog, rece
     // What does not count takes nobody's place, and nobody deletes it: it may be from before signing.
     let foreign = catalog.entries.iter().filter(|entry| entry.id.backup == backup.name.as_str() && !counts(entry, store));
     verdicts.extend(foreign.map(|entry| Verdict { id: entry.id.clone(), keep: true, reasons: vec![Reason::Unsigned] }));
-    Judged { store: store.clone(), verdicts, log: None }
+    let in_chains = copies.iter().any(|copy| copy.incremental_of.is_some());
+    Judged { store: store.clone(), verdicts, in_chains, log: None }
 }
 
 /// The stores that copies are made to: all but the primary.
 pub fn receivers(backup: &Backup) -> impl Iterator<Item = &Name> {
     backup.stores.iter().skip(1)
+}
+
+/// The stores that are brought up to date: those, and the primary of a backup whose log may lie in another one.
+pub fn brought(backup: &Backup) -> impl Iterator<Item = &Name> {
+    let is_archived = backup.stores.len() > 1 && backup.physical.as_ref().is_some_and(|physical| physical.wal.is_some());
+    backup.stores.iter().take(usize::from(is_archived)).chain(receivers(backup))
 }
 
 /// What a store still has to receive of a backup, newest first.
@@ -331,19 +340,31 @@ async fn there(plan: &Plan, state: &State, backup: &Backup, name: &Name) -> Resu
 }
 
 async fn delete(plan: &Plan, state: &State, store: &dyn Store, judged: &mut Judged, deleted: &mut usize) -> Result<()> {
-    // Oldest first: should it break off, what is newer is still there.
-    for verdict in judged.verdicts.iter_mut().rev().filter(|verdict| !verdict.keep) {
+    // Oldest first: should it break off, what is newer is still there. But what builds on another goes before that one.
+    let mut expired: Vec<&mut Verdict> = judged.verdicts.iter_mut().filter(|verdict| !verdict.keep).collect();
+    if !judged.in_chains {
+        expired.reverse();
+    }
+    let mut kept: Option<Vec<Reason>> = None;
+    for verdict in expired {
         let id = &verdict.id;
+        // One that stays may build on any that is older.
+        if let Some(reasons) = kept.as_ref().filter(|_| judged.in_chains) {
+            (verdict.keep, verdict.reasons) = (true, reasons.clone());
+            continue;
+        }
         // A pin takes no lock, and thousands may go before this one does.
         if in_order::<Pin>("pin", id, &store.documents(id).await?, &keys::trust(plan)).last().is_some_and(|pin| pin.pinned) {
             tracing::warn!(%id, store = %judged.store, "pinned just now: kept");
             (verdict.keep, verdict.reasons) = (true, vec![Reason::Pinned]);
+            kept = Some(vec![Reason::NeededBy(id.clone())]);
             continue;
         }
         // Nor does a drill take the lock of the backup: it may last for hours.
         let Some(_held) = state.hold_copy(id)? else {
             tracing::warn!(%id, store = %judged.store, "under drill: kept");
             (verdict.keep, verdict.reasons) = (true, vec![Reason::UnderDrill]);
+            kept = Some(vec![Reason::NeededBy(id.clone())]);
             continue;
         };
         match store.remove(id).await {
@@ -352,6 +373,7 @@ async fn delete(plan: &Plan, state: &State, store: &dyn Store, judged: &mut Judg
             Err(error) if error.kind == Kind::Undeletable => {
                 tracing::info!(%id, store = %judged.store, %error, "expired, and not ours to delete: kept");
                 (verdict.keep, verdict.reasons) = (true, vec![Reason::Undeletable]);
+                kept = Some(vec![Reason::NeededBy(id.clone())]);
                 continue;
             }
             // Another installation that shares the store was first.
@@ -386,7 +408,7 @@ mod tests {
         let state = State::open(states.path()).unwrap();
         let held = state.hold_copy(&drilled.id).unwrap().unwrap();
         std::fs::write(its_folder.join("pin-20240103T000000Z.json"), "{\"pinned\": true}").unwrap();
-        let mut judged = [Judged { store: "local".parse().unwrap(), verdicts: vec![drilled, pinned, other], log: None }];
+        let mut judged = [Judged { store: "local".parse().unwrap(), verdicts: vec![drilled, pinned, other], in_chains: false, log: None }];
         let deleted = apply(&plan, &state, &plan.backups["x"], &mut judged).await.unwrap();
         assert_eq!((deleted, under_drill.exists(), its_folder.exists(), gone.exists()), (1, true, true, false));
         let [drilled, kept, went] = &judged[0].verdicts[..] else { panic!("{judged:?}") };

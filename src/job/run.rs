@@ -214,7 +214,7 @@ async fn attempt(
     }
     // A daemon copies beside its runs, and tries again; without one nobody else would.
     if order.slot().is_none() && report.rung.is_some_and(Rung::is_good) && !matches!(report.outcome, Outcome::Cancelled) {
-        for store in prune::receivers(backup) {
+        for store in prune::brought(backup) {
             let spreading = Spreading { plan, state: &state, history: &history, backup, store, has_lock: true, progress, cancel };
             match spreading.spread().await {
                 Ok(_) => {}

@@ -73,7 +73,13 @@ impl Spreading<'_> {
         }
         let received = prune::received(self.history, self.backup, &catalog)?;
         let mut done = 0;
-        for id in prune::awaited_by(self.plan, self.backup, self.store, &catalog, &received, clock::now()) {
+        // Base backups come from the primary.
+        let awaited = if prune::receivers(self.backup).any(|store| store == self.store) {
+            prune::awaited_by(self.plan, self.backup, self.store, &catalog, &received, clock::now())
+        } else {
+            Vec::new()
+        };
+        for id in awaited {
             let row = self.history.begin_copy(backup, &id.to_string(), store_name, clock::now())?;
             let copied = tokio::select! {
                 copied = self.one(&*store, &catalog, &id) => copied,

@@ -40,10 +40,11 @@ const FULL_PERCENT: u8 = 80;
 const NAMED_MAX: usize = 5;
 
 /// Tells what is whole from what is being written, and from what has no place there.
-pub fn sort(lying: Vec<Lying>) -> Sorted {
+pub fn sort(lying: Vec<Lying>, stays: Stays) -> Sorted {
     let mut sorted = Sorted::default();
     for Lying { name, is_file, modified } in lying {
         match WalName::parse(&name) {
+            Some(parsed @ WalName::Partial(_)) if stays == Stays::Left && is_file => sorted.whole.push(Whole { name, parsed, modified }),
             _ if name.starts_with('.') || [".tmp", ".partial"].iter().any(|ending| name.ends_with(ending)) => {}
             Some(parsed) if is_file => sorted.whole.push(Whole { name, parsed, modified }),
             _ => sorted.foreign.push(name),
@@ -68,6 +69,8 @@ pub enum Stays {
     Nothing,
     /// pg_receivewal goes on behind the newest segment, and asks for no history that is there.
     ForReceiver,
+    /// Nothing, and nobody writes any more: what there is of a segment is all that will ever come of it.
+    Left,
 }
 
 impl Stays {
@@ -137,19 +140,21 @@ mod tests {
         ];
         let mut lying: Vec<Lying> = names.iter().map(|name| lying(name, 0)).collect();
         lying.push(Lying { name: "000000010000000000000007".into(), is_file: false, modified: DateTime::UNIX_EPOCH });
-        let sorted = sort(lying);
+        let sorted = sort(lying.clone(), Stays::Nothing);
         let whole: Vec<&str> = sorted.whole.iter().map(|whole| whole.name.as_str()).collect();
         assert_eq!(
             whole,
             [FIRST, "000000010000000000000002", "000000010000000000000002.00000028.backup", "00000002.history", "000000020000000000000002"]
         );
+        let parts = sort(lying, Stays::Left).whole.into_iter().filter(|whole| whole.name.ends_with("partial")).count();
+        assert_eq!(parts, 1, "nobody writes it any more");
         assert_eq!(sorted.foreign, ["000000010000000000000006.gz", "000000010000000000000007", "notes.txt"]);
     }
 
     #[test]
     fn pg_receivewal_goes_on_behind_the_newest() {
         let names = ["00000002.history", FIRST, "000000020000000000000002", "000000020000000000000003"];
-        let sorted = sort(names.iter().map(|name| lying(name, 0)).collect());
+        let sorted = sort(names.iter().map(|name| lying(name, 0)).collect(), Stays::Nothing);
         assert_eq!(Stays::Nothing.without_kept(sorted.clone()), sorted);
         let left: Vec<String> = Stays::ForReceiver.without_kept(sorted).whole.into_iter().map(|whole| whole.name).collect();
         assert_eq!(left, [FIRST, "000000020000000000000002"]);
@@ -158,15 +163,18 @@ mod tests {
     #[test]
     fn what_is_told() {
         let now = DateTime::UNIX_EPOCH + TimeDelta::minutes(60);
-        let told = |lying: &[Lying], wrong: &[(String, String)]| problems("/a", &sort(lying.to_vec()), wrong, 79, now);
+        let told = |lying: &[Lying], wrong: &[(String, String)]| problems("/a", &sort(lying.to_vec(), Stays::Nothing), wrong, 79, now);
         assert_eq!(told(&[lying(FIRST, 59)], &[]), [] as [String; 0]);
-        assert!(sort(vec![lying(FIRST, 59)]).whole[0].is_settled(now) && !sort(vec![lying(FIRST, 60)]).whole[0].is_settled(now));
+        assert!(
+            sort(vec![lying(FIRST, 59)], Stays::Nothing).whole[0].is_settled(now)
+                && !sort(vec![lying(FIRST, 60)], Stays::Nothing).whole[0].is_settled(now)
+        );
         let two = [lying(FIRST, 30), lying("000000010000000000000002", 31), lying("000000010000000000000003", 60)];
         assert_eq!(told(&two, &[]), ["2 files of the log wait in /a, since 1970-01-01 00:30:00 UTC: nobody takes them into the stores"]);
         // What is wrong with it is why it waits.
         let wrong = [(FIRST.to_owned(), "it is empty".to_owned())];
         assert_eq!(told(&[lying(FIRST, 30)], &wrong), [format!("{FIRST} in /a is not taken in: it is empty")]);
-        let full = |minute| problems("/a", &sort(vec![lying(FIRST, minute)]), &[], 80, now);
+        let full = |minute| problems("/a", &sort(vec![lying(FIRST, minute)], Stays::Nothing), &[], 80, now);
         assert_eq!(full(59), ["the disk of /a is 80 % full, and log waits there"]);
         assert_eq!(full(60), [] as [String; 0]);
         let many: Vec<Lying> = (0..7).map(|n| lying(&format!("x{n}"), 0)).collect();

@@ -25,6 +25,9 @@ pub struct ServerLog {
     pub pg_wal_bytes: Option<i64>,
     /// Segments that wait for `archive_command`; `None`: this role may not look.
     pub waiting: Option<i64>,
+    /// Since when the oldest of them waits.
+    #[serde(default)]
+    pub waiting_since: Option<DateTime<Utc>>,
     pub slots: Vec<Slot>,
 }
 
@@ -141,6 +144,9 @@ pub fn problems(
     {
         found.push(format!("the server fails to archive {name}, last at {}", at.format("%Y-%m-%d %H:%M:%S UTC")));
     }
+    if let Some(since) = server.waiting_since.filter(|since| server.now - *since > PATIENCE && found.is_empty()) {
+        found.push(format!("a segment waits in pg_wal since {} to be archived", since.format("%Y-%m-%d %H:%M:%S UTC")));
+    }
     let behind = bytes_behind(archived_to, server.lsn) / segment_bytes.max(1);
     if let Some(waiting) = server.waiting.filter(|waiting| *waiting >= WAITING_MAX) {
         found.push(format!("{waiting} segments wait in pg_wal to be archived: the server writes faster than they are pushed"));
@@ -233,6 +239,9 @@ mod tests {
             assert_eq!(told.first().is_some_and(|told| told.contains("fails to archive 000000010000000000000005")), expected, "{told:?}");
         }
         assert_eq!(of(ServerLog { waiting: Some(63), ..server() }), [] as [String; 0]);
+        // A push that hangs fails nothing.
+        assert_eq!(of(ServerLog { waiting_since: ago(4), ..server() }), [] as [String; 0]);
+        assert!(of(ServerLog { waiting_since: ago(6), ..server() })[0].contains("a segment waits in pg_wal since 2026-01-15 11:54:00 UTC"));
         assert!(of(ServerLog { waiting: Some(64), ..server() })[0].contains("64 segments wait in pg_wal"));
     }
 

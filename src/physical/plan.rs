@@ -56,7 +56,7 @@ impl Window {
 pub fn way(base: &Base, archive: Option<&Archive>, timeline: Option<u32>) -> Result<Way, String> {
     let physical = &base.physical;
     let whole = |reach: Reach| {
-        if reach.end >= physical.stop_lsn {
+        if reach.certain_end(physical.wal_segment_bytes) >= physical.stop_lsn {
             return Ok(reach);
         }
         let gap = reach.gaps.first().map(|gap| format!(": {}", gap.in_words(physical.wal_segment_bytes))).unwrap_or_default();
@@ -242,7 +242,7 @@ mod tests {
             segment_bytes: MB,
             segments: BTreeMap::from([(1, numbers.iter().copied().collect::<BTreeSet<u64>>())]),
             histories: BTreeMap::new(),
-            open: None,
+            open: BTreeSet::new(),
         }
     }
 

@@ -122,7 +122,8 @@ impl Standing {
         server.query(server.maintenance_database(), STANDING).await
     }
 
-    /// Up to where a primary has written, flushed or not. `None`: it is a standby.
+    /// Up to where it has written, flushed or not; a standby: what it has replayed, and when that was committed. `None`:
+    /// it has replayed nothing yet.
     ///
     /// # Errors
     /// It does not answer.
@@ -161,10 +162,12 @@ const STANDING: &str = "select json_build_object(
     'next_xid', pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
     'lsn', case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_flush_lsn() end)";
 
-const WRITTEN: &str = "select case when pg_is_in_recovery() then null else json_build_object(
-    'now', clock_timestamp(),
+const WRITTEN: &str = "select case when standby and at is null then null else json_build_object(
+    'now', at,
     'next_xid', pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
-    'lsn', pg_current_wal_insert_lsn()) end";
+    'lsn', case when standby then pg_last_wal_replay_lsn() else pg_current_wal_insert_lsn() end) end
+from (select pg_is_in_recovery() as standby,
+    case when pg_is_in_recovery() then pg_last_xact_replay_timestamp() else clock_timestamp() end as at offset 0) looked";
 
 fn question() -> String {
     format!(

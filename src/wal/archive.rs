@@ -17,8 +17,8 @@ pub struct Archive {
     pub segments: BTreeMap<u32, BTreeSet<u64>>,
     /// Of every timeline but the first.
     pub histories: BTreeMap<u32, History>,
-    /// One of the segments that is still being written: how far it tells nobody knows before it is replayed.
-    pub open: Option<Segment>,
+    /// Segments of which there is a part: how far it tells nobody knows before it is replayed.
+    pub open: BTreeSet<Segment>,
 }
 
 /// Segments that are missing between others that are there.
@@ -54,7 +54,7 @@ pub struct Reach {
     pub end: Lsn,
     /// What is missing before segments that are there.
     pub gaps: Vec<Gap>,
-    /// The last segment is still being written.
+    /// Of the last segment there is a part only.
     pub open: bool,
 }
 
@@ -69,7 +69,15 @@ impl fmt::Display for NoWay {
 }
 
 impl Reach {
-    /// Without the segment that is still being written.
+    /// Up to here it leads for certain.
+    pub fn certain_end(&self, segment_bytes: u64) -> Lsn {
+        match self.segments.last() {
+            Some(open) if self.open => open.start(segment_bytes),
+            _ => self.end,
+        }
+    }
+
+    /// Without the segment of which there is a part only.
     pub fn leave_open_one(&mut self, segment_bytes: u64) {
         if std::mem::take(&mut self.open)
             && let Some(open) = self.segments.pop()
@@ -126,10 +134,14 @@ impl Archive {
                 }
                 continue;
             }
+            if reach.gaps.is_empty() && self.open.contains(&segment) {
+                reach.segments.push(segment);
+                (reach.timeline, reach.end, reach.open) = (leg.timeline, segment.end(self.segment_bytes), true);
+            }
             match reach.gaps.last_mut() {
                 Some(gap) if gap.last.number + 1 == number => gap.last = segment,
                 _ => {
-                    if reach.gaps.is_empty() {
+                    if reach.gaps.is_empty() && !reach.open {
                         self.end_of_the_one_before(&legs, leg, number, &mut reach);
                     }
                     reach.gaps.push(Gap { first: segment, last: segment });
@@ -138,7 +150,6 @@ impl Archive {
         }
         // Behind the last one that is there nothing is missing yet.
         reach.gaps.retain(|gap| gap.last.number < highest);
-        reach.open = reach.segments.last().is_some_and(|last| self.open == Some(*last));
         Ok(reach)
     }
 
@@ -170,11 +181,10 @@ impl Archive {
 
     /// The highest segment of a leg that is there.
     fn highest(&self, leg: &Leg) -> Option<u64> {
-        let numbers = self.segments.get(&leg.timeline)?;
-        match leg.until {
-            Some(until) => numbers.range(..=until.0 / self.segment_bytes).next_back().copied(),
-            None => numbers.last().copied(),
-        }
+        let to = leg.until.map_or(u64::MAX, |until| until.0 / self.segment_bytes);
+        let whole = self.segments.get(&leg.timeline).and_then(|numbers| numbers.range(..=to).next_back().copied());
+        let open = self.open.iter().filter(|open| open.timeline == leg.timeline && open.number <= to).map(|open| open.number).max();
+        whole.max(open)
     }
 }
 
@@ -189,7 +199,7 @@ mod tests {
             segment_bytes: MB,
             segments: segments.iter().map(|(timeline, numbers)| (*timeline, numbers.iter().copied().collect())).collect(),
             histories: histories.iter().map(|(timeline, text)| (*timeline, History::parse(text, *timeline).unwrap())).collect(),
-            open: None,
+            open: BTreeSet::new(),
         }
     }
 

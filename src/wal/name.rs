@@ -62,6 +62,10 @@ pub struct Numbers {
 }
 
 impl Numbers {
+    pub fn timeline(self) -> u32 {
+        self.timeline
+    }
+
     /// `None`: there is no such segment where they are of this size.
     pub fn segment(self, segment_bytes: u64) -> Option<Segment> {
         let of_log = LOG_BYTES / segment_bytes;

@@ -42,6 +42,9 @@ pub struct Header {
     /// How what follows is encrypted: `age`. `None`: it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption: Option<String>,
+    /// The sha256 of what follows, in hex: by it a copy is checked without a key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed_sha256: Option<String>,
 }
 
 /// The one way of encryption.
@@ -57,6 +60,7 @@ impl Header {
             written_at,
             system_identifier: system_identifier.map(|id| id.to_string()),
             encryption: None,
+            packed_sha256: None,
         }
     }
 }
@@ -67,7 +71,6 @@ impl Header {
 /// Memory is out, or a recipient takes no key.
 pub fn seal(header: &Header, raw: &Bytes, codec: Codec, recipients: &[Recipient]) -> Result<Bytes> {
     let encryption = (!recipients.is_empty()).then(|| AGE.to_owned());
-    let head = serde_json::to_vec(&Header { encryption, ..header.clone() }).unwrap_or_default();
     let mut packed = BytesMut::with_capacity(raw.len() / 2);
     let mut rest = raw.clone();
     while !rest.is_empty() {
@@ -75,6 +78,8 @@ pub fn seal(header: &Header, raw: &Bytes, codec: Codec, recipients: &[Recipient]
         packed.put_slice(&codec.pack(block)?);
     }
     let packed = seal_all(packed.freeze(), recipients)?;
+    let packed_sha256 = Some(hex(&Sha256::digest(&packed)));
+    let head = serde_json::to_vec(&Header { encryption, packed_sha256, ..header.clone() }).unwrap_or_default();
     let mut object = BytesMut::with_capacity(packed.len() + head.len() + 8);
     object.put_u32_le(SKIPPABLE);
     object.put_u32_le(u32::try_from(head.len()).unwrap_or_default());
@@ -100,6 +105,21 @@ pub fn header(packed: &[u8]) -> Result<(Header, &[u8]), String> {
     let head = packed.get(8..8 + bytes).ok_or_else(cut)?;
     let header = serde_json::from_slice(head).map_err(|error| format!("its header cannot be read: {error}"))?;
     Ok((header, &packed[8 + bytes..]))
+}
+
+/// Checks, without a key, that a packed file is the one of that name, and as it was packed.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(name: &str, packed: &[u8]) -> Result<(), String> {
+    let (header, rest) = header(packed)?;
+    if header.name != name {
+        return Err(format!("it is {:?} by its header", header.name));
+    }
+    match &header.packed_sha256 {
+        Some(sha256) if *sha256 != hex(&Sha256::digest(rest)) => Err("its sha256 is not the one that was packed".to_owned()),
+        _ => Ok(()),
+    }
 }
 
 /// Unpacks a file of the log and checks that it is the one of that name, whole.

@@ -21,8 +21,7 @@ fn load(site: &Site, from: u32, count: u32) {
 
 #[track_caller]
 fn nothing_left(site: &Site) {
-    let left: Vec<_> =
-        std::fs::read_dir(site.world.path("state/spool")).into_iter().flatten().map(|entry| entry.unwrap().file_name()).collect();
+    let left = crate::support::in_spool(&site.world);
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -105,7 +104,7 @@ fn ends_that_say_nothing_are_told() {
     let from = now(&site);
     load(&site, 1, 3);
     let end = now(&site);
-    site.switch();
+    site.be_idle();
     for (from, to, check, code, words) in [
         (&from, None, "select count(*) > 1 from t", 1, "does not hold at the beginning"),
         (&from, None, "select count(*) > 1 from nosuch", 1, "relation \"nosuch\" does not exist"),

@@ -1,7 +1,8 @@
 //! Incremental base backups: only the changes, restored with all that they build on.
 
+use crate::common::daemon::Daemon;
 use crate::pitr_site::Site;
-use crate::support::stock;
+use crate::support::{own, stock, until};
 
 /// A server that notes which blocks change.
 fn summarizing(major: u32, keys: &str) -> Site {
@@ -107,4 +108,36 @@ fn where_there_is_nothing_to_build_on() {
     site.sql("select pg_reload_conf()");
     let ran = site.pgvigil(&["run", "cluster", "--incremental"]).expect(1);
     assert!(ran.stderr.contains("summarize_wal is off"), "{ran:#?}");
+}
+
+#[test]
+fn a_chain_goes_whole_or_not_at_all() {
+    let site = summarizing(18, "keep = { base_backups = 1 }\n");
+    let chain = [run(&site, &[]), run(&site, &["--incremental"]), run(&site, &["--incremental"])];
+    // Somebody restores the last of them, or drills it.
+    let label = chain[2].split('/').next_back().unwrap();
+    let lock = site.world.path("state/locks").join(format!("cluster.{label}.lock"));
+    let held = std::fs::File::create(&lock).unwrap();
+    own(&lock);
+    held.try_lock().unwrap();
+    let newer = run(&site, &[]);
+    let there = || chain.iter().filter(|id| site.world.folder(id).exists()).count();
+    assert_eq!(there(), 3, "what it builds on stays with it");
+    drop(held);
+    site.pgvigil(&["prune", "cluster"]).expect(0);
+    assert!(there() == 0 && site.world.folder(&newer).exists());
+}
+
+#[test]
+fn the_daemon_makes_incremental_ones_at_their_times() {
+    let site = summarizing(18, "schedule = \"0 0 1 1 *\"\nincremental = \"*/2 * * * * *\"\n");
+    let whole = run(&site, &[]);
+    let _daemon = Daemon::start(&site.world);
+    let of = |list: &serde_json::Value| {
+        let ids = list.as_array().unwrap().iter().map(|entry| entry["id"].as_str().unwrap().to_owned());
+        ids.filter(|id| *id != whole).map(|id| site.world.manifest(&id)["physical"]["incremental_of"].clone()).collect::<Vec<_>>()
+    };
+    until("an incremental one is there", || {
+        of(&site.pgvigil(&["--json", "list", "cluster"]).json()).contains(&serde_json::Value::from(whole.as_str()))
+    });
 }

@@ -126,6 +126,12 @@ impl Site {
         self.world.pgvigil(args)
     }
 
+    /// What must be true from now on.
+    fn check(&self, checks: &str) {
+        let text = std::fs::read_to_string(self.world.config()).unwrap();
+        std::fs::write(self.world.config(), format!("{text}checks = {{ {checks} }}\n")).unwrap();
+    }
+
     /// Some rows, and the segment that holds them, which is whole then.
     fn rows(&self, from: u32, to: u32) -> String {
         self.server.sql(&format!("insert into t select generate_series({from}, {to})"));
@@ -191,9 +197,10 @@ fn volumes(container: &str) -> Vec<String> {
 
 #[test]
 fn a_drill_in_a_container_replays_all_and_looks_through_it() {
-    let site = Site::new("checks = { ten = \"select count(*) = 10 from t\" }\n");
+    let site = Site::new("");
     site.server.sql("create table t (n int primary key)");
     let id = site.world.backup("cluster");
+    site.check("ten = \"select count(*) = 10 from t\"");
     // The run has taken in what it needed, without a daemon.
     assert!(!site.archived().is_empty() && site.world.manifest(&id)["physical"]["with_wal"] == false);
     let _daemon = Daemon::start(&site.world);
@@ -264,9 +271,9 @@ fn tablespaces_are_drilled_in_a_container() {
     site.server.sql("select pg_reload_conf()");
     site.server.sql("create tablespace far location '/var/lib/postgresql/far'");
     site.server.sql("create table t tablespace far as select generate_series(1, 1000) n");
-    let text = std::fs::read_to_string(site.world.config()).unwrap();
-    std::fs::write(site.world.config(), format!("{text}checks = {{ all = \"select count(*) = 1000 from t\", far = \"select pg_tablespace_location(oid) like '%pgvigil%' from pg_tablespace where spcname = 'far'\" }}\n")).unwrap();
     let id = site.world.backup("cluster");
+    let far = "far = \"select pg_tablespace_location(oid) like '%pgvigil%' from pg_tablespace where spcname = 'far'\"";
+    site.check(&format!("all = \"select count(*) = 1000 from t\", {far}"));
     assert_eq!(site.drill(&id).expect(0).json()["rung"], "matched");
     assert_eq!(site.drills(), [] as [String; 0]);
 }
@@ -274,7 +281,7 @@ fn tablespaces_are_drilled_in_a_container() {
 #[test]
 fn a_chain_is_drilled_in_a_container() {
     let server_keys = format!("via = \"network\"\nbin_dir = \"{}\"\n", programs(18).display());
-    let site = Site::of("pgvigil-test/postgres:18", &server_keys, "checks = { all = \"select count(*) = 3 from t\" }\n");
+    let site = Site::of("pgvigil-test/postgres:18", &server_keys, "");
     site.server.sh("postgres", "echo 'host replication all all scram-sha-256' >>\"$PGDATA/pg_hba.conf\"; mkdir /var/lib/postgresql/far");
     for sql in
         ["alter system set summarize_wal = on", "select pg_reload_conf()", "create tablespace far location '/var/lib/postgresql/far'"]
@@ -291,6 +298,7 @@ fn a_chain_is_drilled_in_a_container() {
     let first = run(&["--incremental"]);
     let second = run(&["--incremental"]);
     assert_eq!(site.world.manifest(&second)["physical"]["incremental_of"], first.as_str());
+    site.check("all = \"select count(*) = 3 from t\"");
     assert_eq!(site.drill(&second).expect(0).json()["rung"], "matched");
     assert_eq!(site.drills(), [] as [String; 0]);
     // What it builds on is looked at as well.
@@ -561,4 +569,36 @@ fn a_moment_restored_with_its_log_recovers_in_a_container() {
     until("it is promoted", || restored.sql("select pg_is_in_recovery()") == "f");
     assert_eq!(restored.sql("select count(*) from t"), "141", "{}", restored.log());
     assert_eq!(site.server.sql("select count(*) from t"), "141");
+}
+
+#[test]
+fn a_container_is_streamed_from_with_the_line_that_check_prints() {
+    let world = World::new();
+    let server = Container::run(&["--env", "POSTGRES_PASSWORD"], &image(), &["postgres", "-c", "max_wal_senders=10"]);
+    server.ready();
+    // By exec, as is the default: the log goes over the network all the same.
+    world.configure(&format!(
+        "[servers.main]\ncontainer = \"{}\"\npassword = {{ env = \"PGVIGIL_TEST_PASSWORD\" }}\n\
+         [backups.cluster]\nkind = \"physical\"\nwal = \"stream\"\ncompression = \"zstd\"\n",
+        server.0
+    ));
+    let check = || check_lines(&world.pgvigil(&["--json", "check"]));
+    let lines = check();
+    let line = lines.iter().find_map(|line| line.split_once("add to pg_hba.conf of the server, and reload it: "));
+    let (_, line) = line.unwrap_or_else(|| panic!("{lines:#?}"));
+    let line = line.lines().next().unwrap().trim();
+    server.sh("postgres", &format!("echo '{line}' >> \"$PGDATA/pg_hba.conf\""));
+    server.sql("select pg_reload_conf()");
+    until("the line is enough", || !check().iter().any(|line| line.contains("pg_hba.conf")));
+    server.sql("create table t (n int)");
+    let daemon = Daemon::start(&world);
+    daemon.wait_for_line("receiving the log");
+    let id = world.backup("cluster");
+    server.sql("insert into t values (1)");
+    let last = server.sql("select pg_walfile_name(pg_switch_wal())");
+    server.sql("insert into t values (2)");
+    let folder = world.store().join("cluster/wal/00000001");
+    until("all of it is archived", || folder.join(format!("{last}.zst")).exists());
+    let answer = world.pgvigil(&["--json", "verify", &id, "--drill"]).expect(0).json();
+    assert_eq!(answer["rung"], "matched", "{answer}");
 }

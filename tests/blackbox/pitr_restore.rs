@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::common::Server;
+use crate::common::daemon::Daemon;
 use crate::pitr_site::Site;
 use crate::support::{long, until};
 
@@ -72,7 +73,16 @@ fn times(at: DateTime<Utc>) -> String {
 #[test]
 fn random_moments_show_exactly_what_was_committed_by_then() {
     for major in [15, 17, 18] {
-        let site = Site::with(major, LOAD, "wal = \"archive_command\"\ncompression = \"zstd\"\n");
+        let is_streamed = major == 17;
+        let site = if is_streamed {
+            Site::with(major, &format!("{LOAD}\narchive_mode = off"), "wal = \"stream\"\ncompression = \"zstd\"\n")
+        } else {
+            Site::with(major, LOAD, "wal = \"archive_command\"\ncompression = \"zstd\"\n")
+        };
+        let daemon = is_streamed.then(|| Daemon::start(&site.world));
+        if let Some(daemon) = &daemon {
+            daemon.wait_for_line("receiving the log");
+        }
         begin(&site);
         let mut n = 1;
         for _ in 0..3 {
@@ -110,8 +120,12 @@ fn random_moments_show_exactly_what_was_committed_by_then() {
             let restored = site.restore(&["--at", &times(at)]);
             assert_eq!(restored.sql(SHOWN), expected(&rows, at), "around transaction {number}");
         }
+        if is_streamed {
+            // How far the server was is asked now and then: until when nothing was committed is not known to the second.
+            continue;
+        }
         // All there is; and a moment behind the last transaction, on a server that has been idle since.
-        site.switch();
+        site.be_idle();
         let all = site.restore(&["--latest"]);
         assert_eq!(all.sql("select count(*) from t"), rows.len().to_string());
         let idle = times(last + TimeDelta::milliseconds(1));
@@ -135,6 +149,14 @@ fn an_lsn_a_transaction_and_a_restore_point() {
     assert_eq!(site.restore(&["--lsn", &lsn]).sql("select count(*) from t where n < 100"), "3");
     assert_eq!(site.restore(&["--xid", &xid]).sql("select string_agg(n::text, ' ' order by n) from t"), "1 2 3 100");
     assert_eq!(site.restore(&["--name", "before the release"]).sql("select max(n) from t where n < 100"), "3");
+    // Of several the newest is meant, and with an older base backup, too.
+    site.sql("select pg_create_restore_point('twice')");
+    load(&site, 20, 2);
+    site.sql("select pg_create_restore_point('twice')");
+    load(&site, 22, 2);
+    site.switch();
+    assert_eq!(site.restore(&["--name", "twice"]).sql("select max(n) from t where n < 100"), "21");
+    site.sql("delete from t where n between 20 and 99");
     // A newer base backup does not lead to it.
     let newer = site.world.backup("cluster");
     load(&site, 7, 3);
@@ -231,6 +253,17 @@ fn tablespaces_are_mapped_and_never_laid_where_the_live_ones_are() {
     site.world.backup("cluster");
     let restored = site.restore(&["--latest"]);
     assert_eq!(restored.sql("select count(*) from t"), "1000");
+    // A folder of somebody else is refused, and nothing of it is touched; nor is one that was there and is empty.
+    let theirs = site.world.path("restored/theirs");
+    std::fs::create_dir(&theirs).unwrap();
+    std::fs::write(theirs.join("file"), "").unwrap();
+    crate::support::own(&theirs);
+    let (target, mapped) = (site.world.path("restored/refused"), format!("far={}", theirs.display()));
+    let ran = site
+        .pgvigil(&["restore", "cluster/latest", "--latest", "--target-dir", target.to_str().unwrap(), "--tablespace", &mapped])
+        .expect(1);
+    assert!(ran.stderr.contains("theirs is not empty"), "{ran:#?}");
+    assert!(theirs.join("file").exists() && !target.exists());
     let place = restored.sql("select pg_tablespace_location(oid) from pg_tablespace where spcname = 'far'");
     assert!(place.starts_with(&format!("{}_tablespaces/", restored.dir().display())), "{place}");
     let elsewhere = site.world.path("restored/elsewhere");
@@ -286,7 +319,7 @@ fn a_recovery_that_ends_with_the_log_takes_none_that_came_since() {
     site.world.backup("cluster");
     site.sql("insert into t values (1)");
     let at = site.now();
-    site.switch();
+    site.be_idle();
     let target = site.world.path("restored/quiet").display().to_string();
     site.pgvigil(&["restore", "cluster/latest", "--at", &at, "--target-dir", &target]).expect(0);
     let settings = std::fs::read_to_string(format!("{target}/postgresql.auto.conf")).unwrap();

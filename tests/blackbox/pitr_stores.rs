@@ -154,6 +154,12 @@ fn one_that_joins_later_gets_the_log_too_and_a_gap_of_one_alone_is_told() {
     assert_eq!(status[0]["gaps"], serde_json::json!([]), "{status:#}");
     let whole = |store: &Path| segments(store).into_iter().filter(|name| name.len() == 24).collect::<Vec<_>>();
     assert_eq!(whole(&second), whole(&site.world.store()));
+    // The primary gets what it lacks, too.
+    let of_first = whole(&site.world.store());
+    std::fs::remove_file(site.world.store().join(format!("cluster/wal/00000001/{}.zst", of_first[of_first.len() - 2]))).unwrap();
+    site.pgvigil(&["wal", "status"]).expect(3);
+    site.world.backup("cluster");
+    site.pgvigil(&["wal", "status"]).expect(0);
     // And all of it is proven there, and enough by itself.
     std::fs::rename(site.world.store(), site.world.path("burnt")).unwrap();
     for id in [&id, &newer] {

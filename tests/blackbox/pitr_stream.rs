@@ -55,7 +55,7 @@ fn the_daemon_receives_across_restarts_of_the_server_and_of_itself() {
 fn a_slot_that_is_lost_is_made_anew_and_a_base_backup_leads_over_the_gap() {
     let site = Site::with(
         15,
-        "archive_mode = off\nmax_slot_wal_keep_size = 16MB\nmax_wal_size = 32MB\nwal_keep_size = 0",
+        "archive_mode = off\nmax_wal_size = 32MB\nwal_keep_size = 0",
         "wal = \"stream\"\ncompression = \"zstd\"\nschedule = \"0 0 1 1 *\"\ncatch_up = false\n",
     );
     site.sql("create table t (n int)");
@@ -68,16 +68,28 @@ fn a_slot_that_is_lost_is_made_anew_and_a_base_backup_leads_over_the_gap() {
     let last = site.sql("select pg_walfile_name(pg_switch_wal())");
     rows(&site, 21, 30);
     until("it was received", || site.archived().iter().any(|name| name.starts_with(&last)));
+    // And a part of the one behind it.
+    site.sql("insert into t values (101)");
+    let in_part = site.now();
+    site.sql("insert into t values (102)");
+    until("it was received", || {
+        site.sql("select coalesce(bool_and(flush_lsn >= pg_current_wal_flush_lsn()), false) from pg_stat_replication") == "t"
+    });
     drop(daemon);
     // The server writes on, and lets go of what nobody has received.
+    site.sql("alter system set max_slot_wal_keep_size = '16MB'");
+    site.sql("select pg_reload_conf()");
     until("the slot is lost", || {
         site.sql("insert into t select -n from generate_series(1, 1000) n");
         site.sql("select pg_switch_wal()");
         site.sql("checkpoint");
         site.sql("select wal_status from pg_replication_slots") == "lost"
     });
+    site.sql("alter system reset max_slot_wal_keep_size");
+    site.sql("select pg_reload_conf()");
     let daemon = Daemon::start(&site.world);
     daemon.wait_for_line("it is made anew");
+    daemon.wait_for_line("receiving begins anew");
     daemon.wait_for_line("run ended");
     assert_eq!(site.sql("select string_agg(wal_status, ',') from pg_replication_slots"), "reserved");
     rows(&site, 31, 40);
@@ -89,6 +101,7 @@ fn a_slot_that_is_lost_is_made_anew_and_a_base_backup_leads_over_the_gap() {
     assert_eq!(gap[0]["gaps"][0]["base"], first, "{gap:#}");
     // What had been received before is there, and all since.
     assert_eq!(site.restore(&["--at", &before]).sql("select count(*) from t where n > 0"), "10");
+    assert_eq!(site.restore(&["--at", &in_part, "--store", "local"]).sql("select count(*), max(n) from t where n > 0"), "31|101");
     until("what came since is in the archive", || {
         site.pgvigil(&["--json", "wal", "status"]).json()[0]["bytes_behind"].as_u64().is_some_and(|bytes| bytes < 32 << 20)
     });
@@ -229,6 +242,9 @@ fn a_promoted_timeline_is_followed_and_the_old_one_can_be_asked_for() {
     // The old one has gone on by itself.
     rows(&site, 101, 105);
     site.switch();
+    // How far the archive is is a matter of the newest timeline, however far the one that was left has gone on.
+    let status = site.pgvigil(&["--json", "wal", "status"]).json();
+    assert_eq!(status[0]["last"]["name"], segment.as_str(), "{status:#}");
     assert_eq!(site.restore(&["--latest"]).sql("select count(*) from t"), "30");
     assert_eq!(site.restore(&["--latest", "--timeline", "1"]).sql("select count(*) from t"), "15");
 }
@@ -237,11 +253,16 @@ fn a_promoted_timeline_is_followed_and_the_old_one_can_be_asked_for() {
 fn a_drill_replays_all_and_looks_through_it() {
     for major in [15, 17, 18] {
         // The table of the check is not in the database that sessions begin with.
-        let site = Site::archiving(major, "compression = \"zstd\"\nchecks = { ten = \"select count(*) = 10 from public.t\" }\n");
+        let site = Site::archiving(major, "compression = \"zstd\"\n");
         site.sql("create database shop");
         let shop = |sql: &str| site.cluster.sql_in("shop", sql);
         shop("create table t (n int primary key)");
         let id = site.world.backup("cluster");
+        let text = std::fs::read_to_string(site.world.config()).unwrap();
+        std::fs::write(site.world.config(), format!("{text}checks = {{ ten = \"select count(*) = 10 from public.t\" }}\n")).unwrap();
+        // It is asked of the live one as well.
+        let ran = site.pgvigil(&["--json", "run", "cluster"]).expect(3);
+        assert!(ran.stderr.contains("check ten: false in database shop"), "{ran:#?}");
         shop("insert into t select generate_series(1, 10)");
         site.switch();
         let answer = site.pgvigil(&["--json", "verify", &id, "--drill"]).expect(0).json();
@@ -287,4 +308,5 @@ fn check_tells_what_a_physical_backup_lacks() {
     // The official image has no line for replication over the network.
     assert!(of("host replication postgres 172."), "{lines:#?}");
     assert!(of("max_slot_wal_keep_size is not set"), "{lines:#?}");
+    assert!(of("archive_timeout is 0"), "{lines:#?}");
 }

@@ -77,7 +77,7 @@ impl Shop {
 
     #[track_caller]
     fn nothing_left(&self) {
-        let left: Vec<_> = std::fs::read_dir(self.spool()).into_iter().flatten().map(|entry| entry.unwrap().file_name()).collect();
+        let left = crate::support::in_spool(&self.site.world);
         assert!(left.is_empty(), "{left:?}");
         let there = servers_in(&self.spool());
         assert!(there.is_empty(), "{there:?}");

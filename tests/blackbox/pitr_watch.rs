@@ -54,3 +54,35 @@ fn a_gap_is_heard_and_shown_everywhere() {
     let page = body(&address, "/");
     assert!(page.contains("any moment from") && page.contains("1 gaps"), "{page}");
 }
+
+#[test]
+fn log_that_waits_on_the_server_is_heard() {
+    let site = Site::with(15, "max_wal_size = 4GB", "wal = \"archive_command\"\ncompression = \"zstd\"\n");
+    let chat = Http::start(&[]);
+    let text = std::fs::read_to_string(site.world.config()).unwrap();
+    std::fs::write(site.world.config(), format!("{text}{}", chat.webhook("chat", ""))).unwrap();
+    site.sql("create table t (n int)");
+    site.world.backup("cluster");
+    // A push that hangs fails nothing: only what waits tells.
+    site.sql("alter system set archive_command = 'sleep 1000'");
+    site.sql("select pg_reload_conf()");
+    crate::support::until("the server archives no more", || site.sql("show archive_command") == "sleep 1000");
+    site.sql("insert into t values (1)");
+    let segment = site.sql("select pg_walfile_name(pg_switch_wal())");
+    let ready = std::path::Path::new(&site.sql("show data_directory")).join(format!("pg_wal/archive_status/{segment}.ready"));
+    crate::support::until("it waits", || ready.exists());
+    let problems = || site.pgvigil(&["--json", "wal", "status"]).json()[0]["problems"].to_string();
+    assert!(!problems().contains("waits"), "not yet");
+    crate::support::stock("touch", &["-d", "10 minutes ago", ready.to_str().unwrap()], std::path::Path::new("/"));
+    assert!(problems().contains("a segment waits in pg_wal since"), "{}", problems());
+    let _daemon = Daemon::start(&site.world);
+    let heard = || chat.requests().into_iter().map(|request| request.body().to_owned()).find(|body| body.contains("waits in pg_wal"));
+    let told = until("it is told", heard);
+    assert!(told.contains("the log of backup cluster"), "{told}");
+    // However fast it writes.
+    for n in 0..64 {
+        site.sql(&format!("insert into t values ({n})"));
+        site.sql("select pg_switch_wal()");
+    }
+    assert!(problems().contains("segments wait in pg_wal to be archived"), "{}", problems());
+}

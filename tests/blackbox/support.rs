@@ -28,6 +28,12 @@ pub fn seed() -> u64 {
     given.unwrap_or_else(|| std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0) >> 32)
 }
 
+/// What is left in the spool: all but the folder for the files of whoever works just now, where that is empty.
+pub fn in_spool(world: &World) -> Vec<PathBuf> {
+    let in_folder = |path: &str| std::fs::read_dir(world.path(path)).into_iter().flatten().map(|entry| entry.unwrap().path());
+    in_folder("state/spool").filter(|path| !path.ends_with("files")).chain(in_folder("state/spool/files")).collect()
+}
+
 /// A folder of programs, some of them replaced by scripts. A script finds the real programs in
 /// `$real`, and answers `--version` like the real one.
 pub fn bin_dir(world: &World, major: u32, scripts: &[(&str, &str)]) -> PathBuf {

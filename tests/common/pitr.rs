@@ -71,6 +71,14 @@ impl Site {
         });
     }
 
+    /// Time goes by in which nothing is committed, and the log says so: it ends later than whatever may be on its way.
+    pub fn be_idle(&self) {
+        let until = self.sql("select clock_timestamp() + '6 s'");
+        crate::support::until("time has gone by", || self.sql(&format!("select clock_timestamp() > '{until}'")) == "t");
+        self.sql("select pg_logical_emit_message(false, 'test', 'no transaction')");
+        self.switch();
+    }
+
     /// The server's clock, as `--at` takes it.
     pub fn now(&self) -> String {
         self.sql("select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US UTC')")

@@ -1,21 +1,21 @@
 //! Receiving begins anew where it cannot go on: the server has let go of log that was not received. What was received
-//! goes into a store, the slot is made again, and only a base backup leads over the gap.
+//! is laid aside, from where it goes into the stores, and only a base backup leads over the gap.
 
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use crate::config::Plan;
-use crate::config::plan::Backup;
 use crate::error::{Error, Kind, Result};
-use crate::job::physical::archive::Claimed;
 use crate::job::physical::folder;
-use crate::job::physical::push::Sealed;
-use crate::job::stores;
+use crate::job::physical::push::owner_of;
+use crate::job::physical::unpack::make_durable;
 use crate::postgres::Server;
 use crate::postgres::quote::literal;
 use crate::postgres::server::explain;
 use crate::wal::WalName;
 
-/// Whether a slot has lost log that it needs, and is of no use for ever.
+/// Whether a slot is of no use any more: it holds nothing back, and nobody can receive by it.
 /// <https://www.postgresql.org/docs/current/view-pg-replication-slots.html>
 ///
 /// # Errors
@@ -26,64 +26,63 @@ pub async fn is_lost(server: &Server, slot: &str) -> Result<bool> {
     server.query(server.maintenance_database(), &sql).await
 }
 
-/// Whether pg_receivewal says that the server has not got any more what comes next.
-pub fn is_gone(said: &str) -> bool {
-    said.contains("has already been removed")
-}
-
-/// Empties the folder of what was received, by way of the stores, and drops the slot if it is lost.
+/// Drops one. Log that the server still has all the same is received from where the folder ends.
 ///
 /// # Errors
-/// No store takes what was received, or the server does not drop the slot: then all is as it was, and it is tried again.
-pub async fn begin(plan: &Plan, backup: &Backup, folder: &Path, by: &str, server: &Server, lost: Option<&str>) -> Result<()> {
-    let unreadable = |error: &std::io::Error| Error::system(format_args!("cannot read {}", folder.display()), error);
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(|error| unreadable(&error))? {
-        names.push(entry.map_err(|error| unreadable(&error))?.file_name().to_string_lossy().into_owned());
+/// The server does not do it.
+pub async fn drop_slot(server: &Server, slot: &str) -> Result<()> {
+    let args = [format!("--slot={slot}"), "--drop-slot".to_owned(), "--no-password".to_owned()];
+    let dropped = server.host().start(server.call("pg_receivewal", args.to_vec())).await?.ended().await?;
+    if dropped.exit.is_success() {
+        return Ok(());
     }
-    names.sort();
-    for name in names.iter().filter(|name| WalName::parse(name).is_some()) {
-        put_away(plan, backup, &folder.join(name), by).await?;
-    }
-    if let Some(slot) = lost {
-        let args = [format!("--slot={slot}"), "--drop-slot".to_owned(), "--no-password".to_owned()];
-        let dropped = server.host().start(server.call("pg_receivewal", args.to_vec())).await?.ended().await?;
-        if !dropped.exit.is_success() {
-            let error = explain("pg_receivewal", dropped.exit, &dropped.stderr);
-            return Err(Error { kind: Kind::Postgres, ..error }.context("a lost slot cannot be dropped"));
-        }
-    }
-    Ok(())
+    let error = explain("pg_receivewal", dropped.exit, &dropped.stderr);
+    Err(Error { kind: Kind::Postgres, ..error }.context("a lost slot cannot be dropped"))
 }
 
-/// A file goes when a store has it: the others get it from there. One that is still empty goes as it is.
-async fn put_away(plan: &Plan, backup: &Backup, path: &Path, by: &str) -> Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let Some(parsed) = WalName::parse(&name) else { return Ok(()) };
-    let (raw, _) = folder::read(path).map_err(|error| Error::system(format_args!("cannot read {}", path.display()), &error))?;
-    let sealed = match Sealed::new(&name, parsed, &raw, None, &backup.encrypt_to) {
-        Ok(sealed) => Some(sealed),
-        Err(error) if error.kind == Kind::Damaged && path.extension().is_some_and(|ending| ending == "partial") => None,
-        Err(error) => return Err(error),
+/// Whether pg_receivewal says that the server has not got any more what comes next: in whatever language, it names a
+/// segment by itself, and neither a file of ours nor a part.
+pub fn is_gone(said: &str) -> bool {
+    let names_segment = |word: &str| {
+        let word = word.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '.' && c != '/');
+        matches!(WalName::parse(word), Some(WalName::Segment(_)))
     };
-    if let Some(sealed) = sealed {
-        let mut outcome = Err(Error::new(Kind::Store, "it is in no store"));
-        for name in &backup.stores {
-            let put = async {
-                let store = stores::open(&plan.stores[name], by)?;
-                sealed.put(&*store, backup.name.as_str(), &mut Claimed::default()).await
-            };
-            let put = put.await.map_err(|error| error.context(format_args!("store {name}")));
-            outcome = if outcome.is_ok() { outcome } else { put };
-        }
-        outcome.map_err(|error| error.context(format_args!("{} was received, and goes into no store", path.display())))?;
+    said.contains("has already been removed") || said.lines().any(|line| line.split_whitespace().any(names_segment))
+}
+
+/// Lays aside what was received, so that receiving begins where the slot is.
+///
+/// # Errors
+/// The folder cannot be written; what was moved already is as safe there.
+pub fn begin(received: &Path) -> Result<()> {
+    let left = folder::left(received);
+    let failed = |error: &io::Error| Error::system(format_args!("cannot lay aside what is in {}", received.display()), error);
+    DirBuilder::new().recursive(true).mode(0o700).create(&left).map_err(|error| failed(&error))?;
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(received).map_err(|error| failed(&error))? {
+        names.push(entry.map_err(|error| failed(&error))?.file_name().to_string_lossy().into_owned());
     }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::system(format_args!("cannot remove {}", path.display()), &error))
+    // The newest last: as long as it is there, pg_receivewal goes on from there.
+    names.sort();
+    for name in names {
+        let (from, to) = (received.join(&name), left.join(&name));
+        let moved = match WalName::parse(&name) {
+            None => continue,
+            Some(parsed @ WalName::Partial(_)) if is_empty(parsed, &from) => std::fs::remove_file(&from),
+            Some(_) => std::fs::rename(&from, &to),
+        };
+        match moved {
+            // It has just gone into the stores.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&error)),
+            _ => {}
         }
-        _ => Ok(()),
     }
+    make_durable(&left)
+}
+
+/// Nothing has been received into it yet.
+fn is_empty(parsed: WalName, path: &Path) -> bool {
+    folder::read(path).is_ok_and(|(raw, _)| owner_of(parsed, &raw, raw.len() as u64).is_err())
 }
 
 #[cfg(test)]
@@ -92,9 +91,38 @@ mod tests {
 
     #[test]
     fn what_the_server_has_not_got_any_more() {
-        assert!(is_gone(
-            "could not send replication command: ERROR:  requested WAL segment 000000010000000000000003 has already been removed"
-        ));
-        assert!(!is_gone("ERROR:  replication slot \"pgvigil_c\" is active for PID 4"));
+        for said in [
+            "could not send replication command: ERROR:  requested WAL segment 000000010000000000000003 has already been removed",
+            "FEHLER:  das angeforderte WAL-Segment 000000010000000000000003 wurde schon entfernt",
+            "ОШИБКА:  запрошенный сегмент WAL «000000010000000000000003» уже удалён",
+        ] {
+            assert!(is_gone(said), "{said}");
+        }
+        for said in [
+            "ERROR:  replication slot \"pgvigil_c\" is active for PID 4",
+            "could not write 8192 bytes to WAL file \"000000010000000000000003.partial\": No space left on device",
+            "could not open file \"/spool/wal/c/000000010000000000000003\": Permission denied",
+        ] {
+            assert!(!is_gone(said), "{said}");
+        }
+    }
+
+    #[test]
+    fn what_was_received_is_laid_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let received = dir.path().join("c");
+        std::fs::create_dir(&received).unwrap();
+        for name in ["000000010000000000000003", "000000010000000000000004.partial", "notes.txt"] {
+            std::fs::write(received.join(name), "").unwrap();
+        }
+        begin(&received).unwrap();
+        let names = |folder: &Path| {
+            let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(
+            (names(&received), names(&dir.path().join("c.left"))),
+            (vec!["notes.txt".to_owned()], vec!["000000010000000000000003".to_owned()])
+        );
     }
 }

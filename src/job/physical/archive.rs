@@ -99,6 +99,7 @@ pub async fn look(store: &dyn Objects, backup: &str) -> Result<Archive> {
                 Some(WalName::Segment(segment)) if segment.timeline == timeline => {
                     numbers.extend(segment.segment(segment_bytes).map(|segment| segment.number));
                 }
+                Some(WalName::Partial(part)) if part.timeline() == timeline => archive.open.extend(part.segment(segment_bytes)),
                 Some(WalName::History(of)) if of == timeline => {
                     archive.histories.insert(timeline, history(store, backup, name, timeline).await?);
                 }

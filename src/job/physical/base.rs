@@ -19,7 +19,7 @@ use crate::job::dump::{self, Way};
 use crate::job::fill::Sealing;
 use crate::job::keys;
 use crate::job::make::{Made, Making};
-use crate::job::physical::{archive, deliver, folder, stream, unpack};
+use crate::job::physical::{archive, check, deliver, folder, stream, unpack};
 use crate::job::verify::Opened;
 use crate::keys::Identities;
 use crate::pack::codec::Codec;
@@ -104,7 +104,13 @@ impl Basing<'_> {
             folder::check(folder)?;
         }
         // With a daemon it is received already; else for as long as this takes.
-        let _receiver = if from.is_some() { Receiving::begin(making, &state)? } else { None };
+        let receiver = if from.is_some() { Receiving::begin(making, &state)? } else { None };
+        if receiver.is_some() && spec.wal == Some(Wal::Stream) {
+            let slot = stream::slot_name(making.backup.name.as_str());
+            warnings.push(format!(
+                "no daemon receives the log: slot {slot} holds it on the server from now on, and with nobody who receives its disk fills"
+            ));
+        }
         if let Some((_, Stays::ForReceiver)) = from {
             self.wait_for_receiver().await?;
         }
@@ -120,6 +126,10 @@ impl Basing<'_> {
             return Err(not_whole(wrong.join("\n  ")));
         }
         let stood = Standing::ask(server).await?;
+        let mut problems = Vec::new();
+        for (name, query) in &making.backup.checks {
+            problems.extend(check::wrong_in(server, query).await.map(|why| format!("check {name}: {why}")));
+        }
         if !with_wal {
             wait_for_wal(making, range).await?;
         }
@@ -156,7 +166,7 @@ impl Basing<'_> {
         Ok(Made {
             manifest,
             warnings,
-            problems: Vec::new(),
+            problems,
             tables_there: std::collections::BTreeMap::new(),
             opened: Opened::default(),
             keys: Identities::default(),
@@ -264,15 +274,7 @@ impl Basing<'_> {
     async fn by_spool(&self, upload: &mut dyn Upload, cluster: &Cluster, with_wal: bool, parent: Option<&Parent>) -> Result<Archives> {
         let making = self.making;
         if matches!(making.plan.servers[&making.backup.server].place, plan::Place::Container { via: crate::config::file::Via::Exec, .. }) {
-            let names: Vec<&str> = cluster.tablespaces.iter().map(|space| space.name.as_str()).collect();
-            return Err(Error::new(
-                Kind::Refused,
-                format!(
-                    "the cluster has tablespaces ({}), and pg_basebackup writes several archives into a folder only, which an exec has not",
-                    names.join(", ")
-                ),
-            )
-            .hint("set via = \"network\" on the server, so that pg_basebackup runs here"));
+            return Err(no_folder(cluster));
         }
         let spool = Spool::make(&making.plan.spool_dir, making.tag, cluster)?;
         let call = self.call(with_wal, Some(&spool.0), parent);
@@ -294,6 +296,14 @@ impl Basing<'_> {
         }
         Ok(archives)
     }
+}
+
+/// A cluster with tablespaces does not go through an exec.
+pub fn no_folder(cluster: &Cluster) -> Error {
+    let names: Vec<&str> = cluster.tablespaces.iter().map(|space| space.name.as_str()).collect();
+    let what = "and pg_basebackup writes several archives into a folder only, which an exec has not";
+    Error::new(Kind::Refused, format!("the cluster has tablespaces ({}), {what}", names.join(", ")))
+        .hint("set via = \"network\" on the server, so that pg_basebackup runs here")
 }
 
 fn not_whole(why: impl std::fmt::Display) -> Error {

@@ -85,20 +85,27 @@ pub async fn lay(backup: &Backup, seen: &Seen, way: &Way, stop: &Stop, bin_dir: 
     Ok(())
 }
 
-/// Lays what is in no store yet into a folder, which is made for it. False: there is nothing of that.
+/// Lays what no store gives under its own name into a folder, which is made for it: what lies on this machine, and a
+/// segment of which there is a part. False: there is nothing of that.
 ///
 /// # Errors
 /// It cannot be read any more, or the folder cannot be written.
 pub async fn lay_received(backup: &Backup, seen: &Seen, way: &Way, folder: &Path) -> Result<bool> {
     let failed = |error: &std::io::Error| Error::system(format_args!("cannot write into {}", folder.display()), error);
-    let Some(received) = &seen.received else { return Ok(false) };
-    let segments: Vec<&Segment> = way.reach.iter().flat_map(|reach| &reach.segments).filter(|segment| received.has(**segment)).collect();
-    if segments.is_empty() {
+    let is_received = |segment: &Segment| seen.received.as_ref().is_some_and(|received| received.has(*segment));
+    let mut names = Vec::new();
+    if let Some(reach) = &way.reach {
+        let open = reach.segments.last().filter(|_| reach.open);
+        let segments = reach.segments.iter().filter(|segment| is_received(segment) || Some(*segment) == open);
+        names.extend(segments.map(|segment| segment.name(seen.archive.segment_bytes)));
+    }
+    let is_received = |timeline: u32| seen.received.as_ref().is_some_and(|received| received.histories.contains_key(&timeline));
+    names.extend(history(way).filter(|_| is_received(way.timeline)));
+    if names.is_empty() {
         return Ok(false);
     }
     DirBuilder::new().mode(0o700).create(folder).map_err(|error| failed(&error))?;
-    for segment in segments {
-        let name = segment.name(seen.archive.segment_bytes);
+    for name in names {
         let raw = read(backup, seen, &name).await?;
         std::fs::write(folder.join(name), raw).map_err(|error| failed(&error))?;
     }

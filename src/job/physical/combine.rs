@@ -18,6 +18,7 @@ use crate::pack::tar::BACKUP_MANIFEST;
 use crate::physical::chain;
 use crate::postgres::programs::parse_version;
 use crate::postgres::throwaway::Inside;
+use crate::state::{CopyLock, State};
 use crate::verify::stored::Stored;
 
 /// From this major version on files need not be copied from a part that is removed anyway.
@@ -46,6 +47,15 @@ impl<'a> Parts<'a> {
 
     pub fn entries(&self) -> &[&'a Entry] {
         &self.chain
+    }
+
+    /// Holds them, so that nobody deletes one. What another holds already is as safe.
+    ///
+    /// # Errors
+    /// `state_dir` cannot be written.
+    pub fn hold(&self, state: &State) -> Result<Vec<CopyLock>> {
+        let held: Result<Vec<Option<CopyLock>>> = self.chain.iter().map(|entry| state.hold_copy(&entry.id)).collect();
+        Ok(held?.into_iter().flatten().collect())
     }
 
     /// Unpacked.

@@ -44,14 +44,14 @@ pub async fn bring(plan: &Plan, backup: &Backup, owner: &str, anew: &Anew, cance
     let Some((folder, stays)) = folder::of(plan, backup) else { return };
     let server = &plan.servers[&backup.server];
     let sight = Sight::new(if stays == Stays::ForReceiver { stream::over_the_network(server) } else { server.clone() });
-    let delivery = Delivery { plan, backup, folder: &folder, stays, owner, sight };
+    let delivery = Delivery { plan, backup, folder: &folder, owner, sight };
     let delivered = Box::pin(async {
         match stays {
-            Stays::Nothing => delivery.follow(cancel).await,
+            Stays::Nothing | Stays::Left => delivery.follow(cancel).await,
             Stays::ForReceiver => {
                 let received = CancellationToken::new();
                 let receive = async {
-                    stream::receive(plan, backup, &folder, owner, anew, cancel).await;
+                    stream::receive(plan, backup, &folder, anew, cancel).await;
                     received.cancel();
                 };
                 tokio::join!(delivery.follow(&received), receive);
@@ -69,7 +69,6 @@ struct Delivery<'a> {
     plan: &'a Plan,
     backup: &'a Backup,
     folder: &'a Path,
-    stays: Stays,
     owner: &'a str,
     sight: Sight,
 }
@@ -136,11 +135,24 @@ impl Delivery<'_> {
     }
 
     async fn pass(&self, name: &Name, shared: &Mutex<Shared>) -> Pass {
-        let sorted = match folder::look(self.folder, self.stays) {
+        let mut all = Pass::default();
+        for (folder, stays) in folder::all(self.plan, self.backup) {
+            let Pass { wrong, away } = self.pass_in(&folder, stays, name, shared).await;
+            all.wrong.extend(wrong);
+            if away.is_some() {
+                return Pass { away, ..all };
+            }
+        }
+        all
+    }
+
+    async fn pass_in(&self, folder: &Path, stays: Stays, name: &Name, shared: &Mutex<Shared>) -> Pass {
+        let sorted = match folder::look(folder, stays) {
+            Ok(sorted) if sorted.whole.is_empty() && sorted.foreign.is_empty() => return Pass::default(),
             Ok(sorted) => sorted,
             Err(error) => return Pass { wrong: vec![error.message], away: None },
         };
-        let foreign = inbox::foreign(&self.folder.display().to_string(), &sorted);
+        let foreign = inbox::foreign(&folder.display().to_string(), &sorted);
         let mut pass = Pass { wrong: foreign.into_iter().collect(), away: None };
         let away = |error: Error| Some(error.context(format_args!("store {name}")).message);
         let store = match stores::open(&self.plan.stores[name], self.owner) {
@@ -149,11 +161,11 @@ impl Delivery<'_> {
         };
         let mut claimed = Claimed::default();
         for whole in &sorted.whole {
-            match self.take(whole, name, &*store, &mut claimed, shared).await {
+            match self.take(folder, whole, name, &*store, &mut claimed, shared).await {
                 Ok(Some(version)) => {
                     let is_everywhere = lock(shared).stored.get(&version).is_some_and(|there| there.len() == self.backup.stores.len());
-                    if is_everywhere && !self.stays.keeps(whole, &sorted) {
-                        pass.wrong.extend(folder::remove(self.folder, &version).err().map(|error| error.message));
+                    if is_everywhere && !stays.keeps(whole, &sorted) {
+                        pass.wrong.extend(folder::remove(folder, &version).err().map(|error| error.message));
                         lock(shared).stored.remove(&version);
                     }
                 }
@@ -169,13 +181,14 @@ impl Delivery<'_> {
     /// Puts one file into a store, unless it is there. `None`: it has gone.
     async fn take(
         &self,
+        folder: &Path,
         whole: &Whole,
         name: &Name,
         store: &dyn Store,
         claimed: &mut Claimed,
         shared: &Mutex<Shared>,
     ) -> Result<Option<Version>, Hindered> {
-        let path = self.folder.join(&whole.name);
+        let path = folder.join(&whole.name);
         let unreadable = |error: std::io::Error| Hindered::File(folder::unreadable(&error));
         let version = match Version::of(&path) {
             Ok(version) => version,

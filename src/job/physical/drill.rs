@@ -94,7 +94,9 @@ pub async fn drill(
     let rung = found.rung(before);
     let total_seconds = round(started.elapsed().as_secs_f64());
     let manifest = &entry.manifest;
-    let drill = found.restore_seconds.map(|seconds| facts(backup, manifest, seconds, total_seconds, None));
+    // One that did not come to its end, or says nothing, has measured nothing.
+    let is_proof = found.damage.is_empty() && found.wrong.is_empty() && found.unverified.is_empty();
+    let drill = found.restore_seconds.filter(|_| is_proof).map(|seconds| facts(backup, manifest, seconds, total_seconds, None));
     found.notes.extend(found.unverified.iter().cloned());
     let proof = Proof {
         at: clock::now(),
@@ -143,7 +145,10 @@ async fn tried(
     let base = Base { id: entry.id.clone(), physical: physical.clone() };
     let way = match way(&base, Some(&seen.archive), None) {
         Ok(way) => way,
-        Err(why) => return Err(no_way(plan, backup, store, &base, why, cancel).await),
+        Err(why) => {
+            let missing = Error::new(Kind::Damaged, format!("{why} in store {store}"));
+            return Err(elsewhere(plan, backup, missing, |all| way(&base, Some(&all.archive), None).is_ok()).await);
+        }
     };
     let prepared = prepare(plan, backup, &wanted, physical).await?;
     let filled = until_told(cancel, fill(plan, backup, &seen, stored, &base, way, &prepared, found, progress)).await;
@@ -201,7 +206,11 @@ async fn fill(
             make_folder(place)?;
         }
     }
-    let parts = Parts::of(plan, backup, seen, &base.id)?;
+    let parts = match Parts::of(plan, backup, seen, &base.id) {
+        Ok(parts) => parts,
+        Err(error) => return Err(elsewhere(plan, backup, error, |all| Parts::of(plan, backup, all, &base.id).is_ok()).await),
+    };
+    let _held = parts.hold(&State::open(&plan.state_dir)?)?;
     let meter = progress.restart("fetching the base backup", parts.raw_bytes());
     let folders = Folders { data: &data, tablespaces: &places, inside };
     parts.lay_out(stored, &folders, &prepared.beside("parts"), &meter).await?;
@@ -241,13 +250,17 @@ fn not_its_fault(error: Error) -> Error {
     if error.kind == Kind::Damaged { Error { kind: Kind::Unverifiable, ..error } } else { error }
 }
 
-/// Why nothing leads to its end in its store.
-async fn no_way(plan: &Plan, backup: &Backup, store: &Name, base: &Base, why: String, cancel: &CancellationToken) -> Error {
-    let elsewhere = until_told(cancel, look::look(plan, backup, None)).await;
-    match elsewhere {
-        Ok(seen) if way(base, Some(&seen.archive), None).is_err() => Error::new(Kind::Damaged, why),
-        Ok(_) => Error::unverifiable(format_args!("{why} in store {store}; another store has it"))
+/// Something is missing in the store of the drill. It is damage only if no other store has it, and each has said so: what
+/// is being copied there comes.
+async fn elsewhere(plan: &Plan, backup: &Backup, missing: Error, is_there: impl Fn(&Seen) -> bool) -> Error {
+    let why = &missing.message;
+    match look::look(plan, backup, None).await.map_err(not_its_fault) {
+        Ok(all) if is_there(&all) => Error::unverifiable(format_args!("{why}; another store has it"))
             .hint("the daemon copies it from there, and so does the next pgvigil run"),
+        Ok(all) if all.stores.len() < backup.stores.len() => {
+            Error::unverifiable(format_args!("{why}; whether another store has it cannot be seen now"))
+        }
+        Ok(_) => missing,
         Err(error) => error,
     }
 }
@@ -260,7 +273,7 @@ fn behind_it(way: &mut Way, segment: Option<Segment>, physical: &Physical, bytes
     }
     if reach.end > segment.start(bytes) {
         reach.segments.retain(|there| there.number < segment.number);
-        reach.end = segment.start(bytes);
+        (reach.end, reach.open) = (segment.start(bytes), false);
     }
     Ok(format!("the log behind it: {}", error.message))
 }

@@ -6,6 +6,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures_util::StreamExt;
+
 use crate::config::Plan;
 use crate::config::plan::Backup;
 use crate::config::values::Name;
@@ -20,6 +22,9 @@ use crate::wal::{Segment, WalName};
 
 /// How many segments are fetched ahead of the one that recovery asks for.
 pub const AHEAD: usize = 8;
+
+/// How many of them are on their way at a time.
+const AT_A_TIME: usize = 4;
 
 /// Where those wait, beside the place where recovery wants them: a rename is all that is left to do.
 const AHEAD_FOLDER: &str = "pgvigil-ahead";
@@ -134,16 +139,21 @@ pub async fn ahead(stores: &[(Name, Arc<dyn Store>)], backup: &str, name: &str, 
     let Some(bytes) = Owner::read(&**first, backup).await?.map(|owner| owner.segment_bytes) else { return Ok(()) };
     let Some(mut segment) = Segment::parse(name, bytes) else { return Ok(()) };
     remove_passed(&folder, segment, bytes);
+    let mut missing = Vec::new();
     for _ in 0..AHEAD {
         segment = segment.next();
-        let name = segment.name(bytes);
-        let ready = folder.join(&name);
-        if ready.exists() {
-            continue;
-        }
-        let Some(parsed) = WalName::parse(&name) else { return Ok(()) };
-        let Some(raw) = read(stores, backup, &name, parsed, keys).await? else { return Ok(()) };
-        write(&ready, &raw)?;
+        missing.push(segment.name(bytes));
+    }
+    missing.retain(|name| !folder.join(name).exists());
+    let fetched = missing.iter().map(|name| async move {
+        let Some(parsed) = WalName::parse(name) else { return Ok(None) };
+        read(stores, backup, name, parsed, keys).await
+    });
+    // In their order, and none behind one that is not there.
+    let mut fetched = std::pin::pin!(futures_util::stream::iter(fetched).buffered(AT_A_TIME));
+    for name in &missing {
+        let Some(raw) = fetched.next().await.transpose()?.flatten() else { return Ok(()) };
+        write(&folder.join(name), &raw)?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -37,6 +37,18 @@ pub fn of<'a>(plan: &Plan, backup: &'a Backup) -> Option<(Cow<'a, Path>, Stays)>
         (None, Wal::Stream) => Some((Cow::Owned(plan.spool_dir.join("wal").join(backup.name.as_str())), Stays::ForReceiver)),
         (None, Wal::ArchiveCommand) => None,
     }
+}
+
+/// All folders in which log of a backup lies before it is in the stores, in the order in which it is brought.
+pub fn all(plan: &Plan, backup: &Backup) -> Vec<(PathBuf, Stays)> {
+    let Some((folder, stays)) = of(plan, backup) else { return Vec::new() };
+    let left = (stays == Stays::ForReceiver).then(|| (left(&folder), Stays::Left));
+    left.into_iter().chain([(folder.into_owned(), stays)]).collect()
+}
+
+/// Where what was received waits when receiving begins anew. No backup can have a dot in its name.
+pub fn left(folder: &Path) -> PathBuf {
+    folder.with_extension("left")
 }
 
 /// Whether it can be worked with.
@@ -74,7 +86,7 @@ pub fn problems(folder: &Path, stays: Stays, owner: Option<&Owner>, now: DateTim
 /// # Errors
 /// It cannot be worked with.
 pub fn look(folder: &Path, stays: Stays) -> Result<Sorted> {
-    if stays == Stays::ForReceiver && !folder.exists() {
+    if stays != Stays::Nothing && !folder.exists() {
         return Ok(Sorted::default());
     }
     check(folder)?;
@@ -87,7 +99,7 @@ pub fn look(folder: &Path, stays: Stays) -> Result<Sorted> {
         let modified = meta.modified().map_err(|error| failed(&error))?.into();
         lying.push(Lying { name: entry.file_name().to_string_lossy().into_owned(), is_file: meta.is_file(), modified });
     }
-    Ok(inbox::sort(lying))
+    Ok(inbox::sort(lying, stays))
 }
 
 /// Whoever fills the folder must not lead us elsewhere.

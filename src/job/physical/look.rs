@@ -13,11 +13,12 @@ use crate::config::plan::Backup;
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::local::LocalHost;
+use crate::host::spool::Spooled;
 use crate::host::{Call, Host, Tag};
 use crate::job::keys;
 use crate::job::physical::archive::{self, Owner};
 use crate::job::physical::fetch;
-use crate::job::physical::received::Received;
+use crate::job::physical::received::{PARTIAL, Received};
 use crate::keys::Identities;
 use crate::physical::chain;
 use crate::physical::commits::{Ended, ended, restore_point};
@@ -30,6 +31,9 @@ use crate::wal::{Archive, Lsn, Reach, Segment, WalName};
 /// So many segments are looked through for what they tell. Behind them nobody knows: PostgreSQL is given the moment, and
 /// ends at it or fails.
 const LOOKED_THROUGH_MAX: usize = 256;
+
+/// So many segments are asked until when the log tells all: each is had for that.
+const HEADERS_MAX: usize = 8;
 
 /// A cluster as its stores show it.
 pub struct Seen {
@@ -87,6 +91,7 @@ fn merge(all: &mut Archive, one: Archive) {
         all.segment_bytes = one.segment_bytes;
     }
     all.histories.extend(one.histories);
+    all.open.extend(one.open);
     for (timeline, numbers) in one.segments {
         all.segments.entry(timeline).or_default().extend(numbers);
     }
@@ -105,32 +110,36 @@ impl Seen {
         self.catalog.entries.iter().filter(fits).filter_map(of).collect()
     }
 
-    /// Takes along what lies on this machine and in no store yet.
+    /// Takes along what lies on this machine and in no store yet. What cannot be read is returned in words.
     ///
     /// # Errors
-    /// The store does not say whose log it is.
-    pub async fn take_received(&mut self, plan: &Plan, backup: &Backup) -> Result<()> {
-        let Some(owner) = self.owner(backup.name.as_str()).await? else { return Ok(()) };
-        let Some(mut received) = Received::look(plan, backup, &owner) else { return Ok(()) };
+    /// No store says whose log it is.
+    pub async fn take_received(&mut self, plan: &Plan, backup: &Backup) -> Result<Vec<String>> {
+        let Some(owner) = self.owner(backup.name.as_str()).await? else { return Ok(Vec::new()) };
+        let (mut received, unreadable) = Received::look(plan, backup, &owner);
         received.whole.retain(|segment| !self.archive.contains(*segment));
-        received.open = received.open.filter(|open| !self.archive.contains(*open));
-        for segment in received.whole.iter().chain(&received.open) {
+        received.open.retain(|open| !self.archive.contains(*open));
+        for segment in &received.whole {
             self.archive.segments.entry(segment.timeline).or_default().insert(segment.number);
         }
-        self.archive.open = received.open;
+        self.archive.open.extend(&received.open);
+        received.histories.retain(|timeline, _| !self.archive.histories.contains_key(timeline));
+        self.archive.histories.extend(received.histories.clone());
         self.received = Some(received);
-        Ok(())
+        Ok(unreadable)
     }
 
-    /// The cluster whose log is in the first store.
+    /// The cluster whose log is in the stores.
     ///
     /// # Errors
-    /// The store cannot be read.
+    /// One cannot be read.
     pub async fn owner(&self, backup: &str) -> Result<Option<Owner>> {
-        match self.stores.first() {
-            Some((_, store)) => Owner::read(&**store, backup).await,
-            None => Ok(None),
+        for (_, store) in &self.stores {
+            if let Some(owner) = Owner::read(&**store, backup).await? {
+                return Ok(Some(owner));
+            }
         }
+        Ok(None)
     }
 
     /// Those of them that are good in a store.
@@ -151,7 +160,10 @@ impl Seen {
         for base in self.bases(None) {
             let Ok(way) = way(&base, Some(&self.archive), None) else { continue };
             let (to, to_lsn) = match &way.reach {
-                Some(reach) => (self.told_until(backup, reach).await?.unwrap_or(base.physical.stopped_at), reach.end),
+                Some(reach) => {
+                    let to = self.told_until(backup, reach).await?.unwrap_or(base.physical.stopped_at);
+                    (to, reach.certain_end(self.archive.segment_bytes))
+                }
                 None => (base.physical.stopped_at, base.physical.stop_lsn),
             };
             let window = Window {
@@ -175,7 +187,7 @@ impl Seen {
 
     /// Up to when the log of a reach tells all. What is damaged does not say, nor what is in no store.
     async fn told_until(&self, backup: &str, reach: &Reach) -> Result<Option<DateTime<Utc>>> {
-        for segment in reach.segments.iter().rev().take(LOOKED_THROUGH_MAX) {
+        for segment in reach.segments.iter().rev().take(HEADERS_MAX) {
             match self.header(backup, *segment).await {
                 // One that does not say tells no less than the one before.
                 Ok(header) => {
@@ -214,8 +226,29 @@ impl Seen {
     /// No store has a sound one, or none of the keys opens it.
     pub async fn read(&self, backup: &str, name: &str) -> Result<Option<Vec<u8>>> {
         let Some(parsed) = WalName::parse(name) else { return Ok(None) };
-        let stored = fetch::read(&self.stores, backup, name, parsed, &self.keys).await?;
-        Ok(stored.or_else(|| self.received.as_ref()?.read(name)))
+        let stored = fetch::read(&self.stores, backup, name, parsed, &self.keys).await;
+        if let Ok(Some(raw)) = stored {
+            return Ok(Some(raw));
+        }
+        if let Some(received) = &self.received {
+            if let Some(raw) = received.read(name) {
+                return Ok(Some(raw));
+            }
+            // It may have gone into the stores between the two looks.
+            if let Ok(Some(raw)) = fetch::read(&self.stores, backup, name, parsed, &self.keys).await {
+                return Ok(Some(raw));
+            }
+        }
+        let part = format!("{name}{PARTIAL}");
+        match WalName::parse(&part) {
+            Some(parsed)
+                if stored.is_ok()
+                    && Segment::parse(name, self.archive.segment_bytes).is_some_and(|part| self.archive.open.contains(&part)) =>
+            {
+                fetch::read(&self.stores, backup, &part, parsed, &self.keys).await
+            }
+            _ => stored,
+        }
     }
 
     /// What is known of the end of a way: by `pg_waldump`, in a folder of the spool.
@@ -225,37 +258,48 @@ impl Seen {
     pub async fn end_of(&self, plan: &Plan, backup: &Backup, way: &Way, major: u32) -> Result<Option<End>> {
         let Some(reach) = way.reach.as_ref().filter(|reach| !reach.segments.is_empty()) else { return Ok(None) };
         let name = backup.name.as_str();
-        let Some(told_until) = self.told_until(name, reach).await? else { return Ok(None) };
+        let base = self.bases(None).into_iter().find(|base| base.id == way.base).map(|base| base.physical.stopped_at);
+        // All until the end of the base backup is told in any case.
+        let Some(told_until) = self.told_until(name, reach).await?.or(base) else { return Ok(None) };
         // PostgreSQL has the last word on what nobody could look into.
-        let received = self.received.as_ref().map_or(told_until, |received| received.written_at);
+        let received = self.received.as_ref().and_then(|received| received.written_at).unwrap_or(told_until);
         let unknown = End { told_until: told_until.max(received), newest: None };
         let Some(bin_dir) = waldump(plan, backup, major) else { return Ok(Some(unknown)) };
-        let folder = Scratch::make(&plan.spool_dir)?;
+        let folder = Spooled::make(&plan.spool_dir, self.archive.segment_bytes)?;
+        let mut is_damaged = false;
         for segment in reach.segments.iter().rev().take(LOOKED_THROUGH_MAX) {
-            let segment = segment.name(self.archive.segment_bytes);
-            let raw = match self.read(name, &segment).await {
-                Ok(Some(raw)) => raw,
+            let path = match self.lay(name, *segment, folder.path()).await {
+                Ok(Some(path)) => path,
                 Ok(None) => return Ok(Some(unknown)),
                 // It may lie behind the moment; if PostgreSQL needs it, it fails there.
-                Err(error) if error.kind == Kind::Damaged => return Ok(Some(unknown)),
+                Err(error) if error.kind == Kind::Damaged => {
+                    is_damaged = true;
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
-            let path = folder.0.join(&segment);
-            std::fs::write(&path, raw).map_err(|error| Error::system(format_args!("cannot write {}", path.display()), &error))?;
             let newest = newest_transaction(&bin_dir, &path).await?;
             let _ = std::fs::remove_file(&path);
             if let Some(newest) = newest {
                 // What was received tells all until its newest transaction; of that moment there may come another one.
                 let told_until = told_until.max(newest - TimeDelta::microseconds(1));
-                return Ok(Some(End { told_until, newest: Some(newest) }));
+                return Ok(Some(End { told_until, newest: (!is_damaged).then_some(newest) }));
             }
         }
-        if reach.segments.len() > LOOKED_THROUGH_MAX {
+        if is_damaged || reach.segments.len() > LOOKED_THROUGH_MAX {
             return Ok(Some(unknown));
         }
         // Nothing at all behind the base backup: as if its end were the newest.
-        let base = self.bases(None).into_iter().find(|base| base.id == way.base);
-        Ok(Some(End { told_until, newest: base.map(|base| base.physical.stopped_at) }))
+        Ok(Some(End { told_until, newest: base }))
+    }
+
+    /// Lays a segment into a folder, to be looked through there. `None`: it has gone.
+    async fn lay(&self, backup: &str, segment: Segment, folder: &Path) -> Result<Option<PathBuf>> {
+        let name = segment.name(self.archive.segment_bytes);
+        let Some(raw) = self.read(backup, &name).await? else { return Ok(None) };
+        let path = folder.join(name);
+        std::fs::write(&path, raw).map_err(|error| Error::system(format_args!("cannot write {}", path.display()), &error))?;
+        Ok(Some(path))
     }
 
     /// Where in the log the newest restore point of a name is, behind one of the base backups. `None`: nobody could look
@@ -263,25 +307,23 @@ impl Seen {
     ///
     /// # Errors
     /// A store cannot be read, or the spool cannot be written.
-    pub async fn restore_point(&self, plan: &Plan, backup: &Backup, bases: &[Base], name: &str) -> Result<Option<Lsn>> {
-        let bytes = self.archive.segment_bytes;
-        let ways = bases.iter().filter_map(|base| way(base, Some(&self.archive), None).ok()?.reach);
+    pub async fn restore_point(&self, plan: &Plan, backup: &Backup, timeline: Option<u32>, name: &str) -> Result<Option<Lsn>> {
+        let bases = self.bases(None);
+        let ways = bases.iter().filter_map(|base| way(base, Some(&self.archive), timeline).ok()?.reach);
         let mut segments: Vec<Segment> = ways.flat_map(|reach| reach.segments).collect();
         segments.sort_by_key(|segment| std::cmp::Reverse((segment.number, segment.timeline)));
         segments.dedup();
         let entry = bases.first().and_then(|base| self.catalog.entries.iter().find(|entry| entry.id == base.id));
         let major = entry.and_then(|entry| programs::parse_version(&entry.manifest.server_version)).map_or(0, |(major, _)| major);
         let Some(bin_dir) = waldump(plan, backup, major) else { return Ok(None) };
-        let folder = Scratch::make(&plan.spool_dir)?;
+        let folder = Spooled::make(&plan.spool_dir, self.archive.segment_bytes)?;
         for segment in segments.iter().take(LOOKED_THROUGH_MAX) {
-            let path = folder.0.join(segment.name(bytes));
-            let raw = match self.read(backup.name.as_str(), &segment.name(bytes)).await {
-                Ok(Some(raw)) => raw,
+            let path = match self.lay(backup.name.as_str(), *segment, folder.path()).await {
+                Ok(Some(path)) => path,
                 Ok(None) => continue,
                 Err(error) if error.kind == Kind::Damaged => continue,
                 Err(error) => return Err(error),
             };
-            std::fs::write(&path, raw).map_err(|error| Error::system(format_args!("cannot write {}", path.display()), &error))?;
             let mut found = None;
             dump(&bin_dir, "XLOG", &path, |line| found = restore_point(line, name).or(found)).await?;
             let _ = std::fs::remove_file(&path);
@@ -310,28 +352,6 @@ impl Seen {
 fn waldump(plan: &Plan, backup: &Backup, major: u32) -> Option<PathBuf> {
     let given = plan.servers.get(&backup.server).and_then(|server| server.bin_dir.clone());
     programs::of_server(given, major).ok().filter(|dir| programs::major_in(dir) == Some(major))
-}
-
-/// A folder that goes with this.
-pub struct Scratch(pub PathBuf);
-
-impl Scratch {
-    /// # Errors
-    /// It cannot be made.
-    pub fn make(dir: &Path) -> Result<Self> {
-        let path = dir.join(format!("look.{}", Tag::random().random_part()));
-        let made = std::fs::create_dir_all(&path);
-        made.map_err(|error| {
-            Error::system(format_args!("cannot make {}", path.display()), &error).hint("set spool_dir to a folder of this user")
-        })?;
-        Ok(Scratch(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 /// The newest end of a transaction in a segment.

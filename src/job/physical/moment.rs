@@ -12,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Plan;
 use crate::error::{Error, Kind, Result};
 use crate::host::Tag;
+use crate::job::physical::combine::Parts;
 use crate::job::physical::place::Place;
-use crate::job::physical::restore::{Asked, Looked, judge, lay};
+use crate::job::physical::restore::{Asked, Looked, judge, lay, make_folders};
 use crate::job::physical::start;
-use crate::job::physical::unpack::make_folder;
 use crate::job::progress::Progress;
 use crate::physical::plan::Stop;
 use crate::physical::recovery::{self, ABSENT, BESIDE, Reached, Source, WANTED};
@@ -60,8 +60,8 @@ impl Moment {
 /// There are no programs of its version, something is damaged, or recovery does not come to the target.
 pub async fn open(plan: &Plan, looked: &mut Looked<'_>, asked: &mut Asked, place: &Place, progress: &Progress) -> Result<Moment> {
     programs(plan, looked)?;
-    // Retention leaves the copy alone meanwhile. Where a drill holds it already, that does too.
-    let _held = State::open(&plan.state_dir)?.hold_copy(&looked.way.base)?;
+    // Retention leaves the copy alone meanwhile, and what it builds on.
+    let _held = Parts::of(plan, looked.backup, &looked.seen, &looked.way.base)?.hold(&State::open(&plan.state_dir)?)?;
     let physical = looked.physical()?.clone();
     let wanted = Wanted {
         major: parse_version(&looked.manifest.server_version).map_or(0, |(major, _)| major),
@@ -76,7 +76,7 @@ pub async fn open(plan: &Plan, looked: &mut Looked<'_>, asked: &mut Asked, place
     let laid = async {
         looked.places =
             recovery::places(&physical.tablespaces, &[], &asked.data.display().to_string()).map_err(|why| Error::new(Kind::Usage, why))?;
-        make_folder(&asked.data)?;
+        make_folders(&asked.data, &looked.places).await?;
         lay(plan, looked, asked, progress).await.map_err(no_room)?;
         configure(looked, &asked.data, wanted.major)
     };
@@ -164,6 +164,11 @@ async fn feed(looked: &Looked<'_>, folder: PathBuf) -> Result<Infallible> {
 async fn give(looked: &Looked<'_>, folder: &Path, name: &str) -> Result<bool> {
     let is_behind = looked.last_segment().is_some_and(|last| is_behind(name, &last));
     let raw = if is_behind { None } else { looked.seen.read(looked.backup.name.as_str(), name).await? };
+    let is_needed = |segment: &Segment| looked.way.reach.as_ref().is_some_and(|reach| reach.segments.contains(segment));
+    if raw.is_none() && !is_behind && Segment::parse(name, looked.seen.archive.segment_bytes).as_ref().is_some_and(is_needed) {
+        // It was there when it was looked for: that is no end of the log.
+        return Err(Error::new(Kind::Damaged, format!("{name} is not in the archive any more")));
+    }
     let failed = |error: &io::Error| Error::system(format_args!("cannot write into {}", folder.display()), error);
     match &raw {
         Some(raw) => lay_file(folder, name, raw),

@@ -16,6 +16,7 @@ use crate::host::clock;
 use crate::job::physical::archive::{self, Claimed, Owner};
 use crate::job::physical::batch::{self, Notes, Patience};
 use crate::job::physical::folder::{self, Version};
+use crate::job::physical::sight::COMMITS_TAKE;
 use crate::job::stores;
 use crate::keys::{Identities, Recipient};
 use crate::pack::codec::Codec;
@@ -166,7 +167,10 @@ impl Sealed {
     pub fn read(path: &Path, recipients: &[Recipient]) -> Result<(Self, Version)> {
         let (_, parsed) = named(path)?;
         let (raw, version) = folder::read(path).map_err(|error| unreadable(path, &error))?;
-        Ok((Self::new(&version.name, parsed, &raw, version.written_at(), recipients)?, version))
+        // A standby has what it has received, whenever that was committed.
+        let is_standby = folder::parent(path).with_file_name("standby.signal").exists();
+        let written_at = version.written_at().filter(|_| !is_standby).map(|at| at - COMMITS_TAKE);
+        Ok((Self::new(&version.name, parsed, &raw, written_at, recipients)?, version))
     }
 
     /// Checks that it is what its name says, packs it, and encrypts it where it is log. `written_at`: until when it tells

@@ -1,7 +1,8 @@
 //! The log that lies on this machine and in no store yet: what pg_receivewal has received, the segment that is being
 //! written too, and what waits in the folder of the log. A restore takes it along: it is what the stores do not tell.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
@@ -11,55 +12,85 @@ use crate::config::plan::Backup;
 use crate::job::physical::archive::Owner;
 use crate::job::physical::folder;
 use crate::job::physical::push::owner_of;
-use crate::physical::inbox::Stays;
-use crate::wal::{Segment, WalName};
+use crate::wal::{History, Segment, WalName};
 
-/// Behind the name of the segment that pg_receivewal writes.
-const PARTIAL: &str = ".partial";
+/// Behind the name of a segment of which there is a part.
+pub const PARTIAL: &str = ".partial";
 
-/// Segments in a folder here.
-#[derive(Debug, Clone)]
+/// Segments in folders here.
+#[derive(Debug, Clone, Default)]
 pub struct Received {
-    folder: PathBuf,
+    folders: Vec<PathBuf>,
     pub whole: BTreeSet<Segment>,
-    /// The one that is being written: its rest is zeros, at which recovery ends.
-    pub open: Option<Segment>,
+    /// Those that are being written, or were when they were left: the rest is zeros, at which recovery ends.
+    pub open: BTreeSet<Segment>,
+    pub histories: BTreeMap<u32, History>,
     /// When the newest of them was last written.
-    pub written_at: DateTime<Utc>,
+    pub written_at: Option<DateTime<Utc>>,
 }
 
 impl Received {
-    /// What lies here of a cluster. `None`: nothing, or nobody may look.
-    pub fn look(plan: &Plan, backup: &Backup, owner: &Owner) -> Option<Self> {
-        let (folder, stays) = folder::of(plan, backup)?;
-        let mut received =
-            Received { folder: folder.clone().into_owned(), whole: BTreeSet::new(), open: None, written_at: DateTime::UNIX_EPOCH };
-        for entry in std::fs::read_dir(&folder).ok()?.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let Some(parsed @ (WalName::Segment(numbers) | WalName::Partial(numbers))) = WalName::parse(&name) else { continue };
-            let (Some(segment), Ok((raw, version))) = (numbers.segment(owner.segment_bytes), folder::read(&entry.path())) else { continue };
-            if owner_of(parsed, &raw, raw.len() as u64).ok().flatten().as_ref() != Some(owner) {
-                continue;
+    /// What lies here of a cluster, and what cannot be read of it, in words.
+    pub fn look(plan: &Plan, backup: &Backup, owner: &Owner) -> (Self, Vec<String>) {
+        let (mut received, mut unreadable) = (Received::default(), Vec::new());
+        for (folder, _) in folder::all(plan, backup) {
+            let entries = match std::fs::read_dir(&folder) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => {
+                    unreadable.push(format!("{}: {}", folder.display(), folder::unreadable(&error)));
+                    continue;
+                }
+            };
+            for entry in entries.flatten() {
+                let path = entry.path();
+                if let Err(why) = received.take(&path, owner) {
+                    unreadable.push(format!("{}: {why}", path.display()));
+                }
             }
-            match parsed {
-                WalName::Partial(_) if stays == Stays::ForReceiver => received.open = received.open.max(Some(segment)),
-                WalName::Segment(_) => drop(received.whole.insert(segment)),
-                _ => continue,
-            }
-            received.written_at = received.written_at.max(version.written_at().unwrap_or_default());
+            received.folders.push(folder);
         }
-        (received.open.is_some() || !received.whole.is_empty()).then_some(received)
+        (received, unreadable)
+    }
+
+    fn take(&mut self, path: &Path, owner: &Owner) -> Result<(), String> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let Some(parsed) = WalName::parse(&name) else { return Ok(()) };
+        let (raw, version) = match folder::read(path) {
+            Ok(read) => read,
+            // It has just gone into the stores.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(folder::unreadable(&error)),
+        };
+        match parsed {
+            WalName::History(timeline) => {
+                let history = History::parse(&String::from_utf8_lossy(&raw), timeline)?;
+                self.histories.insert(timeline, history);
+            }
+            WalName::Segment(numbers) | WalName::Partial(numbers) => {
+                // Nothing has been received into one yet, or it is of another cluster: the delivery tells that.
+                let is_its = owner_of(parsed, &raw, raw.len() as u64).ok().flatten().as_ref() == Some(owner);
+                let Some(segment) = numbers.segment(owner.segment_bytes).filter(|_| is_its) else { return Ok(()) };
+                let of = if matches!(parsed, WalName::Partial(_)) { &mut self.open } else { &mut self.whole };
+                of.insert(segment);
+                self.written_at = self.written_at.max(version.written_at());
+            }
+            WalName::Label(_) => {}
+        }
+        Ok(())
     }
 
     pub fn has(&self, segment: Segment) -> bool {
-        self.whole.contains(&segment) || self.open == Some(segment)
+        self.whole.contains(&segment) || self.open.contains(&segment)
     }
 
     /// One of them. `None`: it is not here, or has gone into the stores meanwhile.
     pub fn read(&self, name: &str) -> Option<Vec<u8>> {
-        let read = |path: &Path| folder::read(path).ok().map(|(raw, _)| raw.to_vec());
-        let path = self.folder.join(name);
+        let read = |name: &str| {
+            let of = |folder: &PathBuf| folder::read(&folder.join(name)).ok().map(|(raw, _)| raw.to_vec());
+            self.folders.iter().find_map(of)
+        };
         // It may become whole between two looks.
-        read(&path).or_else(|| read(&self.folder.join(format!("{name}{PARTIAL}")))).or_else(|| read(&path))
+        read(name).or_else(|| read(&format!("{name}{PARTIAL}"))).or_else(|| read(name))
     }
 }

@@ -18,12 +18,13 @@ use crate::job::physical::look::{self, Seen};
 use crate::job::physical::start::{self, Started};
 use crate::job::physical::unpack::{Folders, make_durable, make_folder};
 use crate::job::progress::Progress;
-use crate::job::restore::{measured, refuse_unsigned};
+use crate::job::restore::refuse_unsigned;
 use crate::job::run::find;
 use crate::physical::plan::{Stop, Way, Window, choose, stop};
 use crate::physical::recovery::{self, BESIDE, Reached, Source};
 use crate::physical::target::Target;
 use crate::postgres::programs::{self, parse_version};
+use crate::restore::plan::Measured;
 use crate::state::State;
 use crate::verify::stored::Stored;
 use crate::wal::Reach;
@@ -60,8 +61,8 @@ pub struct Looked<'a> {
     pub store: Name,
     /// Of the copy there.
     pub rung: Option<Rung>,
-    /// What nobody known has signed, and is restored all the same.
-    unsigned: Vec<String>,
+    /// Such as what nobody known has signed, and is restored all the same.
+    pub warnings: Vec<String>,
 }
 
 impl Looked<'_> {
@@ -92,7 +93,13 @@ impl Looked<'_> {
 
     /// How long it will take, and by what that is known.
     pub fn expected(&self) -> (Option<f64>, String) {
-        let expected = measured(&self.seen.catalog).and_then(|drill| drill.expect(self.manifest.raw_bytes()));
+        let bytes = |manifest: &Manifest| manifest.physical.as_ref().map_or(0, |physical| physical.cluster_bytes);
+        let drills = self.seen.catalog.entries.iter().flat_map(|entry| {
+            let raw_bytes = bytes(&entry.manifest);
+            let proofs = entry.copies.values().flatten();
+            proofs.filter_map(move |proof| Some(Measured { at: proof.at, seconds: proof.restore_seconds()?, raw_bytes }))
+        });
+        let expected = drills.max_by_key(|drill| drill.at).and_then(|drill| drill.expect(bytes(&self.manifest)));
         expected.map_or((None, "no drill yet: unknown".to_owned()), |(seconds, how)| (Some(seconds), how))
     }
 
@@ -132,34 +139,36 @@ pub async fn look<'a>(plan: &'a Plan, wanted: &Wanted, asked: &Asked) -> Result<
     if let Some(path) = &asked.identity {
         seen.keys = keys::of_file(path)?;
     }
+    let mut warnings = Vec::new();
     if only.is_none() {
-        seen.take_received(plan, backup).await?;
+        let unreadable = seen.take_received(plan, backup).await?;
+        warnings.extend(unreadable.into_iter().map(|what| format!("it lies here and is not taken along: {what}")));
     }
-    let mut bases = seen.bases(Some(wanted));
+    let (mut bases, mut target) = (seen.bases(Some(wanted)), asked.target.clone());
     if bases.is_empty() {
         // Says why.
         seen.catalog.find(wanted)?;
         return Err(Error::new(Kind::NotFound, format!("there is no base backup {wanted}")).hint(format!("pgvigil list {}", wanted.backup)));
     }
     if let Target::Name(name) = &asked.target
-        && let Some(lsn) = seen.restore_point(plan, backup, &seen.bases(None), name).await?
+        && let Some(lsn) = seen.restore_point(plan, backup, asked.timeline, name).await?
     {
-        // It may lie before the newest base backup.
+        // It may lie before the newest base backup, and an older one of that name behind it.
+        target = Target::Lsn(lsn);
         bases.retain(|base| base.physical.stop_lsn <= lsn);
         if bases.is_empty() {
             let why = format!("it is at LSN {lsn}, before the end of the base backup");
             return Err(refused(&asked.target, &why, &seen.windows(&wanted.backup).await?));
         }
     }
-    let mut way = match choose(&asked.target, &bases, Some(&seen.archive), asked.timeline) {
+    let mut way = match choose(&target, &bases, Some(&seen.archive), asked.timeline) {
         Ok(way) => way,
         Err(against) => return Err(refused(&asked.target, &against.join("\n  "), &seen.windows(&wanted.backup).await?)),
     };
     let (entry, store, _) = seen.copy(&way.base)?;
-    let mut unsigned = Vec::new();
     for part in Parts::of(plan, backup, &seen, &way.base)?.entries() {
         let (part, store, _) = seen.copy(&part.id)?;
-        unsigned.extend(refuse_unsigned(part, store.as_str(), asked.accept_unsigned)?);
+        warnings.extend(refuse_unsigned(part, store.as_str(), asked.accept_unsigned)?);
     }
     let (manifest, store, rung) = (entry.manifest.clone(), store.clone(), entry.rung_in(store.as_str()));
     let major = parse_version(&manifest.server_version).map_or(0, |(major, _)| major);
@@ -168,7 +177,7 @@ pub async fn look<'a>(plan: &'a Plan, wanted: &Wanted, asked: &Asked) -> Result<
         Target::Time(_) => seen.end_of(plan, backup, &way, major).await?,
         _ => None,
     };
-    let stop = match stop(&asked.target, &way, end, seen.archive.segment_bytes) {
+    let stop = match stop(&target, &way, end, seen.archive.segment_bytes) {
         Ok(stop) => stop,
         Err(why) => return Err(refused(&asked.target, &why, &seen.windows(&wanted.backup).await?)),
     };
@@ -179,7 +188,7 @@ pub async fn look<'a>(plan: &'a Plan, wanted: &Wanted, asked: &Asked) -> Result<
     let tablespaces = manifest.physical.as_ref().map(|physical| physical.tablespaces.as_slice()).unwrap_or_default();
     let places = recovery::places(tablespaces, &asked.tablespaces, &asked.data.display().to_string());
     let places = places.map_err(|why| Error::new(Kind::Usage, why))?;
-    Ok(Looked { backup, seen, way, stop, places, manifest, store, rung, unsigned })
+    Ok(Looked { backup, seen, way, stop, places, manifest, store, rung, warnings })
 }
 
 fn no_store(backup: &Backup, store: &str) -> Error {
@@ -210,9 +219,9 @@ pub async fn restore(plan: &Plan, looked: &Looked<'_>, asked: &Asked, progress: 
     if asked.start {
         start::check(plan, looked.backup, &looked.manifest)?;
     }
-    // Retention leaves it alone meanwhile.
-    let _held = State::open(&plan.state_dir)?.hold_copy(&looked.way.base)?;
-    make_folder(&asked.data)?;
+    // Retention leaves it alone meanwhile, and what it builds on.
+    let _held = Parts::of(plan, looked.backup, &looked.seen, &looked.way.base)?.hold(&State::open(&plan.state_dir)?)?;
+    make_folders(&asked.data, &looked.places).await?;
     let fetched = tokio::select! {
         fetched = fetch(plan, looked, asked, progress) => fetched,
         () = cancel.cancelled() => Err(Error::new(Kind::Cancelled, "told to stop")),
@@ -221,7 +230,7 @@ pub async fn restore(plan: &Plan, looked: &Looked<'_>, asked: &Asked, progress: 
         remove(&asked.data, &looked.places).await;
         return Err(error);
     }
-    let mut warnings = looked.unsigned.clone();
+    let mut warnings = looked.warnings.clone();
     let started = if asked.start {
         progress.begin("replaying the log");
         let started = tokio::select! {
@@ -245,7 +254,24 @@ pub async fn restore(plan: &Plan, looked: &Looked<'_>, asked: &Asked, progress: 
     Ok(Restored { seconds: began.elapsed().as_secs_f64(), started, warnings })
 }
 
-/// A folder that is not whole must not be taken for a cluster.
+/// Makes the folders of a cluster, each of which must not be there or be empty. Where one cannot be had, those go again
+/// that were made, and no other is touched.
+///
+/// # Errors
+/// One of them is not empty, or cannot be made.
+pub async fn make_folders(data: &Path, places: &[(u32, String)]) -> Result<()> {
+    make_folder(data)?;
+    for (number, (_, place)) in places.iter().enumerate() {
+        if let Err(error) = make_folder(Path::new(place)) {
+            remove(data, &places[..number]).await;
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// A folder that is not whole must not be taken for a cluster. They are this restore's: it has made them, or found them
+/// empty.
 async fn remove(data: &Path, places: &[(u32, String)]) {
     for folder in std::iter::once(data).chain(places.iter().map(|(_, place)| Path::new(place))) {
         // One that is a mount of its own stays, empty.
@@ -294,7 +320,7 @@ async fn fetch(plan: &Plan, looked: &Looked<'_>, asked: &Asked, progress: &Progr
     Ok(())
 }
 
-/// Lays the base backup into its folders, and returns those of tablespaces. That of the data is there.
+/// Lays the base backup into its folders, which are there, and returns those of tablespaces.
 ///
 /// # Errors
 /// They are too small, something is damaged, or the store does not answer.
@@ -303,9 +329,6 @@ pub async fn lay(plan: &Plan, looked: &Looked<'_>, asked: &Asked, progress: &Pro
     let log_bytes = if asked.with_wal { looked.log_bytes() } else { 0 };
     check_room(&asked.data, looked.physical()?.cluster_bytes + parts.beside_bytes() + log_bytes)?;
     let tablespaces: Vec<(u32, PathBuf)> = looked.places.iter().map(|(oid, place)| (*oid, PathBuf::from(place))).collect();
-    for (_, place) in &tablespaces {
-        make_folder(place)?;
-    }
     let meter = progress.restart("fetching the base backup", parts.raw_bytes());
     let (_, _, store) = looked.seen.copy(&looked.way.base)?;
     let stored = Stored { store: &**store, id: &looked.way.base, manifest: &looked.manifest, keys: &looked.seen.keys };

@@ -22,8 +22,8 @@ const EXEC_EVERY: Duration = Duration::from_secs(60);
 /// Looks that are kept: those of the log that still waits are older.
 const KEPT_MAX: usize = 4096;
 
-/// A commit has its time a moment before its place in the log.
-const COMMITS_TAKE: TimeDelta = TimeDelta::seconds(1);
+/// A commit has its time before its place in the log: by a moment, or by as long as the disk of the log stands still.
+pub const COMMITS_TAKE: TimeDelta = TimeDelta::seconds(5);
 
 /// The looks so far, each at a time and a place.
 pub struct Sight {
@@ -48,7 +48,7 @@ impl Sight {
             if let Some(there) = &server {
                 match Standing::written(there).await {
                     Ok(Some(standing)) => self.note(standing.now - COMMITS_TAKE, standing.lsn),
-                    // What a standby has not received yet may have been committed.
+                    // Nothing has been replayed yet.
                     Ok(None) => {}
                     Err(_) => server = None,
                 }

@@ -5,10 +5,10 @@ use crate::catalog::Catalog;
 use crate::config::Plan;
 use crate::config::plan::Backup;
 use crate::config::values::Name;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::job::physical::archive::{self, Claimed, Owner};
+use crate::job::physical::received::PARTIAL;
 use crate::job::{keys, stores};
-use crate::keys::Identities;
 use crate::physical::retain::log_from;
 use crate::store::{Objects, Store, catalog_of};
 use crate::wal::name::key;
@@ -23,12 +23,11 @@ pub async fn spread(plan: &Plan, backup: &Backup, name: &Name, target: &dyn Stor
     catalog_of(target, name.as_str(), Some(backup.name.as_str()), &mut catalog).await?;
     let Some(from) = log_from(catalog.entries.iter().filter_map(|entry| entry.manifest.physical.as_ref())) else { return Ok(0) };
     let mut there = archive::look(target, backup.name.as_str()).await?;
-    let keys = keys::of_backup(plan, backup.name.as_str())?.unwrap_or_default();
     let (mut copied, mut failed) = (0, None);
     for other in backup.stores.iter().filter(|other| *other != name) {
         let brought = async {
             let source = stores::open(&plan.stores[other], by)?;
-            bring(backup.name.as_str(), &*source, target, &mut there, from.0, &keys).await
+            bring(backup.name.as_str(), &*source, target, &mut there, from.0).await
         };
         match brought.await {
             Ok(files) => copied += files,
@@ -42,7 +41,7 @@ pub async fn spread(plan: &Plan, backup: &Backup, name: &Name, target: &dyn Stor
 }
 
 /// From one of the others. `from`: a place in the log, before which nothing is needed.
-async fn bring(backup: &str, source: &dyn Store, target: &dyn Store, there: &mut Archive, from: u64, keys: &Identities) -> Result<usize> {
+async fn bring(backup: &str, source: &dyn Store, target: &dyn Store, there: &mut Archive, from: u64) -> Result<usize> {
     let has = archive::look(source, backup).await?;
     let Some(owner) = Owner::read(source, backup).await? else { return Ok(0) };
     let mut claimed = Claimed::default();
@@ -50,7 +49,7 @@ async fn bring(backup: &str, source: &dyn Store, target: &dyn Store, there: &mut
     for (timeline, history) in &has.histories {
         if !there.histories.contains_key(timeline) {
             claimed.by(&owner, target, backup).await?;
-            copied += usize::from(copy(backup, source, target, &format!("{timeline:08X}.history"), keys).await?);
+            copied += usize::from(copy(backup, source, target, &format!("{timeline:08X}.history")).await?);
             there.histories.insert(*timeline, history.clone());
         }
     }
@@ -61,25 +60,33 @@ async fn bring(backup: &str, source: &dyn Store, target: &dyn Store, there: &mut
     };
     let mut missing: Vec<Segment> = has.segments.iter().flat_map(missing).collect();
     missing.sort_by_key(|segment| (segment.number, segment.timeline));
+    let mut damaged = None;
     for segment in missing {
         claimed.by(&owner, target, backup).await?;
-        copied += usize::from(copy(backup, source, target, &segment.name(has.segment_bytes), keys).await?);
-        there.segments.entry(segment.timeline).or_default().insert(segment.number);
+        match copy(backup, source, target, &segment.name(has.segment_bytes)).await {
+            Ok(is_copied) => {
+                copied += usize::from(is_copied);
+                there.segments.entry(segment.timeline).or_default().insert(segment.number);
+            }
+            // Another store may have a sound one, and what is behind it is needed all the same.
+            Err(error) if error.kind == Kind::Damaged => damaged = Some(error),
+            Err(error) => return Err(error),
+        }
     }
-    Ok(copied)
+    let is_needed = |part: &&Segment| part.number >= first && !there.contains(**part) && !there.open.contains(*part);
+    for part in has.open.iter().filter(is_needed).copied().collect::<Vec<_>>() {
+        let name = format!("{}{PARTIAL}", part.name(has.segment_bytes));
+        copied += usize::from(copy(backup, source, target, &name).await?);
+        there.open.insert(part);
+    }
+    damaged.map_or(Ok(copied), Err)
 }
 
-/// The very bytes. What is encrypted is opened only if there is a key; false: it has gone meanwhile.
-async fn copy(backup: &str, source: &dyn Objects, target: &dyn Objects, name: &str, keys: &Identities) -> Result<bool> {
+/// The very bytes, whose hash stands in front of them. False: it has gone meanwhile.
+async fn copy(backup: &str, source: &dyn Objects, target: &dyn Objects, name: &str) -> Result<bool> {
     let Some(parsed) = WalName::parse(name) else { return Ok(false) };
     let Some(packed) = archive::stored(source, backup, name, parsed).await? else { return Ok(false) };
-    let header = object::header(&packed).map_err(|why| archive::damaged(backup, name, &why))?.0;
-    if header.name != name {
-        return Err(archive::damaged(backup, name, &format!("it is {:?} by its header", header.name)));
-    }
-    if header.encryption.is_none() || !keys.is_empty() {
-        archive::open(packed.clone(), backup, name, keys).await?;
-    }
+    object::check(name, &packed).map_err(|why| archive::damaged(backup, name, &why))?;
     // Whoever has put it there meanwhile has put the same.
     target.put(&key(backup, name, parsed), packed).await?;
     Ok(true)

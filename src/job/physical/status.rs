@@ -32,6 +32,9 @@ pub struct Status {
     pub bytes_behind: Option<u64>,
     pub problems: Vec<String>,
     pub error: Option<String>,
+    /// There is a gap behind the newest base backup: only another one leads over it.
+    #[serde(skip)]
+    pub wants_base: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -93,12 +96,15 @@ pub async fn status(plan: &Plan, backup: &Backup) -> Result<Status> {
         bytes_behind: None,
         problems: Vec::new(),
         error: None,
+        wants_base: false,
     };
+    let newest = seen.bases(None).into_iter().next().map(|base| way(&base, Some(&seen.archive), None));
+    status.wants_base = newest.is_some_and(|way| way.is_ok_and(|way| way.reach.is_some_and(|reach| !reach.gaps.is_empty())));
     status.problems.extend(status.gaps.iter().map(GapRow::in_words));
     for (store, archive) in &seen.archives {
         status.problems.extend(lacks(&seen, name, store, archive, now).await?);
     }
-    if let Some((folder, stays)) = folder::of(plan, backup) {
+    for (folder, stays) in folder::all(plan, backup) {
         status.problems.extend(folder::problems(&folder, stays, seen.owner(name).await?.as_ref(), now));
     }
     if backup.physical.as_ref().is_some_and(|physical| physical.wal.is_none()) {
@@ -119,9 +125,13 @@ pub async fn status(plan: &Plan, backup: &Backup) -> Result<Status> {
 }
 
 async fn last(seen: &Seen, name: &str, now: DateTime<Utc>) -> Result<Option<Last>> {
-    let newest =
-        seen.archive.segments.iter().filter_map(|(timeline, numbers)| Some(Segment { timeline: *timeline, number: *numbers.last()? }));
-    let Some(segment) = newest.max_by_key(|segment| (segment.number, segment.timeline)) else { return Ok(None) };
+    // That of the way that the newest base backup leads: one that was left may have gone on further.
+    let ways = seen.bases(None).into_iter().find_map(|base| way(&base, Some(&seen.archive), None).ok());
+    let timeline = ways.map(|way| way.timeline).or(seen.archive.segments.keys().next_back().copied());
+    let of = |timeline: u32| Some(Segment { timeline, number: *seen.archive.segments.get(&timeline)?.last()? });
+    // Right behind a promotion there is none of it yet.
+    let newest = seen.archive.segments.keys().rev().find_map(|timeline| of(*timeline));
+    let Some(segment) = timeline.and_then(of).or(newest) else { return Ok(None) };
     let bytes = seen.archive.segment_bytes;
     let header = seen.header(name, segment).await?;
     Ok(header.map(|header| Last {
@@ -192,6 +202,7 @@ async fn ask(plan: &Plan, backup: &Backup) -> Result<ServerLog> {
     'archive_timeout', (select setting::bigint from pg_settings where name = 'archive_timeout'),
     'pg_wal_bytes', case when {may_look} then (select sum(size) from pg_ls_waldir()) end,
     'waiting', case when {may_look} then (select count(*) from pg_ls_archive_statusdir() where name like '%.ready') end,
+    'waiting_since', case when {may_look} then (select min(modification) from pg_ls_archive_statusdir() where name like '%.ready') end,
     'slots', (select coalesce(json_agg(json_build_object('name', slot_name, 'active', active, 'restart_lsn', restart_lsn,
         'retained_bytes', case when pg_is_in_recovery() then null else pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint end,
         'wal_status', wal_status, 'safe_bytes', safe_wal_size)), '[]')

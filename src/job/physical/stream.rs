@@ -42,8 +42,17 @@ pub fn lock_name(backup: &Backup) -> String {
 pub struct Anew(Arc<Mutex<BTreeSet<Name>>>);
 
 impl Anew {
-    fn tell(&self, backup: &Backup, what: &str) {
-        tracing::error!(backup = %backup.name, "{what}; there is a gap, and a base backup leads over it");
+    /// There is one more.
+    fn tell(&self, backup: &Backup) {
+        tracing::error!(
+            backup = %backup.name,
+            "the server has removed log that was not received: there is a gap, and a base backup leads over it; receiving begins anew"
+        );
+        self.want(backup);
+    }
+
+    /// There is one, since whenever.
+    pub fn want(&self, backup: &Backup) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(backup.name.clone());
     }
 
@@ -54,12 +63,12 @@ impl Anew {
 }
 
 /// Keeps pg_receivewal at work until it is told to end. Whatever fails is told and tried again.
-/// `by`: who writes into stores; `anew`: what is told of a gap that only a base backup leads over.
-pub async fn receive(plan: &Plan, backup: &Backup, spool: &Path, by: &str, anew: &Anew, cancel: &CancellationToken) {
+/// `anew`: who is told of a gap that only a base backup leads over.
+pub async fn receive(plan: &Plan, backup: &Backup, spool: &Path, anew: &Anew, cancel: &CancellationToken) {
     let (mut wait, mut told) = (BACKOFF_FIRST, None);
     loop {
         let began = tokio::time::Instant::now();
-        match receive_once(plan, backup, spool, by, anew, cancel).await {
+        match receive_once(plan, backup, spool, anew, cancel).await {
             Ok(()) => return,
             Err(error) => {
                 if began.elapsed() > BACKOFF_MAX {
@@ -90,13 +99,13 @@ pub fn over_the_network(server: &plan::Server) -> plan::Server {
 }
 
 /// One life of pg_receivewal.
-async fn receive_once(plan: &Plan, backup: &Backup, spool: &Path, by: &str, anew: &Anew, cancel: &CancellationToken) -> Result<()> {
+async fn receive_once(plan: &Plan, backup: &Backup, spool: &Path, anew: &Anew, cancel: &CancellationToken) -> Result<()> {
     make_spool(spool)?;
     let server = Server::connect(&over_the_network(&plan.servers[&backup.server]), Tag::random()).await?;
     let slot = slot_name(backup.name.as_str());
     if anew::is_lost(&server, &slot).await? {
-        anew::begin(plan, backup, spool, by, &server, Some(&slot)).await?;
-        anew.tell(backup, "the slot had lost log that it needs: it is made anew");
+        anew::drop_slot(&server, &slot).await?;
+        tracing::error!(backup = %backup.name, slot, "the slot was lost: it is made anew");
     }
     let made = server.host().start(server.call("pg_receivewal", arguments(spool, &slot, true))).await?.ended().await?;
     if !made.exit.is_success() {
@@ -119,9 +128,10 @@ async fn receive_once(plan: &Plan, backup: &Backup, spool: &Path, by: &str, anew
         _ = stdout.read_to_end(&mut sink) => {
             let exit = process.running.wait().await?;
             let error = explain("pg_receivewal", exit, &process.stderr.text());
+            // A slot that is lost is made anew first: what the server still has then, it has to give.
             if anew::is_gone(&error.message) && !anew::is_lost(&server, &slot).await? {
-                anew::begin(plan, backup, spool, by, &server, None).await?;
-                anew.tell(backup, "the server has removed log that was not received: receiving begins where its slot is");
+                anew::begin(spool)?;
+                anew.tell(backup);
             }
             Err(error)
         }

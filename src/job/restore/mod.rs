@@ -144,18 +144,13 @@ async fn find(plan: &Plan, wanted: &Wanted, store: Option<&str>) -> Result<(Entr
     let entry = catalog.find(wanted)?.clone();
     let best = entry.copies.keys().max_by_key(|name| (entry.rung_in(name), std::cmp::Reverse((*name).clone())));
     let store = best.cloned().ok_or_else(|| Error::new(Kind::NotFound, format!("{} is in no store", entry.id)))?;
-    let newest = measured(&catalog);
-    Ok((entry, store, newest))
-}
-
-/// The newest restore that a drill has measured.
-pub fn measured(catalog: &Catalog) -> Option<Measured> {
     let proofs = catalog.entries.iter().flat_map(|entry| entry.copies.values().flatten());
     let measured = proofs.filter_map(|proof| {
         let raw_bytes = proof.drill.as_ref()?.raw_bytes;
         Some(Measured { at: proof.at, seconds: proof.restore_seconds()?, raw_bytes })
     });
-    measured.max_by_key(|measured| measured.at)
+    let newest = measured.max_by_key(|measured| measured.at);
+    Ok((entry, store, newest))
 }
 
 /// Where signatures are asked for, what nobody known has signed is restored by a person's word only;

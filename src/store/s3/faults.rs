@@ -204,3 +204,33 @@ async fn tokens_and_encryption_are_told() {
         assert!(head.lines().any(|line| line.starts_with("authorization:") && line.contains(name)), "{name} is not signed: {head}");
     }
 }
+
+#[tokio::test]
+async fn a_large_file_comes_in_parts_in_its_order() {
+    const HUGE_BYTES: usize = 45_000_000;
+    let server = server();
+    let proxy = Proxy::start(&server).await;
+    let store = open(&place(&proxy.endpoint), "0123");
+    let mut upload = store.begin(&id(LABEL)).await.unwrap();
+    write(&mut *upload, "huge.sql", text(HUGE_BYTES)).await.unwrap();
+    upload.commit(Bytes::from_static(b"{}")).await.unwrap();
+    // Whatever happens to which of them.
+    proxy.act(
+        "GET ",
+        &[Act::CutAnswer(50), Act::CutAnswer(3_000_000), Act::Answer(503, "SlowDown"), Act::CutAnswer(100), Act::CutAnswer(5_000_000)],
+    );
+    assert!(all(store.read(&id(LABEL), "huge.sql").await.unwrap()).await.unwrap() == text(HUGE_BYTES));
+    assert!(proxy.is_done());
+
+    // Parts of another object of that name are none of this one.
+    proxy.act("GET ", &[Act::CutAnswer(HUGE_BYTES), Act::Wait]);
+    let reading = tokio::spawn(all(store.read(&id(LABEL), "huge.sql").await.unwrap()));
+    while !proxy.is_done() {
+        tokio::task::yield_now().await;
+    }
+    let key = store.place.file(&id(LABEL), "huge.sql");
+    store.shelf().put_over(&key, Payload::from(text(HUGE_BYTES).slice(1..)), "x").await.unwrap();
+    proxy.release();
+    let error = reading.await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("412"), "{error}");
+}
