@@ -203,7 +203,7 @@ pub enum Command {
 pub enum WalCommand {
     /// Put a file of the log into every store: for archive_command
     #[command(
-        after_help = "In postgresql.conf:\n  archive_command = 'pgvigil --config /etc/pgvigil/wal.toml wal push %p'\n\nExit codes: 0 durable in every store, 1 to 125 not: the server keeps the file and tries again."
+        after_help = "In postgresql.conf:\n  archive_command = 'pgvigil --config /etc/postgresql/pgvigil-wal.toml wal push %p'\n\nExit codes: 0 durable in every store, 1 to 125 not: the server keeps the file and tries again."
     )]
     Push {
         /// The file, as %p gives it

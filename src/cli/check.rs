@@ -160,7 +160,12 @@ async fn online(plan: &Plan, unit: Option<&Unit>, lines: &mut Vec<Line>) {
     }
     for store in plan.stores.values() {
         lines.push(of_store(store).await);
-        lines.extend(unit.and_then(|unit| of_unit(store, unit)));
+        let folder = store.kind.folder().zip(unit);
+        lines.extend(folder.and_then(|(path, unit)| of_unit(format!("store {}", store.name), path, unit)));
+    }
+    for backup in plan.backups.values() {
+        let folder = backup.physical.as_ref().and_then(|physical| physical.wal_folder.as_deref()).zip(unit);
+        lines.extend(folder.and_then(|(path, unit)| of_unit(format!("backup {}", backup.name), path, unit)));
     }
     if let Some(email) = &plan.email {
         lines.push(of_email(email).await);
@@ -327,14 +332,13 @@ async fn of_store(store: &plan::Store) -> Line {
     }
 }
 
-/// Whether the unit lets the daemon write the store, whatever this process may.
-fn of_unit(store: &plan::Store, unit: &Unit) -> Option<Line> {
-    let path = store.kind.folder()?;
+/// Whether the unit lets the daemon write a folder, whatever this process may.
+fn of_unit(subject: String, path: &Path, unit: &Unit) -> Option<Line> {
     let hint = unit.lacks(path)?;
     let message = format!("{}: {} does not let the daemon write there", path.display(), unit::NAME);
     // It may be there for nothing, as beside a cron job.
     let level = if unit.is_used { Level::Error } else { Level::Warning };
-    Some(Line::new(level, format!("store {}", store.name), message, Some(hint)))
+    Some(Line::new(level, subject, message, Some(hint)))
 }
 
 async fn of_email(email: &Email) -> Line {

@@ -263,6 +263,17 @@ impl Keep {
         Keep { last: none, within: None, daily: none, weekly: none, monthly: none, yearly: none, base_backups: None, window: None }
     }
 
+    /// Whether it names a unit of physical backups.
+    pub fn speaks_of_base_backups(&self) -> bool {
+        self.base_backups.is_some() || self.window.is_some()
+    }
+
+    /// Whether it says what stays of dumps: unless it names units of physical backups alone.
+    pub fn speaks_of_dumps(&self) -> bool {
+        let units = [self.last, self.daily, self.weekly, self.monthly, self.yearly];
+        !self.speaks_of_base_backups() || self.within.is_some() || units.iter().any(|unit| *unit != Count::Number(0))
+    }
+
     fn of(keep: &file::Keep) -> Self {
         let count = |count: Option<Count>| count.unwrap_or(Count::Number(0));
         Keep {

@@ -92,7 +92,7 @@ async fn watch(plan: &Plan, backup: &Backup, anew: &Anew, cancel: &CancellationT
         let (mut problems, figures, why) = match seen {
             Ok(status) => {
                 if status.wants_base {
-                    anew.want(backup);
+                    anew.note(&backup.name, false);
                 }
                 let figures = status.figures();
                 (status.problems, figures, status.error)

@@ -59,16 +59,16 @@ impl Daemon {
     /// schedule says. Of one that is made by hand only the gap is told, as every gap is.
     pub(super) fn ask_for_bases(&mut self) {
         let plan = Arc::clone(&self.plan);
-        for name in self.receiving.anew.take() {
+        for (name, is_told_once) in self.receiving.anew.take() {
             let is_scheduled = plan.backups.get(&name).is_some_and(|backup| backup.schedule.is_some());
             // Where log is lost again and again, base backups must not take all of the way.
             let is_new = self.asked_for.get(&name).is_none_or(|at| at.elapsed() >= ASK_AGAIN);
             if is_scheduled && is_new && !self.busy.contains_key(&name) && self.has_place() && !self.stops {
                 self.asked_for.insert(name.clone(), Instant::now());
                 self.begin_run(name, clock::now().trunc_subsecs(0), 1);
-            } else if is_scheduled && is_new && !self.stops {
-                // It is asked for again at the next step.
-                self.receiving.anew.want(&plan.backups[&name]);
+            } else if is_scheduled && is_told_once {
+                // When there is a place, and the time.
+                self.receiving.anew.note(&name, true);
             }
         }
     }

@@ -26,8 +26,8 @@ use crate::store::{Store, catalog_of};
 pub struct Judged {
     pub store: Name,
     pub verdicts: Vec<Verdict>,
-    /// Some may build on others.
-    pub in_chains: bool,
+    /// What each of them builds on that is nothing by itself.
+    pub builds_on: BTreeMap<Id, Id>,
     /// Log that goes with the last base backup that needs it, once somebody has looked.
     pub log: Option<ExpiredLog>,
 }
@@ -57,8 +57,8 @@ pub fn judge(plan: &Plan, backup: &Backup, store: &Name, catalog: &Catalog, rece
     // What does not count takes nobody's place, and nobody deletes it: it may be from before signing.
     let foreign = catalog.entries.iter().filter(|entry| entry.id.backup == backup.name.as_str() && !counts(entry, store));
     verdicts.extend(foreign.map(|entry| Verdict { id: entry.id.clone(), keep: true, reasons: vec![Reason::Unsigned] }));
-    let in_chains = copies.iter().any(|copy| copy.incremental_of.is_some());
-    Judged { store: store.clone(), verdicts, in_chains, log: None }
+    let builds_on = copies.iter().filter_map(|copy| Some((copy.id.clone(), copy.incremental_of.clone()?))).collect();
+    Judged { store: store.clone(), verdicts, builds_on, log: None }
 }
 
 /// The stores that copies are made to: all but the primary.
@@ -112,8 +112,8 @@ pub fn received(history: &History, backup: &Backup, catalog: &Catalog) -> Result
 
 /// What is kept of a backup in a store.
 pub fn keep_in<'a>(plan: &'a Plan, backup: &'a Backup, store: &Name) -> &'a Keep {
-    // Units of dumps say nothing of base backups.
-    let speaks = |keep: &&Keep| backup.physical.is_none() || keep.base_backups.is_some() || keep.window.is_some();
+    // Units of dumps say nothing of base backups, nor the other way round.
+    let speaks = |keep: &&Keep| if backup.physical.is_some() { keep.speaks_of_base_backups() } else { keep.speaks_of_dumps() };
     plan.stores.get(store).and_then(|store| store.keep.as_ref()).filter(speaks).unwrap_or(&backup.keep)
 }
 
@@ -340,50 +340,56 @@ async fn there(plan: &Plan, state: &State, backup: &Backup, name: &Name) -> Resu
 }
 
 async fn delete(plan: &Plan, state: &State, store: &dyn Store, judged: &mut Judged, deleted: &mut usize) -> Result<()> {
+    let Judged { store: name, verdicts, builds_on, .. } = judged;
     // Oldest first: should it break off, what is newer is still there. But what builds on another goes before that one.
-    let mut expired: Vec<&mut Verdict> = judged.verdicts.iter_mut().filter(|verdict| !verdict.keep).collect();
-    if !judged.in_chains {
+    let mut expired: Vec<&mut Verdict> = verdicts.iter_mut().filter(|verdict| !verdict.keep).collect();
+    if builds_on.is_empty() {
         expired.reverse();
     }
-    let mut kept: Option<Vec<Reason>> = None;
+    let mut needed: BTreeMap<Id, Id> = BTreeMap::new();
     for verdict in expired {
-        let id = &verdict.id;
-        // One that stays may build on any that is older.
-        if let Some(reasons) = kept.as_ref().filter(|_| judged.in_chains) {
-            (verdict.keep, verdict.reasons) = (true, reasons.clone());
-            continue;
-        }
-        // A pin takes no lock, and thousands may go before this one does.
-        if in_order::<Pin>("pin", id, &store.documents(id).await?, &keys::trust(plan)).last().is_some_and(|pin| pin.pinned) {
-            tracing::warn!(%id, store = %judged.store, "pinned just now: kept");
-            (verdict.keep, verdict.reasons) = (true, vec![Reason::Pinned]);
-            kept = Some(vec![Reason::NeededBy(id.clone())]);
-            continue;
-        }
-        // Nor does a drill take the lock of the backup: it may last for hours.
-        let Some(_held) = state.hold_copy(id)? else {
-            tracing::warn!(%id, store = %judged.store, "under drill: kept");
-            (verdict.keep, verdict.reasons) = (true, vec![Reason::UnderDrill]);
-            kept = Some(vec![Reason::NeededBy(id.clone())]);
+        let stays = match needed.get(&verdict.id) {
+            Some(by) => Some(Reason::NeededBy(by.clone())),
+            None => delete_one(plan, state, store, name, &verdict.id).await?,
+        };
+        let Some(reason) = stays else {
+            *deleted += 1;
+            tracing::info!(id = %verdict.id, store = %name, "expired: deleted");
             continue;
         };
-        match store.remove(id).await {
-            Ok(()) => {}
-            // Keys that may not delete are a way of working: rules of the bucket do it in their time.
-            Err(error) if error.kind == Kind::Undeletable => {
-                tracing::info!(%id, store = %judged.store, %error, "expired, and not ours to delete: kept");
-                (verdict.keep, verdict.reasons) = (true, vec![Reason::Undeletable]);
-                kept = Some(vec![Reason::NeededBy(id.clone())]);
-                continue;
-            }
-            // Another installation that shares the store was first.
-            Err(_) if store.documents(id).await.is_ok_and(|left| left.is_empty()) => {}
-            Err(error) => return Err(error),
+        let mut of = &verdict.id;
+        while let Some(older) = builds_on.get(of) {
+            needed.entry(older.clone()).or_insert_with(|| verdict.id.clone());
+            of = older;
         }
-        *deleted += 1;
-        tracing::info!(%id, store = %judged.store, "expired: deleted");
+        (verdict.keep, verdict.reasons) = (true, vec![reason]);
     }
     Ok(())
+}
+
+/// Deletes one, unless there is a reason why it stays.
+async fn delete_one(plan: &Plan, state: &State, store: &dyn Store, name: &Name, id: &Id) -> Result<Option<Reason>> {
+    // A pin takes no lock, and thousands may go before this one does.
+    if in_order::<Pin>("pin", id, &store.documents(id).await?, &keys::trust(plan)).last().is_some_and(|pin| pin.pinned) {
+        tracing::warn!(%id, store = %name, "pinned just now: kept");
+        return Ok(Some(Reason::Pinned));
+    }
+    // Nor does a drill take the lock of the backup: it may last for hours.
+    let Some(_held) = state.hold_copy(id)? else {
+        tracing::warn!(%id, store = %name, "under drill: kept");
+        return Ok(Some(Reason::UnderDrill));
+    };
+    match store.remove(id).await {
+        Ok(()) => Ok(None),
+        // Keys that may not delete are a way of working: rules of the bucket do it in their time.
+        Err(error) if error.kind == Kind::Undeletable => {
+            tracing::info!(%id, store = %name, %error, "expired, and not ours to delete: kept");
+            Ok(Some(Reason::Undeletable))
+        }
+        // Another installation that shares the store was first.
+        Err(_) if store.documents(id).await.is_ok_and(|left| left.is_empty()) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
@@ -408,7 +414,8 @@ mod tests {
         let state = State::open(states.path()).unwrap();
         let held = state.hold_copy(&drilled.id).unwrap().unwrap();
         std::fs::write(its_folder.join("pin-20240103T000000Z.json"), "{\"pinned\": true}").unwrap();
-        let mut judged = [Judged { store: "local".parse().unwrap(), verdicts: vec![drilled, pinned, other], in_chains: false, log: None }];
+        let mut judged =
+            [Judged { store: "local".parse().unwrap(), verdicts: vec![drilled, pinned, other], builds_on: BTreeMap::new(), log: None }];
         let deleted = apply(&plan, &state, &plan.backups["x"], &mut judged).await.unwrap();
         assert_eq!((deleted, under_drill.exists(), its_folder.exists(), gone.exists()), (1, true, true, false));
         let [drilled, kept, went] = &judged[0].verdicts[..] else { panic!("{judged:?}") };
@@ -419,5 +426,23 @@ mod tests {
         judged[0].verdicts.truncate(1);
         judged[0].verdicts[0].keep = false;
         assert_eq!((apply(&plan, &state, &plan.backups["x"], &mut judged).await.unwrap(), under_drill.exists()), (1, false));
+    }
+
+    #[test]
+    fn a_store_speaks_of_one_kind_and_says_nothing_of_the_other() {
+        let text = "[servers.main]\nhost = \"x\"\n[stores.a]\npath = \"/a\"\n[stores.b]\npath = \"/b\"\nkeep = { KEEP }\n\
+            [backups.dumps]\ndatabase = \"x\"\nstores = [\"a\", \"b\"]\n[backups.bases]\nkind = \"physical\"\nstores = [\"a\", \"b\"]\n";
+        for (keep, of_dumps, of_bases) in [
+            ("base_backups = 2", false, true),
+            ("window = \"7d\"", false, true),
+            ("daily = 7", true, false),
+            ("daily = 7, base_backups = 2", true, true),
+            ("", true, false),
+        ] {
+            let plan = crate::config::parse(&text.replace("KEEP", keep), std::path::Path::new("x")).unwrap();
+            let store = "b".parse().unwrap();
+            let own = |name: &str| keep_in(&plan, &plan.backups[name], &store) == plan.stores[&store].keep.as_ref().unwrap();
+            assert_eq!((own("dumps"), own("bases")), (of_dumps, of_bases), "{keep}");
+        }
     }
 }

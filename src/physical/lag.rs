@@ -136,7 +136,10 @@ pub fn problems(
             let failed = server.last_failed.as_ref().map(|name| format!("; the server failed to archive {name}")).unwrap_or_default();
             found.push(format!("the server writes, and nothing came into the archive {since}{failed}"));
         }
-        Standing::Empty => found.push("the archive is empty".to_owned()),
+        Standing::Empty => {
+            let failed = server.last_failed.as_ref().map(|name| format!("; the server failed to archive {name}: its own log says why"));
+            found.push(format!("the archive is empty{}", failed.unwrap_or_default()));
+        }
         Standing::Behind | Standing::Following => {}
     }
     if let Some((name, at)) = server.last_failed.as_ref().zip(server.last_failed_at)
@@ -224,7 +227,10 @@ mod tests {
         assert_eq!(problems(Lsn(68 * MB), archived, just_now), [] as [String; 0]);
         // A role that may not look how many wait sees that, too.
         assert!(problems(Lsn(69 * MB), archived, just_now)[0].contains("64 segments are on the server only"));
-        assert_eq!(problems(Lsn(MB), None, None), ["the archive is empty"]);
+        assert_eq!(
+            problems(Lsn(MB), None, None),
+            ["the archive is empty; the server failed to archive 000000010000000000000005: its own log says why"]
+        );
     }
 
     #[test]

@@ -79,13 +79,13 @@ impl Cluster {
         if by_archive_command && self.archive_mode == "off" {
             return refused(
                 "archive_mode is off: no log would come into the archive".to_owned(),
-                "set archive_mode = on and archive_command = 'pgvigil wal push %p', and start the server anew; docs/pitr.md has all of it",
+                "set archive_mode = on and archive_command as docs/pitr.md has it, and start the server anew",
             );
         }
         if by_archive_command && self.archive_command.is_empty() && self.archive_library.as_deref().unwrap_or_default().is_empty() {
             return refused(
                 "archive_command is empty: no log would come into the archive".to_owned(),
-                "set archive_command = 'pgvigil wal push %p'; docs/pitr.md has all of it",
+                "set archive_command as docs/pitr.md has it: by pgvigil wal push, or into a folder that both see",
             );
         }
         if self.base_backups > 0 {

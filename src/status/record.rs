@@ -143,7 +143,7 @@ pub fn record(
         seconds: newest_good.and_then(|entry| seconds(entry.manifest.started_at, entry.manifest.finished_at)),
         restore: facts.measured(now).map(|(_, proof, seconds)| (seconds, proof.at)),
         budget_seconds: backup.drill.as_ref().and_then(|drill| drill.budget).map(|budget| budget.as_secs_f64()),
-        proven_at: proofs().filter(|proof| proof.rung >= Rung::Restored && proof.errors.is_empty()).map(|proof| proof.at).max(),
+        proven_at: proofs().filter(|proof| proof.rung >= Rung::Restored && proof.restore_seconds().is_some()).map(|proof| proof.at).max(),
         last_run: ended.first().map(|run| (run.finished_at.unwrap_or(run.started_at), is_good(run))),
         coming: coming(backup, now),
         held: held(plan, backup, &of_it),

@@ -275,3 +275,24 @@ fn straight_into_a_bucket_and_to_another_host_with_memory_that_does_not_grow() {
         assert_eq!(restored.sql("select count(*), sum(length(x)) / 1024 from t"), format!("{0}|{0}", megabytes * 1024));
     }
 }
+
+#[test]
+fn a_role_that_may_replicate_is_enough_and_what_it_may_not_read_is_no_fault() {
+    let site = Site::with(15, "archive_mode = off", "compression = \"zstd\"\nchecks = { some = \"select count(*) > 0 from public.t\" }\n");
+    site.sql("create table t as select 1 as n");
+    site.sql(&format!("create role copier login replication password '{}'", crate::common::password().replace('\'', "''")));
+    let text = std::fs::read_to_string(site.world.config()).unwrap();
+    std::fs::write(site.world.config(), text.replace("[servers.main]\n", "[servers.main]\nuser = \"copier\"\n")).unwrap();
+    let ran = site.pgvigil(&["--json", "run", "cluster"]).expect(0);
+    assert!(ran.stderr.contains("check some was not asked of the live server") && ran.stderr.contains("permission denied"), "{ran:#?}");
+    // The drill asks as the superuser of a cluster of its own.
+    let id = ran.json()["id"].as_str().unwrap().to_owned();
+    assert_eq!(site.pgvigil(&["--json", "verify", &id, "--drill"]).expect(0).json()["rung"], "matched");
+    // Nothing of the live one is written by a check, and nobody waits for it.
+    site.sql("create sequence s; grant usage on s to copier");
+    let writes = "some = \"select nextval('public.s') = 1\"";
+    std::fs::write(site.world.config(), text.replace("some = \"select count(*) > 0 from public.t\"", writes)).unwrap();
+    let ran = site.pgvigil(&["--json", "run", "cluster"]).expect(0);
+    assert!(ran.stderr.contains("was not asked of the live server"), "{ran:#?}");
+    assert_eq!(site.sql("select is_called from s"), "f");
+}

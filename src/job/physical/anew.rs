@@ -4,7 +4,7 @@
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
 use crate::job::physical::folder;
@@ -40,14 +40,17 @@ pub async fn drop_slot(server: &Server, slot: &str) -> Result<()> {
     Err(Error { kind: Kind::Postgres, ..error }.context("a lost slot cannot be dropped"))
 }
 
-/// Whether pg_receivewal says that the server has not got any more what comes next: in whatever language, it names a
-/// segment by itself, and neither a file of ours nor a part.
+/// Whether pg_receivewal says that the server has not got any more what comes next. Its own words are English, those of
+/// the server may be in any language: they name a segment, and what cannot be read of one has a place behind its name.
 pub fn is_gone(said: &str) -> bool {
-    let names_segment = |word: &str| {
-        let word = word.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '.' && c != '/');
-        matches!(WalName::parse(word), Some(WalName::Segment(_)))
+    let is_of_server = |line: &&str| {
+        ["could not send replication command", "unexpected termination of replication stream"].iter().any(|words| line.contains(words))
     };
-    said.contains("has already been removed") || said.lines().any(|line| line.split_whitespace().any(names_segment))
+    let names_segment = |word: &str| {
+        let bare = word.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '.' && c != '/');
+        !word.ends_with(',') && matches!(WalName::parse(bare), Some(WalName::Segment(_)))
+    };
+    said.lines().filter(is_of_server).any(|line| line.split_whitespace().any(names_segment))
 }
 
 /// Lays aside what was received, so that receiving begins where the slot is.
@@ -69,7 +72,7 @@ pub fn begin(received: &Path) -> Result<()> {
         let moved = match WalName::parse(&name) {
             None => continue,
             Some(parsed @ WalName::Partial(_)) if is_empty(parsed, &from) => std::fs::remove_file(&from),
-            Some(_) => std::fs::rename(&from, &to),
+            Some(_) => std::fs::rename(&from, free(to)),
         };
         match moved {
             // It has just gone into the stores.
@@ -78,6 +81,13 @@ pub fn begin(received: &Path) -> Result<()> {
         }
     }
     make_durable(&left)
+}
+
+/// Another of that name may lie there from before: neither takes the place of the other, and the second is told as no
+/// file of the log.
+fn free(place: PathBuf) -> PathBuf {
+    let numbered = |number: u32| place.with_file_name(format!("{}.{number}", place.file_name().unwrap_or_default().to_string_lossy()));
+    if place.exists() { (2..u32::MAX).map(numbered).find(|place| !place.exists()).unwrap_or(place) } else { place }
 }
 
 /// Nothing has been received into it yet.
@@ -91,16 +101,19 @@ mod tests {
 
     #[test]
     fn what_the_server_has_not_got_any_more() {
+        let of_server = "pg_receivewal: error: could not send replication command \"START_REPLICATION\": ";
         for said in [
-            "could not send replication command: ERROR:  requested WAL segment 000000010000000000000003 has already been removed",
+            "ERROR:  requested WAL segment 000000010000000000000003 has already been removed",
             "FEHLER:  das angeforderte WAL-Segment 000000010000000000000003 wurde schon entfernt",
             "ОШИБКА:  запрошенный сегмент WAL «000000010000000000000003» уже удалён",
         ] {
-            assert!(is_gone(said), "{said}");
+            assert!(is_gone(&format!("{of_server}{said}")), "{said}");
         }
         for said in [
             "ERROR:  replication slot \"pgvigil_c\" is active for PID 4",
-            "could not write 8192 bytes to WAL file \"000000010000000000000003.partial\": No space left on device",
+            "could not write 8192 bytes to WAL file \"000000010000000000000003\": No space left on device",
+            "could not fsync file \"000000010000000000000003\": Input/output error",
+            "unexpected termination of replication stream: ERROR:  could not read from WAL segment 000000010000000000000003, offset 0: Input/output error",
             "could not open file \"/spool/wal/c/000000010000000000000003\": Permission denied",
         ] {
             assert!(!is_gone(said), "{said}");

@@ -90,15 +90,13 @@ pub async fn lay(backup: &Backup, seen: &Seen, way: &Way, stop: &Stop, bin_dir: 
 ///
 /// # Errors
 /// It cannot be read any more, or the folder cannot be written.
-pub async fn lay_received(backup: &Backup, seen: &Seen, way: &Way, folder: &Path) -> Result<bool> {
+pub async fn lay_received(backup: &Backup, seen: &Seen, way: &Way, stop: &Stop, folder: &Path) -> Result<bool> {
     let failed = |error: &std::io::Error| Error::system(format_args!("cannot write into {}", folder.display()), error);
     let is_received = |segment: &Segment| seen.received.as_ref().is_some_and(|received| received.has(*segment));
-    let mut names = Vec::new();
-    if let Some(reach) = &way.reach {
-        let open = reach.segments.last().filter(|_| reach.open);
-        let segments = reach.segments.iter().filter(|segment| is_received(segment) || Some(*segment) == open);
-        names.extend(segments.map(|segment| segment.name(seen.archive.segment_bytes)));
-    }
+    let bytes = seen.archive.segment_bytes;
+    let open = way.reach.as_ref().filter(|reach| reach.open).and_then(|reach| reach.segments.last()).copied();
+    let segments = needed(way, stop, bytes).into_iter().filter(|segment| is_received(segment) || Some(*segment) == open);
+    let mut names: Vec<String> = segments.map(|segment| segment.name(bytes)).collect();
     let is_received = |timeline: u32| seen.received.as_ref().is_some_and(|received| received.histories.contains_key(&timeline));
     names.extend(history(way).filter(|_| is_received(way.timeline)));
     if names.is_empty() {
@@ -106,7 +104,14 @@ pub async fn lay_received(backup: &Backup, seen: &Seen, way: &Way, folder: &Path
     }
     DirBuilder::new().mode(0o700).create(folder).map_err(|error| failed(&error))?;
     for name in names {
-        let raw = read(backup, seen, &name).await?;
+        let raw = match read(backup, seen, &name).await {
+            // What is before it leads as far as it does.
+            Err(error) if error.kind == Kind::Damaged && open.is_some_and(|open| open.name(bytes) == name) => {
+                tracing::warn!(%error, "of the last segment there is a part, which is not taken along");
+                continue;
+            }
+            raw => raw?,
+        };
         std::fs::write(folder.join(name), raw).map_err(|error| failed(&error))?;
     }
     Ok(true)

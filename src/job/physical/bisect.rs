@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::Wanted;
 use crate::config::Plan;
 use crate::error::{Error, Kind, Result};
-use crate::job::physical::check::{Answer, COMES_AND_GOES, holds};
+use crate::job::physical::check::{Answer, COMES_AND_GOES, NO_BOUNDS, holds};
 use crate::job::physical::commits;
 use crate::job::physical::moment;
 use crate::job::physical::place::Place;
@@ -189,7 +189,7 @@ async fn probe(
     let asked_it = async {
         let name = moment::database_there(database.as_deref(), moment.server())?;
         *database = Some(name.clone());
-        holds(moment.server(), &name, &asked.check, COMES_AND_GOES).await
+        holds(moment.server(), &name, &asked.check, COMES_AND_GOES, NO_BOUNDS).await
     };
     let answer = asked_it.await;
     moment.close().await;

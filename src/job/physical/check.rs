@@ -20,31 +20,53 @@ pub const COMES_AND_GOES: &[&str] = &["42P01", "42703", "3F000"];
 /// What is asked about may be in another database, with its functions, operators and types.
 const ELSEWHERE: &[&str] = &["42P01", "42703", "3F000", "42883", "42704"];
 
-/// Asks a check of every database of a cluster: somewhere it must hold, and nowhere not. `None`: so it is, else why not.
-pub async fn wrong_in(server: &Server, check: &str) -> Option<String> {
-    let (mut holds_somewhere, mut missing) = (false, None);
-    for database in server.facts.databases.iter().filter(|database| database.is_usable()) {
-        match holds(server, &database.name, check, ELSEWHERE).await {
-            Ok(Answer::Holds(true)) => holds_somewhere = true,
-            Ok(Answer::Holds(false)) => return Some(format!("false in database {}, not true", database.name)),
-            Ok(Answer::Missing(what)) => missing = Some(format!("in no database can it be asked: {what}")),
-            Err(error) => return Some(format!("in database {}: {}", database.name, error.message)),
-        }
-    }
-    if holds_somewhere { None } else { missing.or(Some("there is no database to ask".to_owned())) }
+/// In a cluster that is thrown away it may write, and takes as long as it takes.
+pub const NO_BOUNDS: &str = "";
+
+/// A live one must feel nothing of it.
+pub const ON_A_LIVE_SERVER: &str = "set default_transaction_read_only = on;\nset statement_timeout = '60s';\nset lock_timeout = '5s';\n";
+
+/// What a check says of a whole cluster.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Holds,
+    /// Where not.
+    Fails(String),
+    /// Why it could not be asked, or says nothing.
+    Unknown(String),
 }
 
-/// Whether a check holds in a database. `missing`: the errors by which what it asks about is not there.
+/// Asks a check of every database of a cluster: somewhere it must hold, and nowhere not.
+pub async fn everywhere(server: &Server, check: &str, bounds: &str) -> Verdict {
+    let (mut holds_somewhere, mut missing, mut failed) = (false, None, None);
+    for database in server.facts.databases.iter().filter(|database| database.is_usable()) {
+        match holds(server, &database.name, check, ELSEWHERE, bounds).await {
+            Ok(Answer::Holds(true)) => holds_somewhere = true,
+            Ok(Answer::Holds(false)) => return Verdict::Fails(format!("false in database {}, not true", database.name)),
+            Ok(Answer::Missing(what)) => missing = Some(format!("in no database can it be asked: {what}")),
+            Err(error) => failed = Some(format!("in database {}: {}", database.name, error.message)),
+        }
+    }
+    match failed.or(missing.filter(|_| !holds_somewhere)) {
+        Some(why) => Verdict::Unknown(why),
+        None if holds_somewhere => Verdict::Holds,
+        None => Verdict::Unknown("there is no database to ask".to_owned()),
+    }
+}
+
+/// Whether a check holds in a database. `missing`: the errors by which what it asks about is not there; `bounds`: one of
+/// [`NO_BOUNDS`] and [`ON_A_LIVE_SERVER`].
 ///
 /// # Errors
 /// It fails otherwise, or answers neither true nor false.
-pub async fn holds(server: &Server, database: &str, check: &str, missing: &[&str]) -> Result<Answer> {
+pub async fn holds(server: &Server, database: &str, check: &str, missing: &[&str], bounds: &str) -> Result<Answer> {
     if !server.facts.databases.iter().any(|there| there.name == database) {
         return Ok(Answer::Missing(format!("there is no database {database:?}")));
     }
     let mut session = Session::open(server, database).await?;
-    // With SQLSTATE. It takes as long as it takes.
+    // With SQLSTATE.
     let _ = session.send(b"\\set VERBOSITY verbose\n").await;
+    let _ = session.send(bounds.as_bytes()).await;
     let check = check.trim().trim_end_matches(';');
     match session.ask(&format!("select coalesce(to_json((\n{check}\n))::text, 'null')")).await {
         Ok(text) => {

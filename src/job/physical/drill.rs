@@ -15,7 +15,7 @@ use crate::host::{Ended, Tag, clock, failed, words_of_the_engine};
 use crate::job::drill::Drilled;
 use crate::job::drill_copy::{FOLDER, facts, remove, until_told};
 use crate::job::physical::beside;
-use crate::job::physical::check;
+use crate::job::physical::check::{self, Verdict};
 use crate::job::physical::combine::Parts;
 use crate::job::physical::look::{self, Seen};
 use crate::job::physical::restore::judge;
@@ -305,8 +305,9 @@ async fn look_through(
         Err(error) => found.unverified.push(error.message),
     }
     for (name, query) in &backup.checks {
-        if let Some(why) = check::wrong_in(server, query).await {
-            found.wrong.push(format!("check {name}: {why}"));
+        match check::everywhere(server, query, check::NO_BOUNDS).await {
+            Verdict::Holds => {}
+            Verdict::Fails(why) | Verdict::Unknown(why) => found.wrong.push(format!("check {name}: {why}")),
         }
     }
     Ok(())

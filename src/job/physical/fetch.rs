@@ -23,8 +23,9 @@ use crate::wal::{Segment, WalName};
 /// How many segments are fetched ahead of the one that recovery asks for.
 pub const AHEAD: usize = 8;
 
-/// How many of them are on their way at a time.
-const AT_A_TIME: usize = 4;
+/// How many of them are on their way at a time, at most, and with how many bytes.
+const AT_A_TIME: u64 = 4;
+const BYTES_AT_A_TIME: u64 = 64 << 20;
 
 /// Where those wait, beside the place where recovery wants them: a rename is all that is left to do.
 const AHEAD_FOLDER: &str = "pgvigil-ahead";
@@ -149,8 +150,9 @@ pub async fn ahead(stores: &[(Name, Arc<dyn Store>)], backup: &str, name: &str, 
         let Some(parsed) = WalName::parse(name) else { return Ok(None) };
         read(stores, backup, name, parsed, keys).await
     });
+    let at_a_time = (BYTES_AT_A_TIME / bytes.max(1)).clamp(1, AT_A_TIME);
     // In their order, and none behind one that is not there.
-    let mut fetched = std::pin::pin!(futures_util::stream::iter(fetched).buffered(AT_A_TIME));
+    let mut fetched = std::pin::pin!(futures_util::stream::iter(fetched).buffered(usize::try_from(at_a_time).unwrap_or(1)));
     for name in &missing {
         let Some(raw) = fetched.next().await.transpose()?.flatten() else { return Ok(()) };
         write(&folder.join(name), &raw)?;

@@ -32,8 +32,8 @@ use crate::wal::{Archive, Lsn, Reach, Segment, WalName};
 /// ends at it or fails.
 const LOOKED_THROUGH_MAX: usize = 256;
 
-/// So many segments are asked until when the log tells all: each is had for that.
-const HEADERS_MAX: usize = 8;
+/// So many segments are asked one after the other until when the log tells all; then each is twice as far back.
+const HEADERS_NEAR: usize = 4;
 
 /// A cluster as its stores show it.
 pub struct Seen {
@@ -185,11 +185,14 @@ impl Seen {
         Ok(windows)
     }
 
-    /// Up to when the log of a reach tells all. What is damaged does not say, nor what is in no store.
+    /// Up to when the log of a reach tells all, at least. What is damaged does not say, nor what is in no store, nor what
+    /// came after an outage; none tells less than the one before. So few of many are asked, for each is had for that.
     async fn told_until(&self, backup: &str, reach: &Reach) -> Result<Option<DateTime<Utc>>> {
-        for segment in reach.segments.iter().rev().take(HEADERS_MAX) {
-            match self.header(backup, *segment).await {
-                // One that does not say tells no less than the one before.
+        let near = 0..HEADERS_NEAR;
+        let far = std::iter::successors(Some(HEADERS_NEAR), |back| back.checked_mul(2));
+        for back in near.chain(far).take_while(|back| *back < reach.segments.len()) {
+            let segment = reach.segments[reach.segments.len() - 1 - back];
+            match self.header(backup, segment).await {
                 Ok(header) => {
                     if let Some(at) = header.and_then(|header| header.written_at) {
                         return Ok(Some(at));
@@ -200,6 +203,16 @@ impl Seen {
             }
         }
         Ok(None)
+    }
+
+    /// When the last segment of a reach came.
+    async fn came_at(&self, backup: &str, reach: &Reach) -> Result<Option<DateTime<Utc>>> {
+        let Some(last) = reach.segments.last() else { return Ok(None) };
+        match self.header(backup, *last).await {
+            Ok(header) => Ok(header.map(|header| header.at)),
+            Err(error) if error.kind == Kind::Damaged => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// What stands in front of a segment in the archive.
@@ -258,19 +271,21 @@ impl Seen {
     pub async fn end_of(&self, plan: &Plan, backup: &Backup, way: &Way, major: u32) -> Result<Option<End>> {
         let Some(reach) = way.reach.as_ref().filter(|reach| !reach.segments.is_empty()) else { return Ok(None) };
         let name = backup.name.as_str();
-        let base = self.bases(None).into_iter().find(|base| base.id == way.base).map(|base| base.physical.stopped_at);
+        let told = self.told_until(name, reach).await?;
+        // Where nobody can look, PostgreSQL has the last word on all that is there: it ends at the moment, or fails.
+        let received = self.received.as_ref().and_then(|received| received.written_at);
+        let there_until = told.max(received).max(self.came_at(name, reach).await?);
+        let unknown = there_until.map(|told_until| End { told_until, newest: None });
+        let Some(bin_dir) = waldump(plan, backup, major) else { return Ok(unknown) };
         // All until the end of the base backup is told in any case.
-        let Some(told_until) = self.told_until(name, reach).await?.or(base) else { return Ok(None) };
-        // PostgreSQL has the last word on what nobody could look into.
-        let received = self.received.as_ref().and_then(|received| received.written_at).unwrap_or(told_until);
-        let unknown = End { told_until: told_until.max(received), newest: None };
-        let Some(bin_dir) = waldump(plan, backup, major) else { return Ok(Some(unknown)) };
+        let base = self.bases(None).into_iter().find(|base| base.id == way.base).map(|base| base.physical.stopped_at);
+        let Some(told_until) = told.or(base) else { return Ok(unknown) };
         let folder = Spooled::make(&plan.spool_dir, self.archive.segment_bytes)?;
         let mut is_damaged = false;
         for segment in reach.segments.iter().rev().take(LOOKED_THROUGH_MAX) {
             let path = match self.lay(name, *segment, folder.path()).await {
                 Ok(Some(path)) => path,
-                Ok(None) => return Ok(Some(unknown)),
+                Ok(None) => return Ok(unknown),
                 // It may lie behind the moment; if PostgreSQL needs it, it fails there.
                 Err(error) if error.kind == Kind::Damaged => {
                     is_damaged = true;
@@ -287,7 +302,7 @@ impl Seen {
             }
         }
         if is_damaged || reach.segments.len() > LOOKED_THROUGH_MAX {
-            return Ok(Some(unknown));
+            return Ok(unknown);
         }
         // Nothing at all behind the base backup: as if its end were the newest.
         Ok(Some(End { told_until, newest: base }))
@@ -307,7 +322,7 @@ impl Seen {
     ///
     /// # Errors
     /// A store cannot be read, or the spool cannot be written.
-    pub async fn restore_point(&self, plan: &Plan, backup: &Backup, timeline: Option<u32>, name: &str) -> Result<Option<Lsn>> {
+    pub async fn restore_point(&self, plan: &Plan, backup: &Backup, timeline: Option<u32>, name: &str) -> Result<Option<(Segment, Lsn)>> {
         let bases = self.bases(None);
         let ways = bases.iter().filter_map(|base| way(base, Some(&self.archive), timeline).ok()?.reach);
         let mut segments: Vec<Segment> = ways.flat_map(|reach| reach.segments).collect();
@@ -327,8 +342,8 @@ impl Seen {
             let mut found = None;
             dump(&bin_dir, "XLOG", &path, |line| found = restore_point(line, name).or(found)).await?;
             let _ = std::fs::remove_file(&path);
-            if found.is_some() {
-                return Ok(found);
+            if let Some(lsn) = found {
+                return Ok(Some((*segment, lsn)));
             }
         }
         Ok(None)

@@ -20,7 +20,7 @@ use crate::job::physical::unpack::{Folders, make_durable, make_folder};
 use crate::job::progress::Progress;
 use crate::job::restore::refuse_unsigned;
 use crate::job::run::find;
-use crate::physical::plan::{Stop, Way, Window, choose, stop};
+use crate::physical::plan::{Base, Stop, Way, Window, choose, stop, way};
 use crate::physical::recovery::{self, BESIDE, Reached, Source};
 use crate::physical::target::Target;
 use crate::postgres::programs::{self, parse_version};
@@ -151,13 +151,17 @@ pub async fn look<'a>(plan: &'a Plan, wanted: &Wanted, asked: &Asked) -> Result<
         return Err(Error::new(Kind::NotFound, format!("there is no base backup {wanted}")).hint(format!("pgvigil list {}", wanted.backup)));
     }
     if let Target::Name(name) = &asked.target
-        && let Some(lsn) = seen.restore_point(plan, backup, asked.timeline, name).await?
+        && let Some((segment, lsn)) = seen.restore_point(plan, backup, asked.timeline, name).await?
     {
         // It may lie before the newest base backup, and an older one of that name behind it.
         target = Target::Lsn(lsn);
-        bases.retain(|base| base.physical.stop_lsn <= lsn);
+        let leads_there = |base: &Base| {
+            let reach = way(base, Some(&seen.archive), asked.timeline).ok().and_then(|way| way.reach);
+            base.physical.stop_lsn <= lsn && reach.is_some_and(|reach| reach.segments.contains(&segment))
+        };
+        bases.retain(leads_there);
         if bases.is_empty() {
-            let why = format!("it is at LSN {lsn}, before the end of the base backup");
+            let why = format!("it is at LSN {lsn}, before the end of the base backup, or on another timeline (--timeline)");
             return Err(refused(&asked.target, &why, &seen.windows(&wanted.backup).await?));
         }
     }
@@ -296,7 +300,8 @@ async fn fetch(plan: &Plan, looked: &Looked<'_>, asked: &Asked, progress: &Progr
         let folder = asked.data.join(BESIDE);
         beside::lay(looked.backup, &looked.seen, &looked.way, &looked.stop, bin_dir.as_deref(), &folder).await?;
     }
-    let is_beside = !asked.with_wal && beside::lay_received(looked.backup, &looked.seen, &looked.way, &asked.data.join(BESIDE)).await?;
+    let is_beside =
+        !asked.with_wal && beside::lay_received(looked.backup, &looked.seen, &looked.way, &looked.stop, &asked.data.join(BESIDE)).await?;
     progress.begin("making it durable");
     let program = std::env::current_exe().map_err(|error| Error::system("cannot find this program", &error))?;
     let last = looked.last_segment();
@@ -398,6 +403,11 @@ pub fn judge(reach: Option<&Reach>, stop: &Stop, segment_bytes: u64, reached: &R
                 && last > *newest
             {
                 return short(format!("behind a transaction of {}, and the last should be of {}", looked_at(last), looked_at(*newest)));
+            }
+            if let (Stop::WithTheLog(newest), Some(last)) = (stop, reached.last_transaction)
+                && last < *newest
+            {
+                return short(format!("with a transaction of {}, and the log has one of {}", looked_at(last), looked_at(*newest)));
             }
             // Of one that was still being written nobody knows whether a record begins in it.
             let last = reach.segments.iter().rev().nth(usize::from(reach.open)).map(|segment| segment.start(segment_bytes));

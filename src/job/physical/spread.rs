@@ -9,6 +9,7 @@ use crate::error::{Kind, Result};
 use crate::job::physical::archive::{self, Claimed, Owner};
 use crate::job::physical::received::PARTIAL;
 use crate::job::{keys, stores};
+use crate::keys::Identities;
 use crate::physical::retain::log_from;
 use crate::store::{Objects, Store, catalog_of};
 use crate::wal::name::key;
@@ -82,11 +83,15 @@ async fn bring(backup: &str, source: &dyn Store, target: &dyn Store, there: &mut
     damaged.map_or(Ok(copied), Err)
 }
 
-/// The very bytes, whose hash stands in front of them. False: it has gone meanwhile.
+/// The very bytes. What is encrypted is held against the hash in front of it; all else is opened. False: it has gone
+/// meanwhile.
 async fn copy(backup: &str, source: &dyn Objects, target: &dyn Objects, name: &str) -> Result<bool> {
     let Some(parsed) = WalName::parse(name) else { return Ok(false) };
     let Some(packed) = archive::stored(source, backup, name, parsed).await? else { return Ok(false) };
     object::check(name, &packed).map_err(|why| archive::damaged(backup, name, &why))?;
+    if object::header(&packed).is_ok_and(|(header, _)| header.encryption.is_none()) {
+        archive::open(packed.clone(), backup, name, &Identities::default()).await?;
+    }
     // Whoever has put it there meanwhile has put the same.
     target.put(&key(backup, name, parsed), packed).await?;
     Ok(true)

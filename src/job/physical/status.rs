@@ -99,7 +99,9 @@ pub async fn status(plan: &Plan, backup: &Backup) -> Result<Status> {
         wants_base: false,
     };
     let newest = seen.bases(None).into_iter().next().map(|base| way(&base, Some(&seen.archive), None));
-    status.wants_base = newest.is_some_and(|way| way.is_ok_and(|way| way.reach.is_some_and(|reach| !reach.gaps.is_empty())));
+    // A store that is away may have what is missing.
+    let all_seen = seen.stores.len() == backup.stores.len();
+    status.wants_base = all_seen && newest.is_some_and(|way| way.is_ok_and(|way| way.reach.is_some_and(|reach| !reach.gaps.is_empty())));
     status.problems.extend(status.gaps.iter().map(GapRow::in_words));
     for (store, archive) in &seen.archives {
         status.problems.extend(lacks(&seen, name, store, archive, now).await?);

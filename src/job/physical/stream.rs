@@ -3,7 +3,7 @@
 //! It writes into a folder of the spool and makes it durable there; with a slot the server keeps what has
 //! not come. From there it is delivered.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -37,9 +37,10 @@ pub fn lock_name(backup: &Backup) -> String {
     format!("{}.STREAM", backup.name)
 }
 
-/// The backups whose log has a gap that only a base backup leads over.
+/// The backups whose log has a gap that only a base backup leads over; whether that is told once, and must be kept in
+/// mind, or is seen at each look.
 #[derive(Debug, Clone, Default)]
-pub struct Anew(Arc<Mutex<BTreeSet<Name>>>);
+pub struct Anew(Arc<Mutex<BTreeMap<Name, bool>>>);
 
 impl Anew {
     /// There is one more.
@@ -48,16 +49,17 @@ impl Anew {
             backup = %backup.name,
             "the server has removed log that was not received: there is a gap, and a base backup leads over it; receiving begins anew"
         );
-        self.want(backup);
+        self.note(&backup.name, true);
     }
 
-    /// There is one, since whenever.
-    pub fn want(&self, backup: &Backup) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(backup.name.clone());
+    /// Notes one.
+    pub fn note(&self, name: &Name, is_told_once: bool) {
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *noted.entry(name.clone()).or_default() |= is_told_once;
     }
 
     /// Those since the last time.
-    pub fn take(&self) -> BTreeSet<Name> {
+    pub fn take(&self) -> BTreeMap<Name, bool> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
