@@ -312,7 +312,7 @@ pub struct ExportArgs {
     pgvigil restore euem_db/latest --clean --disconnect --keep-old    # in the place of the live one\n  \
     pgvigil restore euem_db/latest --table orders --into-schema rescued   # one table, beside the live one\n  \
     pgvigil restore euem_db/latest --to-server other --globals        # on another server\n  \
-    pgvigil restore cluster/latest --at \"5 minutes ago\" --target-dir /srv/restored --start   # a cluster as of then\n  \
+    pgvigil restore cluster/latest --at \"5 minutes ago\" --target-dir /srv/restored/main --start   # a cluster as of then\n  \
     pgvigil restore cluster/latest --at \"5 minutes ago\" --table orders --into-schema rescued   # one table as of then\n\n\
     Exit codes: 0 restored, 1 refused or failed, 2 wrong usage, 3 restored, with something that needs a look."
 )]

@@ -69,6 +69,13 @@ primary_slot_name = ''
 /// behind the target, and a damaged segment there would stop what does not need it.
 pub const NO_LOOK_AHEAD: &str = "recovery_prefetch = 'off'\n";
 
+/// `postgresql.auto.conf` of a base backup without what an earlier recovery was told: it would end this one.
+pub fn without_recovery(text: &str) -> String {
+    let is_of_recovery =
+        |line: &&str| ["recovery_target", "restore_command", "recovery_end_command"].iter().any(|name| line.trim_start().starts_with(name));
+    text.split_inclusive('\n').filter(|line| !is_of_recovery(line)).collect()
+}
+
 fn restore_command(source: &Source<'_>) -> String {
     match source {
         // A copy that fails is no end of the archive.
@@ -222,6 +229,12 @@ mod tests {
         }
         assert!(!settings(&Source::Beside, &Stop::At(Target::Latest), 1).contains("recovery_target_time "));
         assert_eq!(tablespace_map(&[(16_400, "/a\\b\nc".into())]), "16400 /a\\\\b\\\nc\n");
+    }
+
+    #[test]
+    fn what_an_earlier_recovery_was_told_is_left_out() {
+        let text = "# ours\nwork_mem = '8MB'\nrestore_command = 'x'\nrecovery_target_time = '2026-01-15'\n recovery_target_lsn='0/1'\nrecovery_end_command = 'y'\nrecovery_min_apply_delay = '1h'";
+        assert_eq!(without_recovery(text), "# ours\nwork_mem = '8MB'\nrecovery_min_apply_delay = '1h'");
     }
 
     #[test]

@@ -11,8 +11,8 @@ use crate::error::{Error, Kind, Result};
 use crate::job::physical::look::{Seen, newest_transaction};
 use crate::physical::plan::{Stop, Way};
 use crate::physical::target::Target;
-use crate::wal::Segment;
 use crate::wal::object::Header;
+use crate::wal::{Archive, Segment};
 
 /// How far the clock that says when a segment was archived may be from that of the server.
 const CLOCKS_DIFFER: TimeDelta = TimeDelta::hours(1);
@@ -21,14 +21,14 @@ const CLOCKS_DIFFER: TimeDelta = TimeDelta::hours(1);
 const RECORD_SEGMENTS: u64 = 4;
 
 /// The names of the files that its recovery asks for, in their order.
-pub fn names(way: &Way, segment_bytes: u64) -> Vec<String> {
+pub fn names(way: &Way, archive: &Archive) -> Vec<String> {
     let segments = way.reach.iter().flat_map(|reach| &reach.segments);
-    segments.map(|segment| segment.name(segment_bytes)).chain(history(way)).collect()
+    segments.map(|segment| segment.name(archive.segment_bytes)).chain(history(way, archive)).collect()
 }
 
-/// What says where its timeline comes of.
-fn history(way: &Way) -> Option<String> {
-    (way.timeline > 1).then(|| format!("{:08X}.history", way.timeline))
+/// What says where its timeline comes of. A base backup of that timeline itself needs none.
+fn history(way: &Way, archive: &Archive) -> Option<String> {
+    archive.histories.contains_key(&way.timeline).then(|| format!("{:08X}.history", way.timeline))
 }
 
 /// One of them, unpacked.
@@ -65,7 +65,7 @@ pub async fn lay(backup: &Backup, seen: &Seen, way: &Way, stop: &Stop, bin_dir: 
     let failed = |error: &std::io::Error| Error::system(format_args!("cannot write into {}", folder.display()), error);
     DirBuilder::new().mode(0o700).create(folder).map_err(|error| failed(&error))?;
     let bytes = seen.archive.segment_bytes;
-    if let Some(name) = history(way) {
+    if let Some(name) = history(way, &seen.archive) {
         let raw = read(backup, seen, &name).await?;
         std::fs::write(folder.join(name), raw).map_err(|error| failed(&error))?;
     }
@@ -98,7 +98,7 @@ pub async fn lay_received(backup: &Backup, seen: &Seen, way: &Way, stop: &Stop, 
     let segments = needed(way, stop, bytes).into_iter().filter(|segment| is_received(segment) || Some(*segment) == open);
     let mut names: Vec<String> = segments.map(|segment| segment.name(bytes)).collect();
     let is_received = |timeline: u32| seen.received.as_ref().is_some_and(|received| received.histories.contains_key(&timeline));
-    names.extend(history(way).filter(|_| is_received(way.timeline)));
+    names.extend(history(way, &seen.archive).filter(|_| is_received(way.timeline)));
     if names.is_empty() {
         return Ok(false);
     }
@@ -126,7 +126,7 @@ fn may_show_later(header: &Header, at: DateTime<Utc>) -> bool {
 mod tests {
     use super::*;
     use crate::catalog::Id;
-    use crate::wal::{Lsn, Reach};
+    use crate::wal::{History, Lsn, Reach};
 
     const MB: u64 = 1 << 20;
 
@@ -140,7 +140,10 @@ mod tests {
         assert_eq!(numbers(Stop::At(Target::Latest)), [3, 4, 5, 6, 7, 8, 9, 10, 11]);
         assert_eq!(numbers(Stop::At(Target::Lsn(Lsn(5 * MB - 1)))), [3, 4, 5, 6, 7, 8]);
         assert_eq!(numbers(Stop::At(Target::Lsn(Lsn(5 * MB)))), [3, 4, 5, 6, 7, 8, 9]);
-        assert_eq!(names(&way, MB).last().map(String::as_str), Some("00000002.history"));
-        assert_eq!(names(&Way { timeline: 1, reach: None, ..way }, MB), [] as [String; 0]);
+        let mut archive = Archive { segment_bytes: MB, ..Archive::default() };
+        assert_eq!(names(&way, &archive).len(), 9, "it begins on that timeline");
+        archive.histories.insert(2, History(vec![(1, Lsn(4 * MB))]));
+        assert_eq!(names(&way, &archive).last().map(String::as_str), Some("00000002.history"));
+        assert_eq!(names(&Way { timeline: 1, reach: None, ..way }, &archive), [] as [String; 0]);
     }
 }

@@ -30,9 +30,9 @@ pub const ON_A_LIVE_SERVER: &str = "set default_transaction_read_only = on;\nset
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
     Holds,
-    /// Where not.
+    /// Where not, or that nowhere is what it asks about.
     Fails(String),
-    /// Why it could not be asked, or says nothing.
+    /// Why it could not be asked.
     Unknown(String),
 }
 
@@ -47,10 +47,10 @@ pub async fn everywhere(server: &Server, check: &str, bounds: &str) -> Verdict {
             Err(error) => failed = Some(format!("in database {}: {}", database.name, error.message)),
         }
     }
-    match failed.or(missing.filter(|_| !holds_somewhere)) {
-        Some(why) => Verdict::Unknown(why),
-        None if holds_somewhere => Verdict::Holds,
-        None => Verdict::Unknown("there is no database to ask".to_owned()),
+    match (failed, holds_somewhere) {
+        (Some(why), _) => Verdict::Unknown(why),
+        (None, true) => Verdict::Holds,
+        (None, false) => Verdict::Fails(missing.unwrap_or("there is no database to ask".to_owned())),
     }
 }
 

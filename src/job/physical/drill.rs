@@ -219,7 +219,7 @@ async fn fill(
     if way.reach.is_some() {
         progress.begin("fetching its log");
         let mut log = prepared.lay_into(&data.join(BESIDE)).await?;
-        for name in beside::names(&way, seen.archive.segment_bytes) {
+        for name in beside::names(&way, &seen.archive) {
             match beside::read(backup, seen, &name).await {
                 Ok(raw) => log.file(&name, &raw).await?,
                 Err(error) => {

@@ -360,7 +360,10 @@ fn check_room(data: &Path, bytes: u64) -> Result<()> {
 fn configure(data: &Path, looked: &Looked<'_>, physical: &Physical, source: &Source<'_>) -> Result<()> {
     let failed = |error: &std::io::Error| Error::system(format_args!("cannot write into {}", data.display()), error);
     let auto = data.join("postgresql.auto.conf");
-    let mut text = std::fs::read_to_string(&auto).unwrap_or_default();
+    let mut text = recovery::without_recovery(&std::fs::read_to_string(&auto).unwrap_or_default());
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
     text.push_str(recovery::NEVER_ARCHIVES);
     let write = |name: &str, text: &str| std::fs::write(data.join(name), text).map_err(|error| failed(&error));
     if looked.way.reach.is_some() {
@@ -403,11 +406,6 @@ pub fn judge(reach: Option<&Reach>, stop: &Stop, segment_bytes: u64, reached: &R
                 && last > *newest
             {
                 return short(format!("behind a transaction of {}, and the last should be of {}", looked_at(last), looked_at(*newest)));
-            }
-            if let (Stop::WithTheLog(newest), Some(last)) = (stop, reached.last_transaction)
-                && last < *newest
-            {
-                return short(format!("with a transaction of {}, and the log has one of {}", looked_at(last), looked_at(*newest)));
             }
             // Of one that was still being written nobody knows whether a record begins in it.
             let last = reach.segments.iter().rev().nth(usize::from(reach.open)).map(|segment| segment.start(segment_bytes));
