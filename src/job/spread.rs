@@ -67,7 +67,7 @@ impl Spreading<'_> {
             store.sweep(backup).await?;
         }
         drop(no_run);
-        let catalog = stores::catalog_of_backup(self.plan, self.state.owner(), self.backup).await?;
+        let mut catalog = stores::catalog_of_backup(self.plan, self.state.owner(), self.backup).await?;
         if let Some((_, error)) = catalog.silent.iter().find(|(name, _)| name == store_name) {
             return Err(error.clone());
         }
@@ -97,12 +97,12 @@ impl Spreading<'_> {
             done += 1;
         }
         if done > 0 {
-            let now_there = stores::catalog_of_backup(self.plan, self.state.owner(), self.backup).await?;
-            prune::received(self.history, self.backup, &now_there)?;
+            catalog = stores::catalog_of_backup(self.plan, self.state.owner(), self.backup).await?;
+            prune::received(self.history, self.backup, &catalog)?;
         }
         if self.backup.physical.as_ref().is_some_and(|physical| physical.wal.is_some()) {
             tokio::select! {
-                spread = physical::spread::spread(self.plan, self.backup, self.store, &*store, self.state.owner()) => spread.map(drop)?,
+                spread = physical::spread::spread(self.plan, self.backup, self.store, &catalog, &*store, self.state.owner()) => spread.map(drop)?,
                 () = self.cancel.cancelled() => return Err(Error::new(Kind::Cancelled, "told to stop")),
             }
         }

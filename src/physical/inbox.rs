@@ -4,6 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::physical::lag::PATIENCE;
 use crate::wal::WalName;
+use crate::wal::name::PARTIAL;
 
 /// What lies there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +46,7 @@ pub fn sort(lying: Vec<Lying>, stays: Stays) -> Sorted {
     for Lying { name, is_file, modified } in lying {
         match WalName::parse(&name) {
             Some(parsed @ WalName::Partial(_)) if stays == Stays::Left && is_file => sorted.whole.push(Whole { name, parsed, modified }),
-            _ if name.starts_with('.') || [".tmp", ".partial"].iter().any(|ending| name.ends_with(ending)) => {}
+            _ if name.starts_with('.') || [".tmp", PARTIAL].iter().any(|ending| name.ends_with(ending)) => {}
             Some(parsed) if is_file => sorted.whole.push(Whole { name, parsed, modified }),
             _ => sorted.foreign.push(name),
         }

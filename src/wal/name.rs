@@ -74,6 +74,14 @@ impl Numbers {
     }
 }
 
+/// Behind the name of a segment of which there is a part.
+pub const PARTIAL: &str = ".partial";
+
+/// Of the file that says where a timeline forked.
+pub fn history(timeline: u32) -> String {
+    format!("{timeline:08X}.history")
+}
+
 /// What `archive_command` and `restore_command` name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WalName {
@@ -100,7 +108,7 @@ impl WalName {
         let numbers = Numbers { timeline: hex(&numbers[..8])?, log: hex(&numbers[8..16])?, within: hex(&numbers[16..])? };
         match rest {
             "" => Some(WalName::Segment(numbers)),
-            ".partial" => Some(WalName::Partial(numbers)),
+            PARTIAL => Some(WalName::Partial(numbers)),
             rest => {
                 hex(rest.strip_prefix('.')?.strip_suffix(".backup")?)?;
                 Some(WalName::Label(numbers))

@@ -1,11 +1,15 @@
 //! Receiving begins anew where it cannot go on: the server has let go of log that was not received. What was received
 //! is laid aside, from where it goes into the stores, and only a base backup leads over the gap.
 
+use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::config::plan::Backup;
+use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::job::physical::folder;
 use crate::job::physical::push::owner_of;
@@ -14,6 +18,33 @@ use crate::postgres::Server;
 use crate::postgres::quote::literal;
 use crate::postgres::server::explain;
 use crate::wal::WalName;
+
+/// The backups whose log has a gap that only a base backup leads over; whether that is told once, and must be kept in
+/// mind, or is seen at each look.
+#[derive(Debug, Clone, Default)]
+pub struct Anew(Arc<Mutex<BTreeMap<Name, bool>>>);
+
+impl Anew {
+    /// There is one more.
+    pub fn tell(&self, backup: &Backup) {
+        tracing::error!(
+            backup = %backup.name,
+            "the server has removed log that was not received: there is a gap, and a base backup leads over it; receiving begins anew"
+        );
+        self.note(&backup.name, true);
+    }
+
+    /// Notes one.
+    pub fn note(&self, name: &Name, is_told_once: bool) {
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *noted.entry(name.clone()).or_default() |= is_told_once;
+    }
+
+    /// Those since the last time.
+    pub fn take(&self) -> BTreeMap<Name, bool> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
 
 /// Whether a slot is of no use any more: it holds nothing back, and nobody can receive by it.
 /// <https://www.postgresql.org/docs/current/view-pg-replication-slots.html>

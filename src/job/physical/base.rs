@@ -19,6 +19,7 @@ use crate::job::dump::{self, Way};
 use crate::job::fill::Sealing;
 use crate::job::keys;
 use crate::job::make::{Made, Making};
+use crate::job::physical::anew::Anew;
 use crate::job::physical::check::{self, Verdict};
 use crate::job::physical::{archive, deliver, folder, stream, unpack};
 use crate::job::verify::Opened;
@@ -381,7 +382,7 @@ impl Receiving {
         let (plan, backup, owner, ends) = (making.plan.clone(), making.backup.clone(), state.owner().to_owned(), cancel.clone());
         tokio::spawn(async move {
             // This very run leads over a gap.
-            deliver::bring(&plan, &backup, &owner, &stream::Anew::default(), &ends).await;
+            deliver::bring(&plan, &backup, &owner, &Anew::default(), &ends).await;
             drop::<Lock>(lock);
         });
         Ok(Some(Receiving(cancel)))

@@ -12,7 +12,7 @@ use crate::job::physical::look::{Seen, newest_transaction};
 use crate::physical::plan::{Stop, Way};
 use crate::physical::target::Target;
 use crate::wal::object::Header;
-use crate::wal::{Archive, Segment};
+use crate::wal::{Archive, Segment, name};
 
 /// How far the clock that says when a segment was archived may be from that of the server.
 const CLOCKS_DIFFER: TimeDelta = TimeDelta::hours(1);
@@ -28,7 +28,7 @@ pub fn names(way: &Way, archive: &Archive) -> Vec<String> {
 
 /// What says where its timeline comes of. A base backup of that timeline itself needs none.
 fn history(way: &Way, archive: &Archive) -> Option<String> {
-    archive.histories.contains_key(&way.timeline).then(|| format!("{:08X}.history", way.timeline))
+    archive.histories.contains_key(&way.timeline).then(|| name::history(way.timeline))
 }
 
 /// One of them, unpacked.

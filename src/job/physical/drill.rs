@@ -49,10 +49,15 @@ struct Findings {
 }
 
 impl Findings {
+    /// Nothing stands against it, and all was looked at that it asks for.
+    fn is_proof(&self) -> bool {
+        self.damage.is_empty() && self.wrong.is_empty() && self.unverified.is_empty()
+    }
+
     fn rung(&self, before: Rung) -> Rung {
         if !self.damage.is_empty() {
             Rung::Bad
-        } else if !self.wrong.is_empty() || !self.unverified.is_empty() {
+        } else if !self.is_proof() {
             before
         } else if self.looked_through {
             Rung::Matched
@@ -95,8 +100,7 @@ pub async fn drill(
     let total_seconds = round(started.elapsed().as_secs_f64());
     let manifest = &entry.manifest;
     // One that did not come to its end, or says nothing, has measured nothing.
-    let is_proof = found.damage.is_empty() && found.wrong.is_empty() && found.unverified.is_empty();
-    let drill = found.restore_seconds.filter(|_| is_proof).map(|seconds| facts(backup, manifest, seconds, total_seconds, None));
+    let drill = found.restore_seconds.filter(|_| found.is_proof()).map(|seconds| facts(backup, manifest, seconds, total_seconds, None));
     found.notes.extend(found.unverified.iter().cloned());
     let proof = Proof {
         at: clock::now(),

@@ -18,13 +18,14 @@ use crate::host::{Call, Host, Tag};
 use crate::job::keys;
 use crate::job::physical::archive::{self, Owner};
 use crate::job::physical::fetch;
-use crate::job::physical::received::{PARTIAL, Received};
+use crate::job::physical::received::Received;
 use crate::keys::Identities;
 use crate::physical::chain;
 use crate::physical::commits::{Ended, ended, restore_point};
 use crate::physical::plan::{Base, End, Way, Window, way};
 use crate::postgres::programs;
 use crate::store::{Store, catalog_of};
+use crate::wal::name::PARTIAL;
 use crate::wal::object::Header;
 use crate::wal::{Archive, Lsn, Reach, Segment, WalName};
 

@@ -1,6 +1,6 @@
 //! Base backups, the log, and moments: what composes their stages.
 
-mod anew;
+pub mod anew;
 pub mod archive;
 pub mod base;
 mod batch;

@@ -12,10 +12,8 @@ use crate::config::plan::Backup;
 use crate::job::physical::archive::Owner;
 use crate::job::physical::folder;
 use crate::job::physical::push::owner_of;
+use crate::wal::name::PARTIAL;
 use crate::wal::{History, Segment, WalName};
-
-/// Behind the name of a segment of which there is a part.
-pub const PARTIAL: &str = ".partial";
 
 /// Segments in folders here.
 #[derive(Debug, Clone, Default)]

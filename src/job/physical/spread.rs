@@ -7,22 +7,20 @@ use crate::config::plan::Backup;
 use crate::config::values::Name;
 use crate::error::{Kind, Result};
 use crate::job::physical::archive::{self, Claimed, Owner};
-use crate::job::physical::received::PARTIAL;
-use crate::job::{keys, stores};
+use crate::job::stores;
 use crate::keys::Identities;
 use crate::physical::retain::log_from;
-use crate::store::{Objects, Store, catalog_of};
-use crate::wal::name::key;
+use crate::store::{Objects, Store};
+use crate::wal::name::{PARTIAL, history, key};
 use crate::wal::{Archive, Segment, WalName, object};
 
-/// Brings a store what it lacks of the log, and returns how many files that were.
+/// Brings a store what its base backups in the catalog lack of the log, and returns how many files that were.
 ///
 /// # Errors
 /// The store cannot be read or written, is of another cluster, or none of the others gives what it lacks.
-pub async fn spread(plan: &Plan, backup: &Backup, name: &Name, target: &dyn Store, by: &str) -> Result<usize> {
-    let mut catalog = Catalog::trusting(keys::trust(plan));
-    catalog_of(target, name.as_str(), Some(backup.name.as_str()), &mut catalog).await?;
-    let Some(from) = log_from(catalog.entries.iter().filter_map(|entry| entry.manifest.physical.as_ref())) else { return Ok(0) };
+pub async fn spread(plan: &Plan, backup: &Backup, name: &Name, catalog: &Catalog, target: &dyn Store, by: &str) -> Result<usize> {
+    let of_it = catalog.entries.iter().filter(|entry| entry.copies.contains_key(name.as_str()));
+    let Some(from) = log_from(of_it.filter_map(|entry| entry.manifest.physical.as_ref())) else { return Ok(0) };
     let mut there = archive::look(target, backup.name.as_str()).await?;
     let (mut copied, mut failed) = (0, None);
     for other in backup.stores.iter().filter(|other| *other != name) {
@@ -47,11 +45,11 @@ async fn bring(backup: &str, source: &dyn Store, target: &dyn Store, there: &mut
     let Some(owner) = Owner::read(source, backup).await? else { return Ok(0) };
     let mut claimed = Claimed::default();
     let mut copied = 0;
-    for (timeline, history) in &has.histories {
+    for (timeline, forks) in &has.histories {
         if !there.histories.contains_key(timeline) {
             claimed.by(&owner, target, backup).await?;
-            copied += usize::from(copy(backup, source, target, &format!("{timeline:08X}.history")).await?);
-            there.histories.insert(*timeline, history.clone());
+            copied += usize::from(copy(backup, source, target, &history(*timeline)).await?);
+            there.histories.insert(*timeline, forks.clone());
         }
     }
     let first = from / has.segment_bytes;

@@ -106,8 +106,10 @@ pub async fn status(plan: &Plan, backup: &Backup) -> Result<Status> {
     for (store, archive) in &seen.archives {
         status.problems.extend(lacks(&seen, name, store, archive, now).await?);
     }
-    for (folder, stays) in folder::all(plan, backup) {
-        status.problems.extend(folder::problems(&folder, stays, seen.owner(name).await?.as_ref(), now));
+    let folders = folder::all(plan, backup);
+    let owner = if folders.is_empty() { None } else { seen.owner(name).await? };
+    for (folder, stays) in folders {
+        status.problems.extend(folder::problems(&folder, stays, owner.as_ref(), now));
     }
     if backup.physical.as_ref().is_some_and(|physical| physical.wal.is_none()) {
         return Ok(status);

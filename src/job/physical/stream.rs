@@ -3,9 +3,7 @@
 //! It writes into a folder of the spool and makes it durable there; with a slot the server keeps what has
 //! not come. From there it is delivered.
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
@@ -14,10 +12,9 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Plan;
 use crate::config::file::Via;
 use crate::config::plan::{self, Backup};
-use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
 use crate::host::Tag;
-use crate::job::physical::anew;
+use crate::job::physical::anew::{self, Anew};
 use crate::postgres::Server;
 use crate::postgres::server::explain;
 
@@ -35,33 +32,6 @@ pub fn slot_name(backup: &str) -> String {
 /// The lock of whoever receives the log of a backup. No backup can have a dot in its name.
 pub fn lock_name(backup: &Backup) -> String {
     format!("{}.STREAM", backup.name)
-}
-
-/// The backups whose log has a gap that only a base backup leads over; whether that is told once, and must be kept in
-/// mind, or is seen at each look.
-#[derive(Debug, Clone, Default)]
-pub struct Anew(Arc<Mutex<BTreeMap<Name, bool>>>);
-
-impl Anew {
-    /// There is one more.
-    fn tell(&self, backup: &Backup) {
-        tracing::error!(
-            backup = %backup.name,
-            "the server has removed log that was not received: there is a gap, and a base backup leads over it; receiving begins anew"
-        );
-        self.note(&backup.name, true);
-    }
-
-    /// Notes one.
-    pub fn note(&self, name: &Name, is_told_once: bool) {
-        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *noted.entry(name.clone()).or_default() |= is_told_once;
-    }
-
-    /// Those since the last time.
-    pub fn take(&self) -> BTreeMap<Name, bool> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
 }
 
 /// Keeps pg_receivewal at work until it is told to end. Whatever fails is told and tried again.
