@@ -5,7 +5,6 @@
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -13,22 +12,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::libc;
-use tokio::sync::mpsc;
-use tokio_util::io::StreamReader;
 
+use super::direct::{Writer, read_ahead};
 use super::{Added, FileWriter, Listed, Objects, Reader, Store, Upload};
 use crate::catalog::entry::Documents;
 use crate::catalog::{Id, Label};
 use crate::error::{Error, Kind, Result, plain_io};
 
 pub(super) const PARTIAL: &str = ".partial-";
-
-/// Dirty pages beyond this are sent to the disk while the dump goes on, so that the last fsync has
-/// little left to wait for. In bytes.
-const WRITE_BEHIND_BYTES: u64 = 8 * 1024 * 1024;
-
-/// How much is read at a time, in bytes.
-const READ_BYTES: usize = 1024 * 1024;
 
 /// A store in a folder.
 #[derive(Debug, Clone)]
@@ -440,31 +431,6 @@ async fn reader(path: PathBuf) -> Result<Reader> {
     blocking(move || open(&path).map_err(|error| failed("read", &path, &error))).await.map(read_ahead)
 }
 
-/// Reads a file from where it stands, ahead of whoever takes its bytes.
-pub(super) fn read_ahead(file: File) -> Reader {
-    // What is proven is the disk, not the page cache. Only a wish: a file system may keep it.
-    let _ = nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED);
-    let _ = nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
-    let (out, blocks) = mpsc::channel::<io::Result<Bytes>>(2);
-    tokio::task::spawn_blocking(move || {
-        let mut file = file;
-        loop {
-            let mut block = vec![0; READ_BYTES];
-            let read = io::Read::read(&mut file, &mut block);
-            let last = !matches!(read, Ok(1..));
-            let block = read.map(|len| {
-                block.truncate(len);
-                Bytes::from(block)
-            });
-            if out.blocking_send(block).is_err() || last {
-                return;
-            }
-        }
-    });
-    let stream = futures_util::stream::unfold(blocks, |mut blocks| async move { Some((blocks.recv().await?, blocks)) });
-    Box::new(StreamReader::new(Box::pin(stream)))
-}
-
 struct LocalUpload {
     partial: PathBuf,
     target: PathBuf,
@@ -569,60 +535,31 @@ impl Drop for LocalUpload {
 
 pub(super) struct LocalFile {
     /// `None` after a failure: what was written cannot be trusted any more.
-    file: Option<File>,
+    file: Option<Writer>,
     path: PathBuf,
-    written: u64,
-    /// How much of it is on its way to the disk.
-    sent: u64,
 }
 
 impl LocalFile {
     pub(super) fn new(file: File, path: PathBuf) -> Self {
-        LocalFile { file: Some(file), path, written: 0, sent: 0 }
+        LocalFile { file: Some(Writer::new(file)), path }
+    }
+
+    fn take(&mut self) -> Result<Writer> {
+        self.file.take().ok_or_else(|| Error::new(Kind::Store, format!("{} failed before", self.path.display())))
     }
 }
 
 #[async_trait]
 impl FileWriter for LocalFile {
     async fn write(&mut self, bytes: Bytes) -> Result<()> {
-        let path = self.path.clone();
-        let Some(mut file) = self.file.take() else {
-            return Err(Error::new(Kind::Store, format!("{} failed before", path.display())));
-        };
-        self.written += bytes.len() as u64;
-        let behind = (self.written - self.sent >= WRITE_BEHIND_BYTES).then_some((self.sent, self.written - self.sent));
-        if behind.is_some() {
-            self.sent = self.written;
-        }
-        let file = blocking(move || {
-            file.write_all(&bytes).map_err(|error| failed("write", &path, &error))?;
-            if let Some((offset, len)) = behind {
-                start_writeback(&file, offset, len);
-            }
-            Ok(file)
-        })
-        .await?;
-        self.file = Some(file);
+        let (mut file, path) = (self.take()?, self.path.clone());
+        let written = blocking(move || file.write(&bytes).map(|()| file).map_err(|error| failed("write", &path, &error)));
+        self.file = Some(written.await?);
         Ok(())
     }
 
     async fn finish(mut self: Box<Self>) -> Result<()> {
-        let path = self.path.clone();
-        let Some(file) = self.file.take() else {
-            return Err(Error::new(Kind::Store, format!("{} failed before", path.display())));
-        };
-        blocking(move || file.sync_all().map_err(|error| failed("make durable", &path, &error))).await
-    }
-}
-
-/// Starts the disk on a range without waiting for it. Only speed depends on it.
-#[expect(unsafe_code, reason = "no crate of ours wraps sync_file_range")]
-fn start_writeback(file: &File, offset: u64, len: u64) {
-    let (Ok(offset), Ok(len)) = (i64::try_from(offset), i64::try_from(len)) else {
-        return;
-    };
-    // SAFETY: the descriptor is open, and the call touches no memory of ours.
-    unsafe {
-        libc::sync_file_range(file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE);
+        let (file, path) = (self.take()?, self.path.clone());
+        blocking(move || file.finish().map_err(|error| failed("make durable", &path, &error))).await
     }
 }

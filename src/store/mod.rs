@@ -3,6 +3,7 @@
 pub mod aside;
 #[cfg(test)]
 mod contract;
+mod direct;
 pub mod local;
 #[cfg(test)]
 mod memory;

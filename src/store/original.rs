@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::libc;
 
 use super::Reader;
-use super::local::read_ahead;
+use super::direct::read_ahead;
 use crate::error::{Error, Kind, Result, plain_io};
 
 /// Opened with the rights of whoever named it; what is done with it later may be done with less.
