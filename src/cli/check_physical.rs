@@ -1,7 +1,7 @@
 //! What would keep a physical backup from being made, and its log from coming.
 
 use super::check::Line;
-use crate::config::file::{Via, Wal};
+use crate::config::file::Wal;
 use crate::config::plan::{self, Backup};
 use crate::error::Error;
 use crate::host::{Tag, clock};
@@ -37,8 +37,7 @@ pub(super) async fn of_physical(backup: &Backup, configured: &plan::Server, serv
     if let Err(error) = tried {
         lines.push(Line::bad(&subject, &with_the_line(error, &server.facts.user)));
     }
-    let by_exec = matches!(configured.place, plan::Place::Container { via: Via::Exec, .. });
-    if by_exec && !cluster.tablespaces.is_empty() {
+    if configured.place.is_by_exec() && !cluster.tablespaces.is_empty() {
         lines.push(Line::bad(&subject, &base::no_folder(&cluster)));
     }
     if wal == Some(Wal::Stream) && cluster.settings.get("max_slot_wal_keep_size").is_some_and(|size| size == "-1") {

@@ -13,8 +13,8 @@ use super::output;
 use super::session::{Session, Uses, runtime};
 use super::{Done, bar};
 use crate::config::Plan;
-use crate::config::file::{Format, Via};
-use crate::config::plan::{self, DumpSpec, Place, Which};
+use crate::config::file::Format;
+use crate::config::plan::{self, DumpSpec, Which};
 use crate::config::values::{Compression, Given, Name};
 use crate::error::{Error, Kind, Result, plain_io};
 use crate::host::{Tag, signals};
@@ -87,8 +87,7 @@ fn refuse(args: &ExportArgs, server: &plan::Server, to_stdout: bool, json: bool)
             .hint("write the dump to a file, or leave out --json"));
     }
     if args.format == Format::Directory {
-        let by_exec = matches!(server.place, Place::Container { via: Via::Exec, .. });
-        if to_stdout || by_exec {
+        if to_stdout || server.place.is_by_exec() {
             return Err(Error::new(Kind::Usage, "--format directory needs a folder and the programs here")
                 .hint("set via = \"network\" on the server and name a folder, or use --format custom"));
         }

@@ -124,6 +124,11 @@ pub fn seconds(seconds: f64) -> String {
     }
 }
 
+/// How long something takes, where it is known, and by what.
+pub fn about(takes: Option<f64>, by: &str) -> String {
+    takes.map_or_else(|| by.to_owned(), |takes| format!("about {}, {by}", seconds(takes)))
+}
+
 /// How a rung looks: good green, bad red, in between yellow.
 pub fn rung(rung: Rung) -> String {
     let color = match rung {

@@ -7,14 +7,13 @@ use serde::Serialize;
 use super::Done;
 use super::output;
 use super::session::{Session, Uses, runtime};
-use crate::catalog::{Catalog, Rung};
+use crate::catalog::Rung;
 use crate::config::Plan;
 use crate::config::plan::Store;
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result, exit};
-use crate::job::{keys, stores, verify};
+use crate::job::{stores, verify};
 use crate::state::State;
-use crate::store::catalog_of;
 
 /// What a store holds of a backup.
 #[derive(Serialize)]
@@ -88,8 +87,7 @@ fn choose<'a>(plan: &'a Plan, store: Option<&str>) -> Result<Vec<&'a Store>> {
 async fn read(plan: &Plan, state: &State, store: &Store) -> Result<Vec<Row>> {
     let name = store.name.as_str();
     let opened = stores::open(store, state.owner())?;
-    let mut catalog = Catalog::trusting(keys::trust(plan));
-    catalog_of(&*opened, name, None, &mut catalog).await?;
+    let catalog = stores::catalog_of_one(plan, &*opened, name, None).await?;
     let mut rows: BTreeMap<String, Row> = BTreeMap::new();
     for entry in &catalog.entries {
         let row = rows.entry(entry.id.backup.clone()).or_insert_with(|| empty(name, &entry.id.backup));

@@ -168,8 +168,7 @@ fn page(plan: &RestorePlan) -> String {
     };
     line("from", format!("{} in store {}, {}", plan.id, plan.store, plan.rung));
     line("files", format!("{}: {} as stored, {} unpacked", plan.files.join(", "), output::size(plan.bytes), output::size(plan.raw_bytes)));
-    let expected = plan.expected_seconds.map(|seconds| format!("about {}, ", output::seconds(seconds))).unwrap_or_default();
-    line("takes", format!("{expected}{}", plan.expected));
+    line("takes", output::about(plan.expected_seconds, &plan.expected));
     if plan.globals {
         line("globals", "roles and tablespaces that are missing are made first".to_owned());
     }

@@ -23,6 +23,7 @@ use crate::physical::plan::Stop;
 use crate::physical::recovery::Reached;
 use crate::physical::target::{self as moments, Target, in_utc};
 use crate::postgres::programs::parse_version;
+use crate::postgres::quote::shell;
 use crate::state::Outcome;
 
 /// What was planned, and what came of it.
@@ -198,7 +199,7 @@ fn page(looked: &Looked<'_>, asked: &Asked) -> String {
     }
     line("into", asked.data.display().to_string());
     let (seconds, how) = looked.expected();
-    line("takes", format!("{}{how}", seconds.map(|seconds| format!("about {}, ", output::seconds(seconds))).unwrap_or_default()));
+    line("takes", output::about(seconds, &how));
     for (oid, place) in &looked.places {
         line("", format!("tablespace {oid} into {}", printable(place)));
     }
@@ -283,7 +284,7 @@ fn tell(session: &Session, looked: &Looked<'_>, asked: &Asked, restored: Option<
     };
     if let Some(started) = started {
         line("reached", reached(&started.reached, looked.backup.timezone));
-        line("runs", format!("psql '{}'", started.connection));
+        line("runs", format!("psql {}", shell(&started.connection)));
     } else {
         line("start it", format!("pg_ctl -D '{}' start    # it replays the log and promotes by itself", asked.data.display()));
         if asked.with_wal {

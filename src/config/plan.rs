@@ -111,6 +111,13 @@ pub enum Place {
     Socket(PathBuf),
 }
 
+impl Place {
+    /// Whether programs run in its container: they have no folder of ours.
+    pub fn is_by_exec(&self) -> bool {
+        matches!(self, Place::Container { via: Via::Exec, .. })
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Store {
     pub name: Name,

@@ -15,7 +15,7 @@ use crate::job::run::{Order, find};
 use crate::job::{keys, physical, stores, verify};
 use crate::keys::Identities;
 use crate::state::{CopyLock, DRILL, History, Lock, Outcome, State};
-use crate::store::{Store, catalog_of};
+use crate::store::Store;
 use crate::verify::stored::Stored;
 
 /// What a drill found.
@@ -138,8 +138,7 @@ async fn pick(
 ) -> Result<(Entry, CopyLock)> {
     // What is being deleted just now is gone at the next look.
     for _ in 0..100 {
-        let mut catalog = Catalog::trusting(keys::trust(plan));
-        catalog_of(store, store_name.as_str(), Some(backup.name.as_str()), &mut catalog).await?;
+        let catalog = stores::catalog_of_one(plan, store, store_name.as_str(), Some(backup.name.as_str())).await?;
         let entry = newest(&catalog, store_name, wanted, clock::now()).ok_or_else(|| nothing_to_drill(backup, store_name, wanted))?;
         if !entry.counts_in(store_name.as_str()) {
             return Err(Error::unverifiable(format_args!(

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use globset::Glob;
 
-use crate::catalog::{Catalog, Entry, Id, Label, Manifest, Rung};
+use crate::catalog::{Entry, Id, Label, Manifest, Rung};
 use crate::config::Plan;
 use crate::config::plan::{Backup, Which};
 use crate::config::values::Name;
@@ -140,12 +140,10 @@ impl Making<'_> {
     /// # Errors
     /// It would not fit on the disk.
     async fn expect(&self) -> Result<Option<Manifest>> {
-        let mut catalog = Catalog::trusting(keys::trust(self.plan));
-        let name = self.backup.name.as_str();
         let store = &self.backup.stores[0];
-        if crate::store::catalog_of(self.store, store.as_str(), Some(name), &mut catalog).await.is_err() {
+        let Ok(catalog) = stores::catalog_of_one(self.plan, self.store, store.as_str(), Some(self.backup.name.as_str())).await else {
             return Ok(None);
-        }
+        };
         let is_good = |entry: &&Entry| entry.rung_in(store.as_str()).is_some_and(Rung::is_good);
         let Some(last) = catalog.entries.iter().find(is_good) else { return Ok(None) };
         self.progress.expect(last.manifest.raw_bytes());

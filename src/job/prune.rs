@@ -19,7 +19,7 @@ use crate::retain::doubt::{self, Doubt};
 use crate::retain::policy::{self, Candidate, Reason, Verdict};
 use crate::retain::terms::{self, Standing, Terms};
 use crate::state::{Alerts, History, State};
-use crate::store::{Store, catalog_of};
+use crate::store::Store;
 
 /// What retention says about the copies of a backup in one store, newest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -287,7 +287,7 @@ pub async fn look(plan: &Plan, owner: &str, history: &History, alerts: &Alerts, 
 }
 
 /// Deletes what has expired. The caller holds the lock of the backup. What somebody has pinned since
-/// it was judged stays, and what is under drill does; its verdict says so.
+/// it was judged stays, and what is in use does; its verdict says so.
 ///
 /// # Errors
 /// A store cannot be written; what has not been deleted stays.
@@ -334,8 +334,7 @@ async fn prune_log(plan: &Plan, state: &State, backup: &Backup, judged: &mut Jud
 /// What one store holds of a backup.
 async fn there(plan: &Plan, state: &State, backup: &Backup, name: &Name) -> Result<(std::sync::Arc<dyn Store>, Catalog)> {
     let store = stores::open(&plan.stores[name], state.owner())?;
-    let mut catalog = Catalog::trusting(keys::trust(plan));
-    catalog_of(&*store, name.as_str(), Some(backup.name.as_str()), &mut catalog).await?;
+    let catalog = stores::catalog_of_one(plan, &*store, name.as_str(), Some(backup.name.as_str())).await?;
     Ok((store, catalog))
 }
 
@@ -374,10 +373,10 @@ async fn delete_one(plan: &Plan, state: &State, store: &dyn Store, name: &Name, 
         tracing::warn!(%id, store = %name, "pinned just now: kept");
         return Ok(Some(Reason::Pinned));
     }
-    // Nor does a drill take the lock of the backup: it may last for hours.
-    let Some(_held) = state.hold_copy(id)? else {
-        tracing::warn!(%id, store = %name, "under drill: kept");
-        return Ok(Some(Reason::UnderDrill));
+    // Nor does a drill or a restore take the lock of the backup: it may last for hours.
+    let Some(_seized) = state.seize_copy(id)? else {
+        tracing::warn!(%id, store = %name, "a drill or a restore reads it: kept");
+        return Ok(Some(Reason::InUse));
     };
     match store.remove(id).await {
         Ok(()) => Ok(None),
@@ -397,7 +396,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_pinned_after_it_was_judged_stays_and_what_is_under_drill() {
+    async fn what_is_pinned_after_it_was_judged_stays_and_what_is_in_use() {
         let dir = tempfile::tempdir().unwrap();
         let text =
             format!("[servers.main]\nhost = \"x\"\n[stores.local]\npath = \"{}\"\n[backups.x]\ndatabase = \"x\"\n", dir.path().display());
@@ -419,7 +418,7 @@ mod tests {
         let deleted = apply(&plan, &state, &plan.backups["x"], &mut judged).await.unwrap();
         assert_eq!((deleted, under_drill.exists(), its_folder.exists(), gone.exists()), (1, true, true, false));
         let [drilled, kept, went] = &judged[0].verdicts[..] else { panic!("{judged:?}") };
-        assert_eq!((drilled.keep, drilled.reasons.as_slice()), (true, &[Reason::UnderDrill][..]));
+        assert_eq!((drilled.keep, drilled.reasons.as_slice()), (true, &[Reason::InUse][..]));
         assert_eq!((kept.keep, kept.reasons.as_slice(), went.keep), (true, &[Reason::Pinned][..], false));
         // The next prune has it.
         drop(held);

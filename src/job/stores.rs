@@ -102,6 +102,16 @@ pub async fn catalog(plan: &Plan, owner: &str, backup: Option<&str>) -> Result<C
     }
 }
 
+/// What one store holds of a backup, or of all.
+///
+/// # Errors
+/// It cannot be read.
+pub async fn catalog_of_one(plan: &Plan, store: &dyn Store, name: &str, backup: Option<&str>) -> Result<Catalog> {
+    let mut catalog = Catalog::trusting(keys::trust(plan));
+    catalog_of(store, name, backup, &mut catalog).await?;
+    Ok(catalog)
+}
+
 async fn read<'a>(plan: &Plan, stores: impl Iterator<Item = &'a plan::Store>, owner: &str, backup: Option<&str>) -> Catalog {
     let mut catalog = Catalog::trusting(keys::trust(plan));
     for store in stores {

@@ -11,7 +11,7 @@ use crate::catalog::entry::in_order;
 use crate::catalog::manifest::MANIFEST;
 use crate::catalog::proof::next_document_name;
 use crate::catalog::signed;
-use crate::catalog::{Catalog, Entry, Id, Manifest, Proof, Role, Rung};
+use crate::catalog::{Entry, Id, Manifest, Proof, Role, Rung};
 use crate::config::Plan;
 use crate::config::file::{Format, Via};
 use crate::config::plan::Place;
@@ -19,8 +19,8 @@ use crate::error::{Error, Kind, Result};
 use crate::host::docker::{self, DockerHost};
 use crate::host::local::LocalHost;
 use crate::host::{Host, clock};
-use crate::job::keys;
 use crate::job::progress::Progress;
+use crate::job::{keys, stores};
 use crate::pack::packer::hex;
 use crate::postgres::programs::{self, parse_version};
 use crate::store::{Added, Store};
@@ -157,8 +157,7 @@ pub async fn add<T: Serialize>(
 /// # Errors
 /// The store cannot be written.
 pub async fn point_latest(plan: &Plan, store: &dyn Store, name: &str, backup: &str) -> Result<()> {
-    let mut catalog = Catalog::trusting(keys::trust(plan));
-    crate::store::catalog_of(store, name, Some(backup), &mut catalog).await?;
+    let catalog = stores::catalog_of_one(plan, store, name, Some(backup)).await?;
     let good = |entry: &&Entry| entry.rung_in(name).is_some_and(Rung::is_good);
     let newest = catalog.entries.iter().find(good).map(|entry| entry.id.label);
     store.point_latest(backup, newest).await

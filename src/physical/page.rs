@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use crate::catalog::{Manifest, Role};
 use crate::pack::seal::inner_name;
+use crate::physical::recovery;
+use crate::postgres::quote::shell;
 use crate::wal::name::FOLDER;
 
 /// The page.
@@ -56,7 +58,13 @@ pub fn page(manifest: &Manifest) -> String {
             space.oid
         ));
     }
-    line("");
+    line(
+        "\nA cluster may keep its settings elsewhere, as Debian's do, in /etc/postgresql. Where there is no /srv/restored/postgresql.conf, copy it from there, with pg_hba.conf and pg_ident.conf; or begin with what the cluster must not have less of:\n",
+    );
+    let settings: Vec<String> = recovery::bare_lines(&physical.settings).map(|setting| shell(&setting)).collect();
+    line(&format!("    printf '%s\\n' {} > /srv/restored/postgresql.conf", settings.join(" ")));
+    let access: Vec<String> = recovery::BARE_HBA.lines().map(shell).collect();
+    line(&format!("    printf '%s\\n' {} > /srv/restored/pg_hba.conf; touch /srv/restored/pg_ident.conf\n", access.join(" ")));
     if physical.with_wal {
         line("The log that it needs is in it. Start PostgreSQL there; it is as it was at the end of the base backup.\n");
         return text;

@@ -126,10 +126,15 @@ pub fn tablespace_map(places: &[(u32, String)]) -> String {
 pub fn bare_conf(settings: &BTreeMap<String, String>) -> String {
     let mut text =
         String::from("# By pgvigil: the cluster that this comes of keeps its own elsewhere. These are what it must not have less of.\n");
-    for (name, value) in settings.iter().filter(|(_, value)| !value.is_empty()) {
-        let _ = writeln!(text, "{name} = {}", quoted(value));
+    for line in bare_lines(settings) {
+        let _ = writeln!(text, "{line}");
     }
     text
+}
+
+/// The settings in it.
+pub fn bare_lines(settings: &BTreeMap<String, String>) -> impl Iterator<Item = String> {
+    settings.iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| format!("{name} = {}", quoted(value)))
 }
 
 /// A `pg_hba.conf` for the same: only who is the superuser of this machine, by its socket.

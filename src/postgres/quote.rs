@@ -4,7 +4,17 @@
 /// connection string of its own, and connect elsewhere.
 /// <https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-KEYWORD-VALUE>
 pub fn conninfo(database: &str) -> String {
-    format!("dbname='{}'", database.replace('\\', "\\\\").replace('\'', "\\'"))
+    format!("dbname={}", in_quotes(database))
+}
+
+/// A value in a connection string that people read, bare where that is safe.
+pub fn conninfo_value(value: &str) -> String {
+    let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:".contains(&byte);
+    if !value.is_empty() && value.bytes().all(safe) { value.to_owned() } else { in_quotes(value) }
+}
+
+fn in_quotes(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
 /// A string constant of SQL; right whatever standard_conforming_strings is.
@@ -112,6 +122,10 @@ mod tests {
         assert_eq!(identifier_on_one_line("a\n\"b\\"), r#"U&"a\000a""b\\""#);
         assert_eq!(literal_on_one_line("a\n'"), "U&'a\\000a'''");
         assert_eq!(conninfo(r"it's \ here"), r"dbname='it\'s \\ here'");
+        assert_eq!(
+            (conninfo_value("/srv/a-b"), conninfo_value("it's"), conninfo_value("")),
+            ("/srv/a-b".to_owned(), r"'it\'s'".to_owned(), "''".to_owned())
+        );
         assert_eq!(literal(r"a'b\c"), r"E'a\'b\\c'");
         assert_eq!(literal("it's"), "'it''s'");
         assert_eq!(identifier(r#"a"b"#), r#""a""b""#);

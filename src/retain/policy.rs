@@ -65,8 +65,8 @@ pub enum Reason {
     /// Nobody known has signed it: it fills no place, and who deletes it is not retention. Only who knows
     /// the signers can tell; [`plan`] never does.
     Unsigned,
-    /// A drill reads it just now. Only who deletes can tell; [`plan`] never does.
-    UnderDrill,
+    /// A drill or a restore reads it just now. Only who deletes can tell; [`plan`] never does.
+    InUse,
     /// Its store does not let us delete it. Only who deletes can tell; [`plan`] never does.
     Undeletable,
     Expired,
@@ -92,7 +92,7 @@ impl Reason {
             | Reason::Unproven
             | Reason::AwaitedBy(_)
             | Reason::Unsigned
-            | Reason::UnderDrill
+            | Reason::InUse
             | Reason::Undeletable
             | Reason::BaseBackup(_)
             | Reason::Window(_)
@@ -140,7 +140,7 @@ impl fmt::Display for Reason {
             Reason::Unproven => f.write_str("unproven"),
             Reason::AwaitedBy(store) => write!(f, "awaited by {store}"),
             Reason::Unsigned => f.write_str("unsigned"),
-            Reason::UnderDrill => f.write_str("under drill"),
+            Reason::InUse => f.write_str("in use by a drill or a restore"),
             Reason::Undeletable => f.write_str("cannot be deleted"),
             Reason::Expired => f.write_str("expired"),
         }

@@ -55,13 +55,15 @@ impl Lock {
     }
 }
 
-/// A copy that is held. Its file goes with it, for there would be one for every backup ever pruned.
+/// A copy that is held. Its file goes with the last who holds it, for there would be one for every backup ever pruned.
 #[derive(Debug)]
 pub struct CopyLock(Lock);
 
 impl Drop for CopyLock {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0.path);
+        if self.0.file.try_lock().is_ok() {
+            let _ = std::fs::remove_file(&self.0.path);
+        }
     }
 }
 
@@ -86,7 +88,11 @@ impl State {
     /// # Errors
     /// The file of the lock cannot be opened.
     pub fn lock(&self, backup: &str) -> Result<Option<Lock>> {
-        let path = self.dir.join("locks").join(format!("{backup}.lock"));
+        self.locked(backup, File::try_lock)
+    }
+
+    fn locked(&self, name: &str, try_lock: impl Fn(&File) -> std::result::Result<(), TryLockError>) -> Result<Option<Lock>> {
+        let path = self.dir.join("locks").join(format!("{name}.lock"));
         loop {
             let file = OpenOptions::new()
                 .write(true)
@@ -95,7 +101,7 @@ impl State {
                 .mode(0o600)
                 .open(&path)
                 .map_err(|error| unwritable(&path, &error))?;
-            match file.try_lock() {
+            match try_lock(&file) {
                 Ok(()) => {
                     let lock = Lock { file, path: path.clone() };
                     // Its file may have been removed between the two: the name is free again.
@@ -109,14 +115,30 @@ impl State {
         }
     }
 
-    /// Keeps a copy of a backup from being deleted, or deletes it: whoever does either holds this. It
-    /// is not the lock of the backup, so that a dump may run beside. `None`: another holds it.
+    /// Keeps a copy of a backup from being deleted, beside others who do. It is not the lock of the backup, so that a
+    /// dump may run beside. `None`: it is being deleted.
     ///
     /// # Errors
     /// The file of the lock cannot be opened.
     pub fn hold_copy(&self, id: &Id) -> Result<Option<CopyLock>> {
-        // No backup can have a dot in its name.
-        Ok(self.lock(&format!("{}.{}", id.backup, id.label))?.map(CopyLock))
+        Ok(self.locked(&copy_name(id), File::try_lock_shared)?.map(CopyLock))
+    }
+
+    /// The same, for whoever has to have it whole.
+    ///
+    /// # Errors
+    /// It is being deleted, or the file of the lock cannot be opened.
+    pub fn hold_copy_whole(&self, id: &Id) -> Result<CopyLock> {
+        let being_deleted = || Error::new(Kind::Busy, format!("{id} is being deleted just now")).hint("take another one: pgvigil list");
+        self.hold_copy(id)?.ok_or_else(being_deleted)
+    }
+
+    /// Holds a copy alone, to delete it. `None`: somebody needs it.
+    ///
+    /// # Errors
+    /// The file of the lock cannot be opened.
+    pub fn seize_copy(&self, id: &Id) -> Result<Option<CopyLock>> {
+        Ok(self.lock(&copy_name(id))?.map(CopyLock))
     }
 
     /// Whether somebody holds the lock of a backup. To look at it must not take it, not even for a
@@ -202,6 +224,11 @@ fn remove_unnamed(dir: &Path) {
     }
 }
 
+/// The lock of a copy among those of the backups, none of which can have a dot in its name.
+fn copy_name(id: &Id) -> String {
+    format!("{}.{}", id.backup, id.label)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,34 +243,46 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_held_by_one_and_leaves_no_file() {
+    fn a_copy_is_deleted_when_nobody_holds_it_and_leaves_no_file() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
         let dir = tempfile::tempdir().unwrap();
         let state = State::open(dir.path()).unwrap();
         let id = Id { backup: "x".into(), label: "20240115T010000Z".parse().unwrap() };
         let files = || std::fs::read_dir(dir.path().join("locks")).unwrap().count();
-        let held = state.hold_copy(&id).unwrap();
-        assert!(held.is_some() && files() == 1);
-        assert!(state.hold_copy(&id).unwrap().is_none());
+        let [restore, drill] = [(); 2].map(|()| state.hold_copy(&id).unwrap());
+        assert!(restore.is_some() && drill.is_some() && files() == 1);
         assert!(state.lock("x").unwrap().is_some(), "a dump may run beside");
-        drop(held);
+        assert!(state.seize_copy(&id).unwrap().is_none());
+        drop(drill);
+        assert!(state.seize_copy(&id).unwrap().is_none(), "the restore goes on");
+        drop(restore);
         assert_eq!(files(), 1, "only that of the backup");
-        // Many who come and go: never two at a time.
-        let (inside, most) = (std::sync::atomic::AtomicUsize::new(0), std::sync::atomic::AtomicUsize::new(0));
+        let seized = state.seize_copy(&id).unwrap();
+        assert!(seized.is_some() && state.hold_copy(&id).unwrap().is_none());
+        assert_eq!(state.hold_copy_whole(&id).unwrap_err().kind, Kind::Busy);
+        drop(seized);
+        // Many who come and go: never one who holds it beside one who deletes it.
+        let (holders, deleters) = (AtomicUsize::new(0), AtomicUsize::new(0));
         std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
+            for thread in 0..8 {
+                let (state, id, holders, deleters) = (&state, &id, &holders, &deleters);
+                scope.spawn(move || {
                     for _ in 0..200 {
-                        if let Some(_held) = state.hold_copy(&id).unwrap() {
-                            let now = inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
-                            most.fetch_max(now, std::sync::atomic::Ordering::SeqCst);
+                        let deletes = thread % 2 == 0;
+                        let held = if deletes { state.seize_copy(id) } else { state.hold_copy(id) }.unwrap();
+                        if held.is_some() {
+                            let (ours, others) = if deletes { (deleters, holders) } else { (holders, deleters) };
+                            let beside = ours.fetch_add(1, Ordering::SeqCst);
+                            assert!(!deletes || beside == 0);
+                            assert_eq!(others.load(Ordering::SeqCst), 0);
                             std::thread::yield_now();
-                            inside.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                            ours.fetch_sub(1, Ordering::SeqCst);
                         }
                     }
                 });
             }
         });
-        assert_eq!(most.into_inner(), 1);
+        assert_eq!(files(), 1);
     }
 
     #[test]

@@ -205,7 +205,7 @@ fn what_is_under_drill_is_not_pruned() {
     let second = world.backup("x");
     let pruned = world.pgvigil(&["--json", "prune", "x"]).expect(0).json();
     let kept = pruned["kept"].as_array().unwrap().iter().find(|kept| kept["id"] == first.as_str()).unwrap();
-    assert_eq!((&kept["reasons"], &pruned["deleted"]), (&json!(["under drill"]), &json!([])), "{pruned:#}");
+    assert_eq!((&kept["reasons"], &pruned["deleted"]), (&json!(["in use by a drill or a restore"]), &json!([])), "{pruned:#}");
     assert!(world.folder(&first).exists());
     drop(held);
     let pruned = world.pgvigil(&["--json", "prune", "x"]).expect(0).json();

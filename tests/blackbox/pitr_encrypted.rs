@@ -75,6 +75,16 @@ fn from_the_server_to_a_moment_with_the_key_only() {
 #[test]
 fn the_page_is_enough_with_stock_tools() {
     let (site, key) = encrypting("");
+    follow(&site, &key, true);
+}
+
+#[test]
+fn the_page_of_one_that_is_not_encrypted_and_has_no_settings_of_its_own() {
+    follow(&Site::archiving(15, "compression = \"zstd\"\n"), "", false);
+}
+
+/// Restores by nothing but the lines of the page. `has_settings`: the cluster has them in its own folder.
+fn follow(site: &Site, key: &str, has_settings: bool) {
     site.sql("create table t as select generate_series(1, 100) n");
     let id = site.world.backup("cluster");
     site.sql("insert into t values (0)");
@@ -85,14 +95,18 @@ fn the_page_is_enough_with_stock_tools() {
         line.trim()
             .replace("/srv/restored", &target)
             .replace("PATH-OF-THE-STORE", &site.world.store().display().to_string())
-            .replace("key.txt", &key)
+            .replace("key.txt", key)
     };
     let lines: Vec<String> = page.lines().filter(|line| line.starts_with("    ")).map(here).collect();
     let pick = |begins: &str| lines.iter().find(|line| line.starts_with(begins)).unwrap_or_else(|| panic!("{begins}: {page}")).clone();
     let as_postgres = |script: &str| {
         stock("setpriv", &["--reuid=postgres", "--regid=postgres", "--init-groups", "bash", "-c", script], &site.world.folder(&id));
     };
-    as_postgres(&format!("{} && {}", pick("mkdir"), pick("age")));
+    as_postgres(&format!("{} && {}", pick("mkdir"), pick(if key.is_empty() { "zstd" } else { "age" })));
+    if !has_settings {
+        as_postgres(&format!("rm {target}/postgresql.conf {target}/pg_hba.conf {target}/pg_ident.conf"));
+        lines.iter().filter(|line| line.starts_with("printf")).for_each(|line| as_postgres(line));
+    }
     let conf = [pick("restore_command"), pick("recovery_target_action"), pick("archive_mode")].join("\n");
     std::fs::write(site.world.path("restored/by_hand/postgresql.auto.conf"), format!("{conf}\n")).unwrap();
     as_postgres(&pick("touch"));
@@ -100,8 +114,9 @@ fn the_page_is_enough_with_stock_tools() {
     let ctl = crate::support::programs(15).join("pg_ctl").display().to_string();
     as_postgres(&format!("{ctl} start -s -w -D {target} -l {log} -o \"-p 54999 -c listen_addresses='' -k {target} -c hot_standby=off\""));
     let psql = crate::support::programs(15).join("psql").display().to_string();
+    // Without settings of its own only the server's user has a way in.
     let ask = format!(
-        "PGPASSWORD=\"$PGVIGIL_TEST_PASSWORD\" {psql} -XAt -h {target} -p 54999 -U postgres -d postgres -c 'select count(*) from t'"
+        "setpriv --reuid=postgres --regid=postgres --init-groups env PGPASSWORD=\"$PGVIGIL_TEST_PASSWORD\" {psql} -XAt -h {target} -p 54999 -U postgres -d postgres -c 'select count(*) from t'"
     );
     let count = until("the server is ready", || {
         let asked = std::process::Command::new("bash").args(["-c", &ask]).output().unwrap();

@@ -155,7 +155,7 @@ impl Restored {
     pub fn sql_in(&self, database: &str, sql: &str) -> String {
         let connection = format!("{} dbname={database}", self.answer["connection"].as_str().unwrap());
         let mut psql = std::process::Command::new(crate::support::programs(self.major).join("psql"));
-        psql.env("PGUSER", "postgres").env("PGPASSWORD", crate::common::password());
+        psql.env_remove("PGUSER").env("PGPASSWORD", crate::common::password());
         let output = run(psql.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", &connection, "-c", sql]));
         assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()

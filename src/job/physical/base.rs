@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::manifest::{Encryption, RESTORE_PAGE};
-use crate::catalog::{Catalog, Entry, FileEntry, Id, Manifest, PHYSICAL, Physical, Role, Rung};
+use crate::catalog::{Entry, FileEntry, Id, Manifest, PHYSICAL, Physical, Role, Rung};
 use crate::config::file::{Contents, Format, Wal};
 use crate::config::plan;
 use crate::config::values::Compression;
@@ -17,11 +17,11 @@ use crate::error::{Error, Kind, Result};
 use crate::host::{Call, Tag, clock};
 use crate::job::dump::{self, Way};
 use crate::job::fill::Sealing;
-use crate::job::keys;
 use crate::job::make::{Made, Making};
 use crate::job::physical::anew::Anew;
 use crate::job::physical::check::{self, Verdict};
 use crate::job::physical::{archive, deliver, folder, stream, unpack};
+use crate::job::stores;
 use crate::job::verify::Opened;
 use crate::keys::Identities;
 use crate::pack::codec::Codec;
@@ -35,8 +35,8 @@ use crate::postgres::basebackup::{Cluster, Standing, arguments};
 use crate::postgres::quote::literal;
 use crate::postgres::session::Session;
 use crate::state::{Lock, State};
+use crate::store::Upload;
 use crate::store::original::Original;
-use crate::store::{Upload, catalog_of};
 use crate::verify::stored::Stored;
 
 /// The level behind "zstd": of pages it makes files that are 2 % larger than those of level 3, in two thirds of its time.
@@ -215,9 +215,8 @@ impl Basing<'_> {
     async fn parent(&self, cluster: &Cluster, warnings: &mut Vec<String>) -> Result<Option<Parent>> {
         cluster.check_summaries()?;
         let (making, name) = (self.making, self.making.backup.name.as_str());
-        let mut catalog = Catalog::trusting(keys::trust(making.plan));
         let store = making.backup.stores[0].as_str();
-        catalog_of(making.store, store, Some(name), &mut catalog).await?;
+        let catalog = stores::catalog_of_one(making.plan, making.store, store, Some(name)).await?;
         let is_parent = |entry: &&Entry| {
             let of_it = entry.manifest.physical.as_ref().is_some_and(|physical| physical.system_identifier == cluster.system_identifier);
             of_it && entry.counts() && entry.rung_in(store).is_some_and(Rung::is_good)
@@ -280,7 +279,7 @@ impl Basing<'_> {
     /// pg_basebackup sends several archives into a folder only: there they wait for the pass.
     async fn by_spool(&self, upload: &mut dyn Upload, cluster: &Cluster, with_wal: bool, parent: Option<&Parent>) -> Result<Archives> {
         let making = self.making;
-        if matches!(making.plan.servers[&making.backup.server].place, plan::Place::Container { via: crate::config::file::Via::Exec, .. }) {
+        if making.plan.servers[&making.backup.server].place.is_by_exec() {
             return Err(no_folder(cluster));
         }
         let spool = Spool::make(&making.plan.spool_dir, making.tag, cluster)?;

@@ -49,13 +49,12 @@ impl<'a> Parts<'a> {
         &self.chain
     }
 
-    /// Holds them, so that nobody deletes one. What another holds already is as safe.
+    /// Holds them, so that nobody deletes one.
     ///
     /// # Errors
-    /// `state_dir` cannot be written.
+    /// One is being deleted, or `state_dir` cannot be written.
     pub fn hold(&self, state: &State) -> Result<Vec<CopyLock>> {
-        let held: Result<Vec<Option<CopyLock>>> = self.chain.iter().map(|entry| state.hold_copy(&entry.id)).collect();
-        Ok(held?.into_iter().flatten().collect())
+        self.chain.iter().map(|entry| state.hold_copy_whole(&entry.id)).collect()
     }
 
     /// Unpacked.

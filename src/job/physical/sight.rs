@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::config::file::Via;
 use crate::config::plan;
 use crate::host::Tag;
 use crate::postgres::Server;
@@ -38,8 +37,7 @@ impl Sight {
 
     /// Looks now and then. A server that does not answer says nothing.
     pub async fn keep_looking(&self) -> Infallible {
-        let by_exec = matches!(self.server.place, plan::Place::Container { via: Via::Exec, .. });
-        let every = if by_exec { EXEC_EVERY } else { LOOK_EVERY };
+        let every = if self.server.place.is_by_exec() { EXEC_EVERY } else { LOOK_EVERY };
         let mut server = None;
         loop {
             if server.is_none() {

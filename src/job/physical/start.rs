@@ -10,6 +10,7 @@ use crate::host::local::LocalHost;
 use crate::host::{Call, Host, Tag};
 use crate::physical::recovery::Reached;
 use crate::postgres::programs::{self, parse_version};
+use crate::postgres::quote::conninfo_value;
 
 /// The log of the start, in the data directory.
 pub const LOG: &str = "pgvigil_recovery.log";
@@ -128,8 +129,9 @@ async fn start_on(plan: &Plan, backup: &Backup, manifest: &Manifest, data: &Path
         stop(plan, backup, manifest, data).await;
         return Err(not_started(&text, &log, &error));
     }
-    let host = if by_socket { sockets } else { "127.0.0.1".to_owned() };
-    Ok(Started { connection: format!("host={host} port={port} dbname=postgres"), port, reached: Reached::parse(&text) })
+    let host = if by_socket { conninfo_value(&sockets) } else { "127.0.0.1".to_owned() };
+    let user = manifest.physical.as_ref().map(|physical| format!(" user={}", conninfo_value(&physical.superuser))).unwrap_or_default();
+    Ok(Started { connection: format!("host={host} port={port} dbname=postgres{user}"), port, reached: Reached::parse(&text) })
 }
 
 /// pg_ctl takes a recovery that has begun for a start. Whether it is over stands in `postmaster.pid`, whose

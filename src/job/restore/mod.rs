@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::{Catalog, Compared, Entry, Id, Manifest, Mismatch, Role, Rung, Wanted};
+use crate::catalog::{Compared, Entry, Id, Manifest, Mismatch, Role, Rung, Wanted};
 use crate::config::Plan;
 use crate::error::{Error, Kind, Result};
 use crate::host::{Tag, clock};
@@ -26,7 +26,7 @@ use crate::restore::load::Failure;
 use crate::restore::plan::{self, DatabasePlan, Given, Measured, Refusal, RestorePlan};
 use crate::restore::target::Target;
 use crate::state::{Lock, Outcome, State};
-use crate::store::{Store, catalog_of};
+use crate::store::Store;
 use crate::verify::stored::Stored;
 
 /// A restore that was looked into, without a write.
@@ -133,9 +133,7 @@ async fn find(plan: &Plan, wanted: &Wanted, store: Option<&str>) -> Result<(Entr
                 Error::new(Kind::NotFound, format!("there is no store {name:?} in the file"))
                     .hint(format!("stores of the file: {}", names.join(", ")))
             })?;
-            let mut catalog = Catalog::trusting(keys::trust(plan));
-            catalog_of(&*stores::open(known, "")?, name, Some(&wanted.backup), &mut catalog).await?;
-            catalog
+            stores::catalog_of_one(plan, &*stores::open(known, "")?, name, Some(&wanted.backup)).await?
         }
     };
     for (_, error) in &catalog.silent {
@@ -230,8 +228,8 @@ pub async fn restore(plan: &Plan, looked: &Looked, asked: &Asked, progress: &Pro
     let state = State::open(&plan.state_dir)?;
     let locks = alone(&state, &looked.plan)?;
     leftovers::sweep(plan, &state, Some(&looked.plan.server)).await?;
-    // Retention leaves the copy alone meanwhile. Where a drill holds it already, that does too.
-    let _held = state.hold_copy(&looked.id)?;
+    // Retention leaves the copy alone meanwhile.
+    let _held = state.hold_copy_whole(&looked.id)?;
     let mut report = Report { warnings: looked.plan.warnings.clone(), ..Report::new() };
     let history = state.history()?;
     let lock = locks.first().map_or("", |(name, _)| name);
