@@ -198,7 +198,7 @@ mod tests {
         file.seek(SeekFrom::Start(at)).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut all = Vec::new();
-        runtime.block_on(read_ahead(file).read_to_end(&mut all)).unwrap();
+        runtime.block_on(async { read_ahead(file).read_to_end(&mut all).await }).unwrap();
         all
     }
 

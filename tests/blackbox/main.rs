@@ -55,6 +55,7 @@ mod pitr;
 mod pitr_batch;
 mod pitr_chain;
 mod pitr_container;
+mod pitr_debian;
 mod pitr_encrypted;
 mod pitr_pushes;
 mod pitr_restore;

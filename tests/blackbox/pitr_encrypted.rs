@@ -1,6 +1,6 @@
 //! Base backups and log that only who has a key can read.
 
-use crate::common::daemon::until;
+use crate::common::daemon::{Daemon, until};
 use crate::common::ran;
 use crate::pitr_site::Site;
 use crate::support::stock;
@@ -8,6 +8,12 @@ use crate::support::stock;
 /// A site whose base backups and log are for a key, which lies where the server's user can read it.
 fn encrypting(keys: &str) -> (Site, String) {
     let site = Site::archiving(15, "compression = \"zstd\"\n");
+    let key = encrypt(&site, keys);
+    (site, key)
+}
+
+/// The same for a site that is there. The key is returned.
+fn encrypt(site: &Site, keys: &str) -> String {
     let world = &site.world;
     stock("age-keygen", &["-o", "restored/key.txt"], &world.path(""));
     stock("chown", &["postgres:", "restored/key.txt"], &world.path(""));
@@ -17,8 +23,36 @@ fn encrypting(keys: &str) -> (Site, String) {
         let text = std::fs::read_to_string(&file).unwrap();
         std::fs::write(&file, format!("{text}{to}{more}")).unwrap();
     }
-    let key = world.path("restored/key.txt").display().to_string();
-    (site, key)
+    world.path("restored/key.txt").display().to_string()
+}
+
+/// Nothing that was in a table is in the store in clear.
+fn is_encrypted(site: &Site) {
+    let names = site.archived();
+    assert!(!names.is_empty());
+    for name in names {
+        let path = site.world.store().join("cluster/wal/00000001").join(&name);
+        let stored = std::fs::read(path).unwrap();
+        assert!(stored.windows(21).take(4096).any(|bytes| bytes == b"age-encryption.org/v1"), "{name}");
+    }
+}
+
+#[test]
+fn log_that_is_streamed_or_comes_from_a_folder_is_for_the_key_too() {
+    let settings = "wal = \"stream\"\ncompression = \"zstd\"\n";
+    for site in [Site::with(15, "archive_mode = off", settings), Site::by_folder(15, "", "compression = \"zstd\"\n")] {
+        let key = encrypt(&site, "");
+        let _daemon = Daemon::start(&site.world);
+        site.sql("create table t as select generate_series(1, 100) n");
+        site.world.backup("cluster");
+        site.sql("insert into t values (0)");
+        site.switch();
+        is_encrypted(&site);
+        assert_eq!(site.restore(&["--latest", "--store", "local", "--identity", &key]).sql("select count(*) from t"), "101");
+        let target = site.world.path("restored/without").display().to_string();
+        let ran = site.pgvigil(&["restore", "cluster/latest", "--latest", "--target-dir", &target]).expect(1);
+        assert!(ran.stderr.contains("no identity was given"), "{ran:#?}");
+    }
 }
 
 #[test]
@@ -32,12 +66,7 @@ fn from_the_server_to_a_moment_with_the_key_only() {
     let names: Vec<&str> = manifest["files"].as_array().unwrap().iter().map(|file| file["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["base.tar.zst.age", "backup_manifest", "RESTORE.md"]);
     assert_eq!(manifest["encryption"]["method"], "age");
-    // Nothing that was in a table is in the store in clear.
-    for name in site.archived() {
-        let path = site.world.store().join("cluster/wal/00000001").join(&name);
-        let stored = std::fs::read(path).unwrap();
-        assert!(stored.windows(21).take(4096).any(|bytes| bytes == b"age-encryption.org/v1"), "{name}");
-    }
+    is_encrypted(&site);
     // Who archives needs no key to know its own segment again.
     let name = site.archived()[0].strip_suffix(".zst").unwrap().to_owned();
     let raw = site.world.path("restored").join(&name);

@@ -247,6 +247,20 @@ fn a_promoted_timeline_is_followed_and_the_old_one_can_be_asked_for() {
     assert_eq!(status[0]["last"]["name"], segment.as_str(), "{status:#}");
     assert_eq!(site.restore(&["--latest"]).sql("select count(*) from t"), "30");
     assert_eq!(site.restore(&["--latest", "--timeline", "1"]).sql("select count(*) from t"), "15");
+    // What says whose log it is and which way it goes is cut: that is named, and nothing is restored by guessing.
+    for name in ["00000002/00000002.history.zst", "cluster.json"] {
+        let path = site.world.store().join("cluster/wal").join(name);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        let dir = site.world.path("restored/cut");
+        let ran = site.pgvigil(&["restore", "cluster/latest", "--latest", "--target-dir", dir.to_str().unwrap()]).expect(1);
+        let (_, file) = name.rsplit_once('/').unwrap_or(("", name));
+        assert!(ran.stderr.contains(file.trim_end_matches(".zst")), "{ran:#?}");
+        assert!(!dir.exists(), "{name}");
+        let ran = site.pgvigil(&["wal", "status"]);
+        assert!(ran.code != Some(0) && format!("{ran:?}").contains(file.trim_end_matches(".zst")), "{ran:#?}");
+        std::fs::write(&path, whole).unwrap();
+    }
 }
 
 #[test]

@@ -56,6 +56,32 @@ fn a_gap_is_heard_and_shown_everywhere() {
 }
 
 #[test]
+fn a_slot_that_nobody_reads_is_heard_until_somebody_does() {
+    let site = Site::with(15, "archive_mode = off", "wal = \"stream\"\ncompression = \"zstd\"\n");
+    let chat = Http::start(&[]);
+    let text = std::fs::read_to_string(site.world.config()).unwrap().replace("[stores.local]\n", "[stores.local]\ncheck_every = \"1s\"\n");
+    std::fs::write(site.world.config(), format!("{text}{}", chat.webhook("chat", ""))).unwrap();
+    site.sql("create table t (n int)");
+    let daemon = Daemon::start(&site.world);
+    daemon.wait_for_line("receiving the log");
+    site.world.backup("cluster");
+    // Sessions go on, and replication does not.
+    let hba = std::path::PathBuf::from(site.sql("show hba_file"));
+    let lines = std::fs::read_to_string(&hba).unwrap();
+    std::fs::write(&hba, format!("local replication all reject\nhost replication all all reject\n{lines}")).unwrap();
+    site.sql("select pg_reload_conf()");
+    site.sql("select pg_terminate_backend(pid) from pg_stat_replication");
+    daemon.wait_for_line("the log is not received");
+    let heard = |words: &str| chat.requests().into_iter().map(|request| request.body().to_owned()).find(|body| body.contains(words));
+    let told = until("the slot is told", || heard("nobody reads from slot pgvigil_cluster"));
+    assert!(told.contains("the log of backup cluster") && told.contains("bytes back"), "{told}");
+    std::fs::write(&hba, lines).unwrap();
+    site.sql("select pg_reload_conf()");
+    let is_told = || site.pgvigil(&["--json", "status"]).json()["alerts"].to_string().contains("backup/cluster/wal");
+    crate::support::until("it is over", || !is_told());
+}
+
+#[test]
 fn log_that_waits_on_the_server_is_heard() {
     let site = Site::with(15, "max_wal_size = 4GB", "wal = \"archive_command\"\ncompression = \"zstd\"\n");
     let chat = Http::start(&[]);

@@ -142,13 +142,13 @@ fn the_form_of_the_log_is_that_of_where_it_goes() {
 
 /// A Debian whose first process is systemd, with PostgreSQL 15 and the database `shop`, and whose end is
 /// ours.
-struct Machine {
+pub struct Machine {
     name: String,
 }
 
 impl Machine {
     #[track_caller]
-    fn boot() -> Self {
+    pub fn boot() -> Self {
         let machine = Machine { name: unique("pgvigil-test-systemd") };
         let pid = format!("pgvigil.test.pid={}", std::process::id());
         let mut docker = Command::new("docker");
@@ -188,7 +188,7 @@ impl Machine {
     }
 
     #[track_caller]
-    fn install(&self, version: u32, options: &str) {
+    pub fn install(&self, version: u32, options: &str) {
         let made = run(Command::new(repository("tests/support/package")).arg(env!("CARGO_BIN_EXE_pgvigil")));
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let paths = String::from_utf8(made.stdout).unwrap();
@@ -208,7 +208,7 @@ impl Machine {
 
     /// Writes a file in one step, as editors do, with the rights of the one that was there.
     #[track_caller]
-    fn write(&self, path: &str, text: &str) {
+    pub fn write(&self, path: &str, text: &str) {
         self.ok(&format!("[ ! -e {path} ] || cp -p {path} {path}.new\ncat > {path}.new <<'TEXT'\n{text}\nTEXT\nmv {path}.new {path}"));
     }
 
@@ -232,14 +232,14 @@ impl Machine {
     }
 
     #[track_caller]
-    fn ok(&self, script: &str) -> String {
+    pub fn ok(&self, script: &str) -> String {
         let (code, text) = self.bash(script);
         assert_eq!(code, Some(0), "{script}\n{text}\n{}", self.journal(""));
         text
     }
 
     #[track_caller]
-    fn wait(&self, what: &str, script: &str) {
+    pub fn wait(&self, what: &str, script: &str) {
         let secs = PATIENCE.as_secs();
         let waits =
             format!("for ((end = SECONDS + {secs}; SECONDS < end; )); do {{ {script}; }} > /dev/null && exit 0; sleep 0.05; done; exit 1");
@@ -248,7 +248,7 @@ impl Machine {
     }
 
     #[track_caller]
-    fn sql(&self, database: &str, sql: &str) -> String {
+    pub fn sql(&self, database: &str, sql: &str) -> String {
         self.ok(&format!("runuser -u postgres -- psql -X -A -t -q -v ON_ERROR_STOP=1 -d {database} -c \"{sql}\""))
     }
 

@@ -1,7 +1,7 @@
 //! A cluster that archives its log, and a world whose stores belong to the user of the server.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::common::{Ran, World, run};
 use crate::support::{Cluster, own, stock};
@@ -11,6 +11,8 @@ pub struct Site {
     pub cluster: Cluster,
     pub world: World,
     pub major: u32,
+    /// Where the server lays its log, for a daemon to take it in.
+    folder: Option<PathBuf>,
 }
 
 /// What a server needs beside its defaults so that every segment is archived.
@@ -43,7 +45,7 @@ impl Site {
             cluster.port,
             crate::support::programs(major).display()
         ));
-        let site = Site { cluster, world, major };
+        let site = Site { cluster, world, major, folder: None };
         // A file of its own for the user of the server: where the log goes, and no secret.
         std::fs::write(
             site.world.path("wal.toml"),
@@ -53,6 +55,25 @@ impl Site {
             ),
         )
         .unwrap();
+        site
+    }
+
+    /// With `archive_command` and a folder that the daemon takes the log in from. `more` as in [`Site::with`].
+    pub fn by_folder(major: u32, more: &str, keys: &str) -> Self {
+        let mut site = Self::with(major, more, &format!("wal = \"archive_command\"\n{keys}"));
+        let folder = site.world.path("archive");
+        std::fs::create_dir(&folder).unwrap();
+        own(&folder);
+        let config = std::fs::read_to_string(site.world.config()).unwrap();
+        std::fs::write(site.world.config(), format!("{config}wal_folder = \"{}\"\n", folder.display())).unwrap();
+        let page = std::fs::read_to_string(crate::support::repository("docs/pitr.md")).unwrap();
+        let documented =
+            page.lines().find_map(|line| line.strip_prefix("archive_command = ").filter(|command| command.contains("/archive/")));
+        let command = documented.unwrap().replace("/archive", &folder.display().to_string());
+        site.sql(&format!("alter system set archive_command = {command}"));
+        site.sql("select pg_reload_conf()");
+        crate::support::until("the server archives so", || site.sql("show archive_command").contains("mv "));
+        site.folder = Some(folder);
         site
     }
 
@@ -69,6 +90,9 @@ impl Site {
             self.archived().iter().any(|name| name[..segment.len()] >= *segment)
                 || self.sql("select coalesce(last_archived_wal, '') from pg_stat_archiver") >= segment
         });
+        if let Some(folder) = &self.folder {
+            crate::support::until("it is taken in", || std::fs::read_dir(folder).unwrap().next().is_none());
+        }
     }
 
     /// Time goes by in which nothing is committed, and the log says so: it ends later than whatever may be on its way.
