@@ -86,11 +86,9 @@ fn refuse(args: &ExportArgs, server: &plan::Server, to_stdout: bool, json: bool)
         return Err(Error::new(Kind::Usage, "stdout cannot hold both the dump and a JSON document")
             .hint("write the dump to a file, or leave out --json"));
     }
-    if args.format == Format::Directory {
-        if to_stdout || server.place.is_by_exec() {
-            return Err(Error::new(Kind::Usage, "--format directory needs a folder and the programs here")
-                .hint("set via = \"network\" on the server and name a folder, or use --format custom"));
-        }
+    if args.format == Format::Directory && (to_stdout || server.place.is_by_exec()) {
+        return Err(Error::new(Kind::Usage, "--format directory needs a folder and the programs here")
+            .hint("set via = \"network\" on the server and name a folder, or use --format custom"));
     }
     if !to_stdout && !args.force && args.output.symlink_metadata().is_ok() {
         return Err(there(&args.output));

@@ -155,7 +155,7 @@ async fn pick(
         }
         tokio::task::yield_now().await;
     }
-    Err(Error::new(Kind::Busy, format!("somebody holds the newest good backup of {}", backup.name)).hint("try again"))
+    Err(Error::new(Kind::Busy, format!("what would be drilled of {} is being deleted just now", backup.name)).hint("try again"))
 }
 
 /// The newest good copy that is not from the future, or the one that is asked for, be it good or not.

@@ -59,12 +59,14 @@ pub fn page(manifest: &Manifest) -> String {
         ));
     }
     line(
-        "\nA cluster may keep its settings elsewhere, as Debian's do, in /etc/postgresql. Where there is no /srv/restored/postgresql.conf, copy it from there, with pg_hba.conf and pg_ident.conf; or begin with what the cluster must not have less of:\n",
+        "\nA cluster may keep its settings elsewhere, as Debian's do, in /etc/postgresql: then there is no /srv/restored/postgresql.conf. These begin with what the cluster must not have less of; add what you need of your own, but not data_directory, hba_file, ident_file, external_pid_file and include_dir, which lead to the old one.\n",
     );
     let settings: Vec<String> = recovery::bare_lines(&physical.settings).map(|setting| shell(&setting)).collect();
-    line(&format!("    printf '%s\\n' {} > /srv/restored/postgresql.conf", settings.join(" ")));
     let access: Vec<String> = recovery::BARE_HBA.lines().map(shell).collect();
-    line(&format!("    printf '%s\\n' {} > /srv/restored/pg_hba.conf; touch /srv/restored/pg_ident.conf\n", access.join(" ")));
+    for (name, lines) in [("postgresql.conf", settings), ("pg_hba.conf", access)] {
+        line(&format!("    [ -e /srv/restored/{name} ] || printf '%s\\n' {} > /srv/restored/{name}", lines.join(" ")));
+    }
+    line("    [ -e /srv/restored/pg_ident.conf ] || touch /srv/restored/pg_ident.conf\n");
     if physical.with_wal {
         line("The log that it needs is in it. Start PostgreSQL there; it is as it was at the end of the base backup.\n");
         return text;
@@ -75,7 +77,7 @@ pub fn page(manifest: &Manifest) -> String {
     if encrypted {
         line("    # a segment has a header of ours in front, and then age; histories are not encrypted");
         line(&format!(
-            "    restore_command = 'f=%f; s=\"PATH-OF-THE-STORE/{}/{FOLDER}/$(echo $f | cut -c1-8)/$f.zst\"; test -f \"$s\" || exit 1; case $f in *.history) zstd -dc \"$s\";; *) tail -c +$((9 + $(od -An -tu4 -j4 -N4 \"$s\"))) \"$s\" | age -d -i key.txt | zstd -dc;; esac > \"%p\" && test -s \"%p\" || exit 255'",
+            "    restore_command = 'f=%f; s=\"PATH-OF-THE-STORE/{}/{FOLDER}/$(echo $f | cut -c1-8)/$f.zst\"; test -f \"$s\" || exit 1; case $f in *.history) zstd -dc \"$s\";; *) tail -c +$((9 + $(od -An -tu4 -j4 -N4 \"$s\"))) \"$s\" | age -d -i PATH-OF-THE-KEY/key.txt | zstd -dc;; esac > \"%p\" && test -s \"%p\" || exit 255'",
             manifest.backup
         ));
     } else {

@@ -17,6 +17,7 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::catalog::Id;
 use crate::error::{Error, Kind, Result, plain_io};
@@ -29,6 +30,10 @@ const DAEMON: &str = "DAEMON";
 
 /// The lock of drills: there is one at a time, whatever it is of.
 pub const DRILL: &str = "DRILL";
+
+/// How long a restore waits for the deletion of what it wants, and how often it looks.
+const DELETION_TAKES: Duration = Duration::from_secs(3);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The folder of the state.
 #[derive(Debug, Clone)]
@@ -95,6 +100,8 @@ impl State {
         let path = self.dir.join("locks").join(format!("{name}.lock"));
         loop {
             let file = OpenOptions::new()
+                // NFS takes a shared lock of who may read only.
+                .read(true)
                 .write(true)
                 .create(true)
                 .truncate(false)
@@ -124,13 +131,21 @@ impl State {
         Ok(self.locked(&copy_name(id), File::try_lock_shared)?.map(CopyLock))
     }
 
-    /// The same, for whoever has to have it whole.
+    /// The same for a restore, which is refused by nobody: where a store deletes it just now, that of another store may be
+    /// meant, and who reads what has gone says so. `None`: nobody keeps it.
     ///
     /// # Errors
-    /// It is being deleted, or the file of the lock cannot be opened.
-    pub fn hold_copy_whole(&self, id: &Id) -> Result<CopyLock> {
-        let being_deleted = || Error::new(Kind::Busy, format!("{id} is being deleted just now")).hint("take another one: pgvigil list");
-        self.hold_copy(id)?.ok_or_else(being_deleted)
+    /// The file of the lock cannot be opened.
+    pub async fn hold_copy_or_go_on(&self, id: &Id) -> Result<Option<CopyLock>> {
+        let began = std::time::Instant::now();
+        loop {
+            let held = self.hold_copy(id)?;
+            if held.is_some() || began.elapsed() > DELETION_TAKES {
+                return Ok(held);
+            }
+            // Whoever lets go of one seizes it for a moment, too.
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Holds a copy alone, to delete it. `None`: somebody needs it.
@@ -259,8 +274,12 @@ mod tests {
         assert_eq!(files(), 1, "only that of the backup");
         let seized = state.seize_copy(&id).unwrap();
         assert!(seized.is_some() && state.hold_copy(&id).unwrap().is_none());
-        assert_eq!(state.hold_copy_whole(&id).unwrap_err().kind, Kind::Busy);
-        drop(seized);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        assert!(runtime.block_on(state.hold_copy_or_go_on(&id)).unwrap().is_none(), "it is not waited for without end");
+        std::thread::scope(|scope| {
+            scope.spawn(|| drop(seized));
+            assert!(runtime.block_on(state.hold_copy_or_go_on(&id)).unwrap().is_some());
+        });
         // Many who come and go: never one who holds it beside one who deletes it.
         let (holders, deleters) = (AtomicUsize::new(0), AtomicUsize::new(0));
         std::thread::scope(|scope| {

@@ -47,11 +47,15 @@ fn prove(world: &World, id: &str, rung: &str, restore_seconds: f64, mismatches: 
 
 /// The lock of a name, as another process holds it.
 fn lock(world: &World, name: &str) -> File {
-    let locks = world.path("state/locks");
-    std::fs::create_dir_all(&locks).unwrap();
-    let file = File::create(locks.join(format!("{name}.lock"))).unwrap();
+    let file = lock_file(world, name);
     file.try_lock().unwrap();
     file
+}
+
+fn lock_file(world: &World, name: &str) -> File {
+    let locks = world.path("state/locks");
+    std::fs::create_dir_all(&locks).unwrap();
+    File::options().read(true).write(true).create(true).truncate(false).open(locks.join(format!("{name}.lock"))).unwrap()
 }
 
 #[test]
@@ -200,7 +204,8 @@ fn what_is_under_drill_is_not_pruned() {
     let database = small();
     let world = world(&database.name, "keep = { last = 1 }");
     let first = world.backup("x");
-    let held = lock(&world, &first.replace('/', "."));
+    let held = lock_file(&world, &first.replace('/', "."));
+    held.try_lock_shared().unwrap();
     // By the run, and by hand.
     let second = world.backup("x");
     let pruned = world.pgvigil(&["--json", "prune", "x"]).expect(0).json();

@@ -124,6 +124,7 @@ fn follow(site: &Site, key: &str, has_settings: bool) {
         line.trim()
             .replace("/srv/restored", &target)
             .replace("PATH-OF-THE-STORE", &site.world.store().display().to_string())
+            .replace("PATH-OF-THE-KEY/key.txt", key)
             .replace("key.txt", key)
     };
     let lines: Vec<String> = page.lines().filter(|line| line.starts_with("    ")).map(here).collect();
@@ -134,8 +135,14 @@ fn follow(site: &Site, key: &str, has_settings: bool) {
     as_postgres(&format!("{} && {}", pick("mkdir"), pick(if key.is_empty() { "zstd" } else { "age" })));
     if !has_settings {
         as_postgres(&format!("rm {target}/postgresql.conf {target}/pg_hba.conf {target}/pg_ident.conf"));
-        lines.iter().filter(|line| line.starts_with("printf")).for_each(|line| as_postgres(line));
     }
+    let conf = || std::fs::read_to_string(site.world.path("restored/by_hand/postgresql.conf")).unwrap_or_default();
+    let before = conf();
+    for line in lines.iter().filter(|line| line.starts_with("[ -e")) {
+        as_postgres(line);
+    }
+    // What is there stays.
+    assert!(if has_settings { conf() == before } else { conf().contains("max_connections = '") }, "{}", conf());
     let conf = [pick("restore_command"), pick("recovery_target_action"), pick("archive_mode")].join("\n");
     std::fs::write(site.world.path("restored/by_hand/postgresql.auto.conf"), format!("{conf}\n")).unwrap();
     as_postgres(&pick("touch"));

@@ -169,11 +169,15 @@ fn killed_anywhere_into_a_folder_it_leaves_nothing_that_blocks_the_next() {
 }
 
 #[test]
-fn killed_anywhere_into_a_bucket_or_another_host_it_leaves_nothing_that_blocks_the_next() {
+fn killed_anywhere_into_a_bucket_it_leaves_nothing_that_blocks_the_next() {
     let waiting = Waiting::new();
     let (endpoint, prefix) = (s3(), crate::common::unique("killed"));
     waiting.killed("a bucket", 16, |name| bucket("one", &endpoint, &format!("{prefix}/{name}"), "admin"));
-    let sshd = Sshd::start();
+}
+
+#[test]
+fn killed_anywhere_to_another_host_it_leaves_nothing_that_blocks_the_next() {
+    let (waiting, sshd) = (Waiting::new(), Sshd::start());
     waiting.killed("another host", 16, |name| {
         let section = sshd.section("one");
         let kept = sshd.folder().display().to_string();

@@ -570,6 +570,20 @@ fn told_to_stop(server: Server) {
 }
 
 #[test]
+fn what_is_being_restored_is_not_pruned() {
+    let database = standing_still(Server::Pg15);
+    let (world, id) = backed_up(&database, "keep = { last = 1 }");
+    let mut child = under_way(&world, &database, &id);
+    // A newer one has its place.
+    world.backup("x");
+    assert!(world.folder(&id).exists());
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().try_into().unwrap()), nix::sys::signal::Signal::SIGTERM).unwrap();
+    child.wait().unwrap();
+    let pruned = world.pgvigil(&["--json", "prune", "x"]).expect(0).json();
+    assert_eq!(pruned["deleted"][0]["id"], id.as_str(), "{pruned:#}");
+}
+
+#[test]
 fn one_that_is_told_to_stop_leaves_nothing() {
     told_to_stop(Server::Pg15);
 }

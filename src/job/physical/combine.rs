@@ -52,9 +52,13 @@ impl<'a> Parts<'a> {
     /// Holds them, so that nobody deletes one.
     ///
     /// # Errors
-    /// One is being deleted, or `state_dir` cannot be written.
-    pub fn hold(&self, state: &State) -> Result<Vec<CopyLock>> {
-        self.chain.iter().map(|entry| state.hold_copy_whole(&entry.id)).collect()
+    /// `state_dir` cannot be written.
+    pub async fn hold(&self, state: &State) -> Result<Vec<CopyLock>> {
+        let mut held = Vec::new();
+        for entry in &self.chain {
+            held.extend(state.hold_copy_or_go_on(&entry.id).await?);
+        }
+        Ok(held)
     }
 
     /// Unpacked.

@@ -214,7 +214,7 @@ async fn fill(
         Ok(parts) => parts,
         Err(error) => return Err(elsewhere(plan, backup, error, |all| Parts::of(plan, backup, all, &base.id).is_ok()).await),
     };
-    let _held = parts.hold(&State::open(&plan.state_dir)?)?;
+    let _held = parts.hold(&State::open(&plan.state_dir)?).await?;
     let meter = progress.restart("fetching the base backup", parts.raw_bytes());
     let folders = Folders { data: &data, tablespaces: &places, inside };
     parts.lay_out(stored, &folders, &prepared.beside("parts"), &meter).await?;

@@ -61,7 +61,7 @@ impl Moment {
 pub async fn open(plan: &Plan, looked: &mut Looked<'_>, asked: &mut Asked, place: &Place, progress: &Progress) -> Result<Moment> {
     programs(plan, looked)?;
     // Retention leaves the copy alone meanwhile, and what it builds on.
-    let _held = Parts::of(plan, looked.backup, &looked.seen, &looked.way.base)?.hold(&State::open(&plan.state_dir)?)?;
+    let _held = Parts::of(plan, looked.backup, &looked.seen, &looked.way.base)?.hold(&State::open(&plan.state_dir)?).await?;
     let physical = looked.physical()?.clone();
     let wanted = Wanted {
         major: parse_version(&looked.manifest.server_version).map_or(0, |(major, _)| major),

@@ -224,7 +224,7 @@ pub async fn restore(plan: &Plan, looked: &Looked<'_>, asked: &Asked, progress: 
         start::check(plan, looked.backup, &looked.manifest)?;
     }
     // Retention leaves it alone meanwhile, and what it builds on.
-    let _held = Parts::of(plan, looked.backup, &looked.seen, &looked.way.base)?.hold(&State::open(&plan.state_dir)?)?;
+    let _held = Parts::of(plan, looked.backup, &looked.seen, &looked.way.base)?.hold(&State::open(&plan.state_dir)?).await?;
     make_folders(&asked.data, &looked.places).await?;
     let fetched = tokio::select! {
         fetched = fetch(plan, looked, asked, progress) => fetched,

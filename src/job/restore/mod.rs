@@ -229,7 +229,7 @@ pub async fn restore(plan: &Plan, looked: &Looked, asked: &Asked, progress: &Pro
     let locks = alone(&state, &looked.plan)?;
     leftovers::sweep(plan, &state, Some(&looked.plan.server)).await?;
     // Retention leaves the copy alone meanwhile.
-    let _held = state.hold_copy_whole(&looked.id)?;
+    let _held = state.hold_copy_or_go_on(&looked.id).await?;
     let mut report = Report { warnings: looked.plan.warnings.clone(), ..Report::new() };
     let history = state.history()?;
     let lock = locks.first().map_or("", |(name, _)| name);
