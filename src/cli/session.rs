@@ -203,6 +203,15 @@ pub fn runtime() -> Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| Error::system("cannot start threads", &error))
 }
 
+/// What work beside another's runs on, who needs the processors more: one thread waits, and one computes.
+///
+/// # Errors
+/// No threads are to be had.
+pub fn modest_runtime() -> Result<Runtime> {
+    let built = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_all().build();
+    built.map_err(|error| Error::system("cannot start threads", &error))
+}
+
 /// Faults as the error that a command ends with.
 pub fn faults_error(faults: &Faults) -> Error {
     Error::new(Kind::Config, faults.to_string())

@@ -5,14 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::args::WalCommand;
-use super::session::{Session, Uses, runtime};
+use super::session::{Session, Uses, modest_runtime, runtime};
 use super::{Done, output};
 use crate::alert::problems::age;
 use crate::config::Plan;
 use crate::config::plan::Backup;
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result, exit};
-use crate::host::{detached, printable};
+use crate::host::{detached, memory, printable};
 use crate::job::keys;
 use crate::job::physical::status::{self, Status};
 use crate::job::physical::{fetch, push};
@@ -131,7 +131,9 @@ fn fetch(session: &Session, wanted: &Wanted<'_>, ahead: bool) -> Done {
         Some(path) => keys::of_file(path)?,
         None => keys::of_backup(&opened.plan, name)?.unwrap_or_default(),
     };
-    let runtime = runtime()?;
+    // Recovery computes meanwhile.
+    memory::keep_all();
+    let runtime = modest_runtime()?;
     if ahead {
         runtime.block_on(fetch::ahead(&stores, name, wanted.name, wanted.dest, &keys))?;
         return Ok(exit::OK);

@@ -11,6 +11,19 @@ pub fn keep_together() {
     }
 }
 
+/// Lets glibc's allocator use again what was given back, however large it is, instead of fetching it anew from the system:
+/// for programs that are over in a moment, of which the new pages would be half the work.
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "no crate of ours wraps mallopt")]
+pub fn keep_all() {
+    const BYTES: nix::libc::c_int = 1 << 30;
+    // SAFETY: the calls set numbers of the allocator.
+    unsafe {
+        nix::libc::mallopt(nix::libc::M_MMAP_THRESHOLD, BYTES);
+        nix::libc::mallopt(nix::libc::M_TRIM_THRESHOLD, BYTES);
+    }
+}
+
 /// Gives what is free in the middle of the allocator's memory back to the system; by itself it gives back only
 /// what lies at its end. Takes a millisecond, and is for moments of rest.
 #[cfg(target_env = "gnu")]
@@ -25,6 +38,10 @@ pub fn give_back() {
 /// Other allocators have no such places.
 #[cfg(not(target_env = "gnu"))]
 pub fn keep_together() {}
+
+/// Other allocators have no such bounds.
+#[cfg(not(target_env = "gnu"))]
+pub fn keep_all() {}
 
 /// Other allocators do it by themselves.
 #[cfg(not(target_env = "gnu"))]

@@ -30,9 +30,6 @@ const BYTES_AT_A_TIME: u64 = 64 << 20;
 /// Where those wait, beside the place where recovery wants them: a rename is all that is left to do.
 const AHEAD_FOLDER: &str = "pgvigil-ahead";
 
-/// What Linux calls the time since it was started (random(4)).
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-
 /// The stores of a backup that a fetch looks into, in their order.
 ///
 /// # Errors
@@ -85,8 +82,8 @@ pub async fn fetch(stores: &[(Name, Arc<dyn Store>)], backup: &str, name: &str, 
     Ok(true)
 }
 
-/// Writes aside, and puts it in its place. It is not made durable, which would cost the replay more than all else here: a
-/// recovery that begins again asks again, and what it keeps PostgreSQL makes durable by itself.
+/// Writes aside, makes it durable, and puts it in its place: under its name it is whole, also after a power cut. Recovery
+/// makes durable what it takes, and does not wait for what is so already. The name itself need not be.
 fn write(dest: &Path, raw: &[u8]) -> Result<()> {
     let failed = |error: &std::io::Error| Error::system(format_args!("cannot write {}", dest.display()), error);
     let aside = dest.with_file_name(format!(".{}.{}", dest.file_name().unwrap_or_default().to_string_lossy(), std::process::id()));
@@ -94,6 +91,7 @@ fn write(dest: &Path, raw: &[u8]) -> Result<()> {
     let written = (|| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
         file.write_all(raw)?;
+        file.sync_all()?;
         std::fs::rename(&aside, dest)
     })();
     if written.is_err() {
@@ -102,17 +100,13 @@ fn write(dest: &Path, raw: &[u8]) -> Result<()> {
     written.map_err(|error| failed(&error))
 }
 
-/// Of this boot: what was written before a power cut may be whole by its name alone. `None`: nobody can tell.
-fn ahead_folder(dest: &Path) -> Option<PathBuf> {
-    let boot = std::fs::read_to_string(BOOT_ID).ok()?;
-    let boot = boot.trim();
-    (!boot.is_empty()).then(|| parent(dest).join(AHEAD_FOLDER).join(boot))
+fn ahead_folder(dest: &Path) -> PathBuf {
+    parent(dest).join(AHEAD_FOLDER)
 }
 
 /// Moves what was fetched ahead into its place. False: it was not.
 fn take_ahead(name: &str, dest: &Path) -> Result<bool> {
-    let Some(folder) = ahead_folder(dest) else { return Ok(false) };
-    let ready = folder.join(name);
+    let ready = ahead_folder(dest).join(name);
     match std::fs::rename(&ready, dest) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
@@ -122,8 +116,7 @@ fn take_ahead(name: &str, dest: &Path) -> Result<bool> {
 
 /// Whether so little waits behind a file that more should be fetched.
 pub fn wants_ahead(name: &str, dest: &Path) -> bool {
-    let Some(folder) = ahead_folder(dest) else { return false };
-    let waiting = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let waiting = std::fs::read_dir(ahead_folder(dest)).into_iter().flatten().flatten();
     let waiting = waiting.filter(|entry| entry.file_name().to_str().is_some_and(|there| there > name && there.len() == name.len()));
     matches!(WalName::parse(name), Some(WalName::Segment(_))) && waiting.count() <= AHEAD / 2
 }
@@ -134,7 +127,7 @@ pub fn wants_ahead(name: &str, dest: &Path) -> bool {
 /// # Errors
 /// A store does not answer, or the folder cannot be written.
 pub async fn ahead(stores: &[(Name, Arc<dyn Store>)], backup: &str, name: &str, dest: &Path, keys: &Identities) -> Result<()> {
-    let Some(folder) = ahead_folder(dest) else { return Ok(()) };
+    let folder = ahead_folder(dest);
     let unmade = |error: &std::io::Error| Error::system(format_args!("cannot use {}", folder.display()), error);
     std::fs::create_dir_all(&folder).map_err(|error| unmade(&error))?;
     let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(folder.join("lock"));
@@ -146,7 +139,6 @@ pub async fn ahead(stores: &[(Name, Arc<dyn Store>)], backup: &str, name: &str, 
     let Some((_, first)) = stores.first() else { return Ok(()) };
     let Some(bytes) = Owner::read(&**first, backup).await?.map(|owner| owner.segment_bytes) else { return Ok(()) };
     let Some(mut segment) = Segment::parse(name, bytes) else { return Ok(()) };
-    remove_other_boots(&folder);
     remove_passed(&folder, segment, bytes);
     let mut missing = Vec::new();
     for _ in 0..AHEAD {
@@ -168,16 +160,6 @@ pub async fn ahead(stores: &[(Name, Arc<dyn Store>)], backup: &str, name: &str, 
     Ok(())
 }
 
-/// What they left is of no use.
-fn remove_other_boots(ours: &Path) {
-    for entry in std::fs::read_dir(parent(ours)).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path != ours {
-            let _ = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-        }
-    }
-}
-
 /// What lies before the segment is of no use any more.
 fn remove_passed(folder: &Path, segment: Segment, bytes: u64) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -185,30 +167,5 @@ fn remove_passed(folder: &Path, segment: Segment, bytes: u64) {
         if name.to_str().and_then(|name| Segment::parse(name, bytes)).is_some_and(|there| there.number <= segment.number) {
             let _ = std::fs::remove_file(entry.path());
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_fetched_before_the_machine_was_started_is_not_taken() {
-        let dir = tempfile::tempdir().unwrap();
-        let (name, dest) = ("000000010000000000000001", dir.path().join("RECOVERYXLOG"));
-        let ours = ahead_folder(&dest).unwrap();
-        let other = parent(&ours).join("c0ffee00-0000-0000-0000-000000000000");
-        for folder in [&ours, &other] {
-            std::fs::create_dir_all(folder).unwrap();
-        }
-        std::fs::write(other.join(name), "cut").unwrap();
-        std::fs::write(parent(&ours).join(name), "of an earlier version").unwrap();
-        assert!(!take_ahead(name, &dest).unwrap() && !dest.exists());
-        write(&ours.join(name), b"whole").unwrap();
-        remove_other_boots(&ours);
-        let left: Vec<_> = std::fs::read_dir(parent(&ours)).unwrap().map(|entry| entry.unwrap().path()).collect();
-        assert_eq!(left, [ours.as_path()]);
-        assert!(take_ahead(name, &dest).unwrap());
-        assert_eq!(std::fs::read(&dest).unwrap(), b"whole");
     }
 }
