@@ -103,13 +103,20 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes what is left, and makes all of it durable.
+    /// Writes what is left.
     ///
     /// # Errors
     /// It cannot be written.
-    pub(super) fn finish(mut self) -> io::Result<()> {
+    pub(super) fn write_rest(&mut self) -> io::Result<()> {
         self.cached();
-        self.flush()?;
+        self.flush()
+    }
+
+    /// Makes durable what is written.
+    ///
+    /// # Errors
+    /// It is not.
+    pub(super) fn sync(self) -> io::Result<()> {
         self.file.sync_all()
     }
 
@@ -236,7 +243,8 @@ mod tests {
         for part in parts {
             writer.write(part).unwrap();
         }
-        writer.finish().unwrap();
+        writer.write_rest().unwrap();
+        writer.sync().unwrap();
     }
 
     fn read_from(file: &File, at: u64) -> Vec<u8> {
@@ -284,7 +292,7 @@ mod tests {
         assert!(!is_direct(), "nothing is written yet");
         writer.write(&bytes(2)).unwrap();
         assert_eq!(is_direct(), takes_it);
-        writer.finish().unwrap();
+        writer.write_rest().unwrap();
         assert!(!is_direct());
         assert_eq!(file.metadata().unwrap().len(), BLOCK_BYTES as u64 + 1);
     }
@@ -298,7 +306,8 @@ mod tests {
         writer.block.push(0);
         let all = bytes(BLOCK_BYTES * 2 + 10);
         writer.write(&all).unwrap();
-        writer.finish().unwrap();
+        writer.write_rest().unwrap();
+        writer.sync().unwrap();
         assert!(read_from(&file, 0) == all);
         assert!(read_from(&file, 1) == all[1..]);
     }
@@ -311,6 +320,6 @@ mod tests {
         assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
         let mut writer = Writer::new(full);
         writer.write(b"x").unwrap();
-        assert_eq!(writer.finish().unwrap_err().raw_os_error(), Some(libc::ENOSPC));
+        assert_eq!(writer.write_rest().unwrap_err().raw_os_error(), Some(libc::ENOSPC));
     }
 }

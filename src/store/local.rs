@@ -559,7 +559,11 @@ impl FileWriter for LocalFile {
     }
 
     async fn finish(mut self: Box<Self>) -> Result<()> {
-        let (file, path) = (self.take()?, self.path.clone());
-        blocking(move || file.finish().map_err(|error| failed("make durable", &path, &error))).await
+        let (mut file, path) = (self.take()?, self.path.clone());
+        blocking(move || {
+            file.write_rest().map_err(|error| failed("write", &path, &error))?;
+            file.sync().map_err(|error| failed("make durable", &path, &error))
+        })
+        .await
     }
 }
