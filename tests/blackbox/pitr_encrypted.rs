@@ -124,7 +124,7 @@ fn follow(site: &Site, key: &str, has_settings: bool) {
         line.trim()
             .replace("/srv/restored", &target)
             .replace("PATH-OF-THE-STORE", &site.world.store().display().to_string())
-            .replace("PATH-OF-THE-KEY/key.txt", key)
+            .replace("PATH-OF-THE-KEY/", "")
             .replace("key.txt", key)
     };
     let lines: Vec<String> = page.lines().filter(|line| line.starts_with("    ")).map(here).collect();
