@@ -204,6 +204,7 @@ pub fn runtime() -> Result<Runtime> {
 }
 
 /// What work beside another's runs on, who needs the processors more: one thread waits, and one computes.
+/// What blocks on that one must wait for nothing else that does.
 ///
 /// # Errors
 /// No threads are to be had.

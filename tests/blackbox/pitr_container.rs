@@ -12,7 +12,8 @@ use serde_json::Value;
 
 use crate::common::daemon::Daemon;
 use crate::common::{Ran, World, container, password, run, unique};
-use crate::support::{check_lines, programs, repository, rungs, stock, until};
+use crate::pitr_site::documented;
+use crate::support::{check_lines, programs, rungs, stock, until};
 
 fn docker(args: &[&str]) -> String {
     String::from_utf8(stock("docker", args, Path::new("/"))).unwrap().trim_end().to_owned()
@@ -69,13 +70,6 @@ impl Drop for Container {
     fn drop(&mut self) {
         let _ = run(Command::new("docker").args(["rm", "--force", "--volumes", &self.0]));
     }
-}
-
-/// A line of docs/pitr.md that begins so: what users copy is what is tried.
-fn documented(beginning: &str) -> String {
-    let text = std::fs::read_to_string(repository("docs/pitr.md")).unwrap();
-    let line = text.lines().find(|line| line.starts_with(beginning) && !line.contains("wal push"));
-    line.unwrap_or_else(|| panic!("docs/pitr.md has no line {beginning:?}")).to_owned()
 }
 
 /// The group of pgvigil in its own image.

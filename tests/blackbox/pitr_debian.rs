@@ -58,8 +58,7 @@ fn from_the_first_segment_to_the_place_of_the_live_one() {
     let last = machine.sql("shop", "select pg_walfile_name(pg_switch_wal())");
     let archived = |name: &str| format!("[ -e /srv/postgres/backups/cluster/wal/{}/{name} ]", &name[..8]);
     machine.wait("it is archived", &archived(&format!("{last}.zst")));
-    let [restore] = blocks("## Restore")[..1].to_vec().try_into().unwrap();
-    let restore = restore.replace("2026-01-15 14:30:00", &before);
+    let restore = blocks("## Restore")[0].replace("2026-01-15 14:30:00", &before);
     let told = machine.ok(&format!("{SUDO}{restore}"));
     assert_eq!(asked(&machine, &told, rows), "1001", "{told}");
 

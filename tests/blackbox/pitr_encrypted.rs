@@ -6,22 +6,22 @@ use crate::pitr_site::Site;
 use crate::support::stock;
 
 /// A site whose base backups and log are for a key, which lies where the server's user can read it.
-fn encrypting(keys: &str) -> (Site, String) {
+fn encrypting() -> (Site, String) {
     let site = Site::archiving(15, "compression = \"zstd\"\n");
-    let key = encrypt(&site, keys);
+    let key = encrypt(&site);
     (site, key)
 }
 
 /// The same for a site that is there. The key is returned.
-fn encrypt(site: &Site, keys: &str) -> String {
+fn encrypt(site: &Site) -> String {
     let world = &site.world;
     stock("age-keygen", &["-o", "restored/key.txt"], &world.path(""));
     stock("chown", &["postgres:", "restored/key.txt"], &world.path(""));
     let public = String::from_utf8(stock("age-keygen", &["-y", "restored/key.txt"], &world.path(""))).unwrap();
     let to = format!("encrypt_to = [\"{}\"]\n", public.trim());
-    for (file, more) in [(world.config(), keys), (world.path("wal.toml"), "")] {
+    for file in [world.config(), world.path("wal.toml")] {
         let text = std::fs::read_to_string(&file).unwrap();
-        std::fs::write(&file, format!("{text}{to}{more}")).unwrap();
+        std::fs::write(&file, format!("{text}{to}")).unwrap();
     }
     world.path("restored/key.txt").display().to_string()
 }
@@ -41,7 +41,7 @@ fn is_encrypted(site: &Site) {
 fn log_that_is_streamed_or_comes_from_a_folder_is_for_the_key_too() {
     let settings = "wal = \"stream\"\ncompression = \"zstd\"\n";
     for site in [Site::with(15, "archive_mode = off", settings), Site::by_folder(15, "", "compression = \"zstd\"\n")] {
-        let key = encrypt(&site, "");
+        let key = encrypt(&site);
         let _daemon = Daemon::start(&site.world);
         site.sql("create table t as select generate_series(1, 100) n");
         site.world.backup("cluster");
@@ -57,7 +57,7 @@ fn log_that_is_streamed_or_comes_from_a_folder_is_for_the_key_too() {
 
 #[test]
 fn from_the_server_to_a_moment_with_the_key_only() {
-    let (site, key) = encrypting("");
+    let (site, key) = encrypting();
     site.sql("create table t as select generate_series(1, 100) n");
     let id = site.world.backup("cluster");
     site.sql("insert into t values (0)");
@@ -103,7 +103,7 @@ fn from_the_server_to_a_moment_with_the_key_only() {
 
 #[test]
 fn the_page_is_enough_with_stock_tools() {
-    let (site, key) = encrypting("");
+    let (site, key) = encrypting();
     follow(&site, &key, true);
 }
 

@@ -11,6 +11,11 @@ fn rows(site: &Site, from: u32, to: u32) {
     site.switch();
 }
 
+/// The first that was told with some words.
+fn heard(chat: &Http, words: &str) -> Option<String> {
+    chat.requests().into_iter().map(|request| request.body().to_owned()).find(|body| body.contains(words))
+}
+
 #[test]
 fn a_gap_is_heard_and_shown_everywhere() {
     let site = Site::archiving(15, "compression = \"zstd\"\n");
@@ -31,8 +36,7 @@ fn a_gap_is_heard_and_shown_everywhere() {
     site.sql("insert into t values (-1)");
     let daemon = Daemon::start(&site.world);
     let name = lost.strip_suffix(".zst").unwrap();
-    let heard = |words: &str| chat.requests().into_iter().map(|request| request.body().to_owned()).find(|body| body.contains(words));
-    let told = until("the gap is told", || heard("the log of backup cluster"));
+    let told = until("the gap is told", || heard(&chat, "the log of backup cluster"));
     assert!(told.contains(name), "{told}");
 
     let status = site.pgvigil(&["--json", "status"]).expect(3).json();
@@ -72,8 +76,7 @@ fn a_slot_that_nobody_reads_is_heard_until_somebody_does() {
     site.sql("select pg_reload_conf()");
     site.sql("select pg_terminate_backend(pid) from pg_stat_replication");
     daemon.wait_for_line("the log is not received");
-    let heard = |words: &str| chat.requests().into_iter().map(|request| request.body().to_owned()).find(|body| body.contains(words));
-    let told = until("the slot is told", || heard("nobody reads from slot pgvigil_cluster"));
+    let told = until("the slot is told", || heard(&chat, "nobody reads from slot pgvigil_cluster"));
     assert!(told.contains("the log of backup cluster") && told.contains("bytes back"), "{told}");
     std::fs::write(&hba, lines).unwrap();
     site.sql("select pg_reload_conf()");
@@ -102,8 +105,7 @@ fn log_that_waits_on_the_server_is_heard() {
     crate::support::stock("touch", &["-d", "10 minutes ago", ready.to_str().unwrap()], std::path::Path::new("/"));
     assert!(problems().contains("a segment waits in pg_wal since"), "{}", problems());
     let _daemon = Daemon::start(&site.world);
-    let heard = || chat.requests().into_iter().map(|request| request.body().to_owned()).find(|body| body.contains("waits in pg_wal"));
-    let told = until("it is told", heard);
+    let told = until("it is told", || heard(&chat, "waits in pg_wal"));
     assert!(told.contains("the log of backup cluster"), "{told}");
     // However fast it writes.
     for n in 0..64 {

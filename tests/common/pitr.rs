@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::common::{Ran, World, run};
-use crate::support::{Cluster, own, stock};
+use crate::support::{Cluster, own, repository, stock};
 
 /// A cluster with its world. The program runs as the user of the server wherever it writes.
 pub struct Site {
@@ -13,6 +13,13 @@ pub struct Site {
     pub major: u32,
     /// Where the server lays its log, for a daemon to take it in.
     folder: Option<PathBuf>,
+}
+
+/// A line of docs/pitr.md that begins so: what users copy is what is tried.
+pub fn documented(beginning: &str) -> String {
+    let text = std::fs::read_to_string(repository("docs/pitr.md")).unwrap();
+    let line = text.lines().find(|line| line.starts_with(beginning) && !line.contains("wal push"));
+    line.unwrap_or_else(|| panic!("docs/pitr.md has no line {beginning:?}")).to_owned()
 }
 
 /// What a server needs beside its defaults so that every segment is archived.
@@ -66,11 +73,8 @@ impl Site {
         own(&folder);
         let config = std::fs::read_to_string(site.world.config()).unwrap();
         std::fs::write(site.world.config(), format!("{config}wal_folder = \"{}\"\n", folder.display())).unwrap();
-        let page = std::fs::read_to_string(crate::support::repository("docs/pitr.md")).unwrap();
-        let documented =
-            page.lines().find_map(|line| line.strip_prefix("archive_command = ").filter(|command| command.contains("/archive/")));
-        let command = documented.unwrap().replace("/archive", &folder.display().to_string());
-        site.sql(&format!("alter system set archive_command = {command}"));
+        let line = documented("archive_command").replace("/archive", &folder.display().to_string());
+        site.sql(&format!("alter system set {line}"));
         site.sql("select pg_reload_conf()");
         crate::support::until("the server archives so", || site.sql("show archive_command").contains("mv "));
         site.folder = Some(folder);
