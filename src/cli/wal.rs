@@ -122,28 +122,30 @@ struct Wanted<'a> {
 }
 
 fn fetch(session: &Session, wanted: &Wanted<'_>, ahead: bool) -> Done {
-    let opened = session.open_as_caller(Uses::None)?;
-    let backup = choose(&opened.plan, wanted.backup)?;
-    let only = wanted.store.map(|store| store_of(backup, store)).transpose()?;
-    let stores = fetch::stores(&opened.plan, backup, only)?;
-    let name = backup.name.as_str();
-    let keys = match wanted.identity {
-        Some(path) => keys::of_file(path)?,
-        None => keys::of_backup(&opened.plan, name)?.unwrap_or_default(),
-    };
     // Recovery computes meanwhile.
     memory::keep_all();
     let runtime = modest_runtime()?;
-    if ahead {
-        runtime.block_on(fetch::ahead(&stores, name, wanted.name, wanted.dest, &keys))?;
-        return Ok(exit::OK);
+    if ahead || !runtime.block_on(fetch::take_ahead(wanted.name, wanted.dest))? {
+        let opened = session.open_as_caller(Uses::None)?;
+        let backup = choose(&opened.plan, wanted.backup)?;
+        let only = wanted.store.map(|store| store_of(backup, store)).transpose()?;
+        let stores = fetch::stores(&opened.plan, backup, only)?;
+        let name = backup.name.as_str();
+        let keys = match wanted.identity {
+            Some(path) => keys::of_file(path)?,
+            None => keys::of_backup(&opened.plan, name)?.unwrap_or_default(),
+        };
+        if ahead {
+            runtime.block_on(fetch::ahead(&stores, name, wanted.name, wanted.dest, &keys))?;
+            return Ok(exit::OK);
+        }
+        if !runtime.block_on(fetch::fetch(&stores, name, wanted.name, wanted.dest, &keys))? {
+            return Ok(exit::FAILED);
+        }
     }
-    if !runtime.block_on(fetch::fetch(&stores, name, wanted.name, wanted.dest, &keys))? {
-        return Ok(exit::FAILED);
-    }
-    if fetch::wants_ahead(wanted.name, wanted.dest) {
+    if let Some(turn) = fetch::turn_ahead(wanted.name, wanted.dest) {
         // While recovery replays this one. It is only a matter of speed: what fails is fetched when asked for.
-        let _ = detached::start_again("--ahead");
+        let _ = detached::start_again("--ahead", turn);
     }
     Ok(exit::OK)
 }

@@ -121,6 +121,13 @@ pub struct Server {
     pub maintenance_database: Option<String>,
 }
 
+impl Server {
+    /// Whether the container's own programs are to run, before anything else is known of it.
+    pub fn is_by_exec(&self) -> bool {
+        self.container.is_some() && self.via.unwrap_or_default() == Via::Exec
+    }
+}
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Via {

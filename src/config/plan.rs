@@ -430,7 +430,7 @@ fn plan_server(name: &Name, server: &file::Server, examined: &mut Examined<'_>) 
     if let Some(docker) = &server.docker {
         rules::check_engine(docker, &key("docker"), examined);
     }
-    if server.container.is_some() && server.via.unwrap_or_default() == Via::Exec {
+    if server.is_by_exec() {
         let unused = [
             ("bin_dir", server.bin_dir.is_some()),
             ("sslmode", server.sslmode.is_some_and(|mode| mode != SslMode::Prefer)),

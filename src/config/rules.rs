@@ -3,7 +3,7 @@
 
 use super::choose::listed;
 use super::faults::Examined;
-use super::file::{self, BackupKind, File, Format, Via};
+use super::file::{self, BackupKind, File, Format};
 use super::plan::JOBS;
 use super::values::Name;
 use crate::keys::{Recipient, Trusted};
@@ -53,7 +53,7 @@ pub fn check_chain(name: &Name, backup: &file::Backup, examined: &mut Examined<'
 pub fn check_form(name: &Name, backup: &file::Backup, server: Option<&file::Server>, examined: &mut Examined<'_>) {
     let key = |key| ["backups", name.as_str(), key];
     let format = backup.format.unwrap_or_default();
-    let by_exec = server.is_some_and(|server| server.container.is_some() && server.via.unwrap_or_default() == Via::Exec);
+    let by_exec = server.is_some_and(file::Server::is_by_exec);
     if format == Format::Directory && by_exec {
         examined.fault(
             &key("format"),

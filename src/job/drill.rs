@@ -2,7 +2,6 @@
 
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::manifest::MANIFEST;
 use crate::catalog::{Catalog, DrillFacts, Entry, Id, Proof, Rung};
 use crate::config::Plan;
 use crate::config::plan::Backup;
@@ -127,6 +126,9 @@ async fn drill(
     Ok(report)
 }
 
+/// So often a drill looks for a copy that is not being deleted, with a wait for each.
+const LOOKS: usize = 5;
+
 /// The copy to drill, which nobody deletes while the lock lives.
 async fn pick(
     plan: &Plan,
@@ -137,7 +139,7 @@ async fn pick(
     wanted: Option<&Id>,
 ) -> Result<(Entry, CopyLock)> {
     // What is being deleted just now is gone at the next look.
-    for _ in 0..100 {
+    for _ in 0..LOOKS {
         let catalog = stores::catalog_of_one(plan, store, store_name.as_str(), Some(backup.name.as_str())).await?;
         let entry = newest(&catalog, store_name, wanted, clock::now()).ok_or_else(|| nothing_to_drill(backup, store_name, wanted))?;
         if !entry.counts_in(store_name.as_str()) {
@@ -148,12 +150,11 @@ async fn pick(
             ))
             .hint("add the public key of who has signed it to trusted_signers, if you know it"));
         }
-        if let Some(held) = state.hold_copy(&entry.id)?
-            && store.documents(&entry.id).await?.iter().any(|(name, _)| name == MANIFEST)
+        if let Some(held) = state.hold_copy_or_go_on(&entry.id).await?
+            && stores::still_has(store, &entry.id).await?
         {
             return Ok((entry.clone(), held));
         }
-        tokio::task::yield_now().await;
     }
     Err(Error::new(Kind::Busy, format!("what would be drilled of {} is being deleted just now", backup.name)).hint("try again"))
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::catalog::manifest::MANIFEST;
 use crate::catalog::{Catalog, Entry, Id};
 use crate::config::Plan;
 use crate::config::plan::{self, Backup, StoreKind};
@@ -38,6 +39,14 @@ pub async fn is_ours(plan: &Plan, store: &dyn Store, id: &Id) -> Result<bool> {
     let mut catalog = Catalog::trusting(trust);
     catalog.add("", id, &store.documents(id).await?);
     Ok(catalog.entries.first().is_some_and(Entry::counts))
+}
+
+/// Whether a store still has a backup: between a look at the catalog and the lock it may have been deleted.
+///
+/// # Errors
+/// The store cannot be read.
+pub async fn still_has(store: &dyn Store, id: &Id) -> Result<bool> {
+    Ok(store.documents(id).await?.iter().any(|(name, _)| name == MANIFEST))
 }
 
 /// Tries what runs need of a store, and says how it stands.

@@ -53,9 +53,9 @@ pub fn page(manifest: &Manifest) -> String {
         let file = of(&name).unwrap_or(&name);
         line(&format!("    mkdir -m 0700 /srv/restored_{0} && {1} | tar -x -C /srv/restored_{0}", space.oid, unpack(file)));
         line(&format!(
-            "    # it lay in {}: write /srv/restored_{} for it into /srv/restored/tablespace_map",
-            crate::host::printable(&space.location),
-            space.oid
+            "    sed -i 's|^{0} .*|{0} /srv/restored_{0}|' /srv/restored/tablespace_map     # it lay in {1}",
+            space.oid,
+            crate::host::printable(&space.location)
         ));
     }
     line(

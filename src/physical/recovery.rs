@@ -7,6 +7,7 @@ use std::path::Path;
 use chrono::{DateTime, Utc};
 
 use super::plan::Stop;
+use super::target::Target;
 use crate::catalog::Tablespace;
 use crate::wal::Lsn;
 
@@ -38,39 +39,61 @@ pub const BESIDE: &str = "pgvigil_wal";
 pub const WANTED: &str = ".wanted";
 pub const ABSENT: &str = ".absent";
 
-/// Lines for `postgresql.auto.conf`.
-pub fn settings(source: &Source<'_>, stop: &Stop, timeline: u32) -> String {
+/// What a recovery is told.
+#[derive(Debug)]
+pub struct Recovery<'a> {
+    pub source: &'a Source<'a>,
+    pub stop: &'a Stop,
+    /// The one that it follows.
+    pub timeline: u32,
+    /// Of the server.
+    pub major: u32,
+}
+
+/// `postgresql.auto.conf` of a restored cluster. `before`: what was in the base backup's. `recovery`: `None` where there
+/// is nothing to recover.
+pub fn auto_conf(before: &str, recovery: Option<&Recovery<'_>>) -> String {
+    let mut text = without_recovery(before);
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text.push_str(NEVER_ARCHIVES);
+    text.push_str(&recovery.map(settings).unwrap_or_default());
+    text
+}
+
+fn settings(recovery: &Recovery<'_>) -> String {
     let mut text = String::from("# Recovery, by pgvigil. What concerns it has no effect once recovery.signal is gone.\n");
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(text, "{name} = {}", quoted(value));
     };
-    line("restore_command", &restore_command(source));
-    line("recovery_target_timeline", &timeline.to_string());
+    line("restore_command", &restore_command(recovery.source));
+    line("recovery_target_timeline", &recovery.timeline.to_string());
     // The default is to pause, and to wait for somebody.
     line("recovery_target_action", "promote");
-    if let Stop::At(target) = stop
+    if let Stop::At(target) = recovery.stop
         && let Some((name, value)) = target.setting()
     {
         line(name, &value);
+    }
+    if recovery.major >= 15 && !matches!(recovery.stop, Stop::At(Target::Latest)) {
+        // To read ahead would ask for log behind the target, and a damaged segment there would stop what does not need it.
+        line("recovery_prefetch", "off");
     }
     line("recovery_end_command", &format!("rm -rf pg_wal/pgvigil-ahead {BESIDE}"));
     text
 }
 
 /// Lines for every restored cluster.
-pub const NEVER_ARCHIVES: &str = "# It must not write into the archive of the cluster that it comes of. Before it takes that one's place,
+const NEVER_ARCHIVES: &str = "# It must not write into the archive of the cluster that it comes of. Before it takes that one's place,
 # give it an archive of its own, and make a base backup.
 archive_mode = 'off'
 primary_conninfo = ''
 primary_slot_name = ''
 ";
 
-/// A line for a recovery that stops before the end of the log, from PostgreSQL 15 on: reading ahead would ask for log
-/// behind the target, and a damaged segment there would stop what does not need it.
-pub const NO_LOOK_AHEAD: &str = "recovery_prefetch = 'off'\n";
-
 /// `postgresql.auto.conf` of a base backup without what an earlier recovery was told: it would end this one.
-pub fn without_recovery(text: &str) -> String {
+fn without_recovery(text: &str) -> String {
     let is_of_recovery =
         |line: &&str| ["recovery_target", "restore_command", "recovery_end_command"].iter().any(|name| line.trim_start().starts_with(name));
     text.split_inclusive('\n').filter(|line| !is_of_recovery(line)).collect()
@@ -210,7 +233,6 @@ fn moment(text: &str) -> Option<DateTime<Utc>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::physical::target::Target;
 
     #[test]
     fn a_path_with_every_odd_character() {
@@ -224,15 +246,26 @@ mod tests {
             until: Some("000000010000000000000007"),
             is_beside: false,
         };
-        let text = settings(&source, &Stop::At(Target::Name("o'clock".into())), 3);
+        let stop = Stop::At(Target::Name("o'clock".into()));
+        let text = auto_conf("work_mem = '8MB'", Some(&Recovery { source: &source, stop: &stop, timeline: 3, major: 15 }));
+        assert!(text.starts_with("work_mem = '8MB'\n"), "{text}");
         // For the shell it is one word each, and then a value of PostgreSQL's file.
         let command = r#"'/opt/it'\''s 100%%/pgvigil' --config '/etc/a\b.toml' wal fetch --backup cluster --store local --until 000000010000000000000007 %f "%p""#;
         let line = format!("restore_command = '{}'", command.replace('\\', "\\\\").replace('\'', "''"));
         assert!(text.lines().any(|there| there == line), "{line}: {text}");
-        for line in ["recovery_target_timeline = '3'", "recovery_target_action = 'promote'", "recovery_target_name = 'o''clock'"] {
+        for line in [
+            "recovery_target_timeline = '3'",
+            "recovery_target_action = 'promote'",
+            "recovery_target_name = 'o''clock'",
+            "recovery_prefetch = 'off'",
+            "archive_mode = 'off'",
+        ] {
             assert!(text.lines().any(|there| there == line), "{line}: {text}");
         }
-        assert!(!settings(&Source::Beside, &Stop::At(Target::Latest), 1).contains("recovery_target_time "));
+        let all = Recovery { source: &Source::Beside, stop: &Stop::At(Target::Latest), timeline: 1, major: 15 };
+        assert!(!["recovery_target_time ", "recovery_prefetch"].iter().any(|name| settings(&all).contains(name)));
+        assert!(!settings(&Recovery { stop: &stop, major: 14, ..all }).contains("recovery_prefetch"), "14 does not know it");
+        assert_eq!(auto_conf("", None), NEVER_ARCHIVES);
         assert_eq!(tablespace_map(&[(16_400, "/a\\b\nc".into())]), "16400 /a\\\\b\\\nc\n");
     }
 

@@ -3,7 +3,7 @@
 use crate::common::daemon::{Daemon, until};
 use crate::common::ran;
 use crate::pitr_site::Site;
-use crate::support::stock;
+use crate::support::{own, stock};
 
 /// A site whose base backups and log are for a key, which lies where the server's user can read it.
 fn encrypting() -> (Site, String) {
@@ -108,8 +108,14 @@ fn the_page_is_enough_with_stock_tools() {
 }
 
 #[test]
-fn the_page_of_one_that_is_not_encrypted_and_has_no_settings_of_its_own() {
-    follow(&Site::archiving(15, "compression = \"zstd\"\n"), "", false);
+fn the_page_of_one_that_is_not_encrypted_has_a_tablespace_and_no_settings_of_its_own() {
+    let site = Site::archiving(15, "compression = \"zstd\"\n");
+    let space = site.world.path("restored/far");
+    std::fs::create_dir(&space).unwrap();
+    own(&space);
+    site.sql(&format!("create tablespace far location '{}'", space.display()));
+    site.sql("alter role current_user set default_tablespace = far");
+    follow(&site, "", false);
 }
 
 /// Restores by nothing but the lines of the page. `has_settings`: the cluster has them in its own folder.
@@ -132,7 +138,9 @@ fn follow(site: &Site, key: &str, has_settings: bool) {
     let as_postgres = |script: &str| {
         stock("setpriv", &["--reuid=postgres", "--regid=postgres", "--init-groups", "bash", "-c", script], &site.world.folder(&id));
     };
-    as_postgres(&format!("{} && {}", pick("mkdir"), pick(if key.is_empty() { "zstd" } else { "age" })));
+    for line in lines.iter().filter(|line| ["mkdir", "zstd", "age", "sed"].iter().any(|program| line.starts_with(program))) {
+        as_postgres(line);
+    }
     if !has_settings {
         as_postgres(&format!("rm {target}/postgresql.conf {target}/pg_hba.conf {target}/pg_ident.conf"));
     }
@@ -160,4 +168,9 @@ fn follow(site: &Site, key: &str, has_settings: bool) {
     });
     as_postgres(&format!("{ctl} stop -s -m immediate -D {target}"));
     assert_eq!(count, "101");
+    // Tablespaces are its own, not those of the live one.
+    let links = std::fs::read_dir(site.world.path("restored/by_hand/pg_tblspc")).unwrap();
+    let links: Vec<_> = links.map(|link| std::fs::read_link(link.unwrap().path()).unwrap().display().to_string()).collect();
+    assert_eq!(links.len(), usize::from(!has_settings), "{links:?}");
+    assert!(links.iter().all(|link| link.starts_with(&format!("{target}_"))), "{links:?}");
 }

@@ -1,7 +1,8 @@
 //! `restore` and `rebuild` against real servers: what they make, what they refuse, and what is left
 //! when they are broken off.
 
-use std::process::{Child, Stdio};
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -200,6 +201,32 @@ fn clean_replaces_the_live_one_when_the_new_one_is_complete() {
     database.sql("drop table customers cascade");
     restore(&world, &id, &["--clean", "--yes"]).expect(0);
     same("once more", &source, &fingerprint(Server::Pg15, &database.name, &[]));
+    assert_eq!(left(&database), "");
+}
+
+#[test]
+fn what_is_deleted_while_somebody_reads_the_question_replaces_nothing() {
+    let database = Database::sample(Server::Pg15);
+    let (world, id) = backed_up(&database, "");
+    let live = fingerprint(Server::Pg15, &database.name, &[]);
+    let line = format!("{} --config {} restore {id} --clean", env!("CARGO_BIN_EXE_pgvigil"), world.config().display());
+    // On a terminal, where it asks.
+    let mut asked = Command::new("script");
+    asked.args(["-qec", &line, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut asked = asked.spawn().unwrap();
+    let (mut answer, mut screen, mut shown) = (asked.stdin.take().unwrap(), asked.stdout.take().unwrap(), Vec::new());
+    while !shown.ends_with(b"[y/N] ") {
+        let mut byte = [0];
+        screen.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&shown)));
+        shown.push(byte[0]);
+    }
+    std::fs::remove_dir_all(world.folder(&id)).unwrap();
+    answer.write_all(b"y\n").unwrap();
+    screen.read_to_end(&mut shown).unwrap();
+    let shown = String::from_utf8_lossy(&shown);
+    assert_eq!(asked.wait().unwrap().code(), Some(1), "{shown}");
+    assert!(shown.contains("has been deleted from store local in the meantime"), "{shown}");
+    same("nothing was replaced", &live, &fingerprint(Server::Pg15, &database.name, &[]));
     assert_eq!(left(&database), "");
 }
 

@@ -23,7 +23,7 @@ use crate::job::physical::unpack::{Folders, make_folder};
 use crate::job::progress::Progress;
 use crate::job::verify::{hash_manifest, round};
 use crate::physical::plan::{Base, Stop, Way, way};
-use crate::physical::recovery::{self, BESIDE, Reached, Source};
+use crate::physical::recovery::{self, BESIDE, Reached, Recovery, Source};
 use crate::physical::target::Target;
 use crate::postgres::Server;
 use crate::postgres::programs::parse_version;
@@ -218,8 +218,6 @@ async fn fill(
     let meter = progress.restart("fetching the base backup", parts.raw_bytes());
     let folders = Folders { data: &data, tablespaces: &places, inside };
     parts.lay_out(stored, &folders, &prepared.beside("parts"), &meter).await?;
-    // What the live one was told beside its file has no place here.
-    let mut text = recovery::NEVER_ARCHIVES.to_owned();
     if way.reach.is_some() {
         progress.begin("fetching its log");
         let mut log = prepared.lay_into(&data.join(BESIDE)).await?;
@@ -233,10 +231,12 @@ async fn fill(
             }
         }
         log.finish().await?;
-        text.push_str(&recovery::settings(&Source::Beside, &Stop::At(Target::Latest), way.timeline));
     }
+    let major = parse_version(&stored.manifest.server_version).map_or(0, |(major, _)| major);
+    let all = Recovery { source: &Source::Beside, stop: &Stop::At(Target::Latest), timeline: way.timeline, major };
     let mut files = prepared.lay_into(&data).await?;
-    files.file("postgresql.auto.conf", text.as_bytes()).await?;
+    // What the live one was told beside its file has no place here.
+    files.file("postgresql.auto.conf", recovery::auto_conf("", way.reach.as_ref().map(|_| &all)).as_bytes()).await?;
     if way.reach.is_some() {
         files.file("recovery.signal", b"").await?;
     }

@@ -1,17 +1,20 @@
 //! `wal fetch`: a file of the log out of a store, checked, into the place where recovery wants it.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
+use tokio::time::{Instant, timeout};
 
 use crate::config::Plan;
 use crate::config::plan::Backup;
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
+use crate::host::arrivals::Arrivals;
 use crate::job::physical::archive::{self, Owner};
 use crate::job::physical::folder::parent;
 use crate::job::physical::push::PUSHER;
@@ -29,6 +32,13 @@ const BYTES_AT_A_TIME: u64 = 64 << 20;
 
 /// Where those wait, beside the place where recovery wants them: a rename is all that is left to do.
 const AHEAD_FOLDER: &str = "pgvigil-ahead";
+
+/// How long a call waits for what another one is fetching ahead before it fetches it by itself. It takes a part of
+/// this from a store nearby; the other may be at something else altogether.
+const AHEAD_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often it looks whether the other one is still there, which no event tells.
+const AHEAD_LOOK: Duration = Duration::from_millis(10);
 
 /// The stores of a backup that a fetch looks into, in their order.
 ///
@@ -74,9 +84,6 @@ pub async fn fetch(stores: &[(Name, Arc<dyn Store>)], backup: &str, name: &str, 
     let Some(parsed) = WalName::parse(name) else {
         return Err(Error::new(Kind::Usage, format!("{name:?} is no file of the log")).hint("restore_command = 'pgvigil wal fetch %f %p'"));
     };
-    if take_ahead(name, dest)? {
-        return Ok(true);
-    }
     let Some(raw) = read(stores, backup, name, parsed, keys).await? else { return Ok(false) };
     write(dest, &raw)?;
     Ok(true)
@@ -104,38 +111,66 @@ fn ahead_folder(dest: &Path) -> PathBuf {
     parent(dest).join(AHEAD_FOLDER)
 }
 
-/// Moves what was fetched ahead into its place. False: it was not.
-fn take_ahead(name: &str, dest: &Path) -> Result<bool> {
-    let ready = ahead_folder(dest).join(name);
-    match std::fs::rename(&ready, dest) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(Error::system(format_args!("cannot move {}", ready.display()), &error)),
+/// Moves what was fetched ahead into its place, or is just being fetched. False: it was not. It was checked when it
+/// came: neither the file nor a store has to be asked.
+///
+/// # Errors
+/// It is there, and cannot be moved.
+pub async fn take_ahead(name: &str, dest: &Path) -> Result<bool> {
+    if !is_segment(name) {
+        return Ok(false);
+    }
+    let folder = ahead_folder(dest);
+    let ready = folder.join(name);
+    let until = Instant::now() + AHEAD_PATIENCE;
+    loop {
+        let arrivals = Arrivals::of(&folder);
+        let may_come = is_filled(&folder) && Instant::now() < until;
+        match std::fs::rename(&ready, dest) {
+            Ok(()) => return Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::system(format_args!("cannot move {}", ready.display()), &error)),
+        }
+        if !may_come {
+            return Ok(false);
+        }
+        let _ = timeout(AHEAD_LOOK, arrivals.next()).await;
     }
 }
 
-/// Whether so little waits behind a file that more should be fetched.
-pub fn wants_ahead(name: &str, dest: &Path) -> bool {
-    let waiting = std::fs::read_dir(ahead_folder(dest)).into_iter().flatten().flatten();
+fn is_segment(name: &str) -> bool {
+    matches!(WalName::parse(name), Some(WalName::Segment(_)))
+}
+
+/// The lock of who fetches ahead, in the folder.
+const AHEAD_LOCK: &str = "lock";
+
+/// Whether another call is fetching ahead. To look must not write: that would be an event in the folder.
+fn is_filled(folder: &Path) -> bool {
+    File::open(folder.join(AHEAD_LOCK)).is_ok_and(|lock| lock.try_lock_shared().is_err())
+}
+
+/// The turn to fetch ahead, if so little waits behind a file that more should be fetched, and nobody is at it: a second
+/// one would fetch the same. Others are kept off until all who hold it have ended.
+pub fn turn_ahead(name: &str, dest: &Path) -> Option<File> {
+    let folder = ahead_folder(dest);
+    let waiting = std::fs::read_dir(&folder).into_iter().flatten().flatten();
     let waiting = waiting.filter(|entry| entry.file_name().to_str().is_some_and(|there| there > name && there.len() == name.len()));
-    matches!(WalName::parse(name), Some(WalName::Segment(_))) && waiting.count() <= AHEAD / 2
+    if !is_segment(name) || waiting.count() > AHEAD / 2 {
+        return None;
+    }
+    std::fs::create_dir_all(&folder).ok()?;
+    let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(folder.join(AHEAD_LOCK)).ok()?;
+    lock.try_lock().ok().map(|()| lock)
 }
 
 /// Fetches the segments that follow one, so that they wait beside their place. Ends at the first that the
-/// archive has not.
+/// archive has not. The caller holds the turn.
 ///
 /// # Errors
 /// A store does not answer, or the folder cannot be written.
 pub async fn ahead(stores: &[(Name, Arc<dyn Store>)], backup: &str, name: &str, dest: &Path, keys: &Identities) -> Result<()> {
     let folder = ahead_folder(dest);
-    let unmade = |error: &std::io::Error| Error::system(format_args!("cannot use {}", folder.display()), error);
-    std::fs::create_dir_all(&folder).map_err(|error| unmade(&error))?;
-    let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(folder.join("lock"));
-    let lock = lock.map_err(|error| unmade(&error))?;
-    // One at a time: a second one would fetch the same.
-    if lock.try_lock().is_err() {
-        return Ok(());
-    }
     let Some((_, first)) = stores.first() else { return Ok(()) };
     let Some(bytes) = Owner::read(&**first, backup).await?.map(|owner| owner.segment_bytes) else { return Ok(()) };
     let Some(mut segment) = Segment::parse(name, bytes) else { return Ok(()) };
@@ -167,5 +202,67 @@ fn remove_passed(folder: &Path, segment: Segment, bytes: u64) {
         if name.to_str().and_then(|name| Segment::parse(name, bytes)).is_some_and(|there| there.number <= segment.number) {
             let _ = std::fs::remove_file(entry.path());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAME: &str = "000000010000000000000003";
+
+    /// A place where recovery wants the segment, and the turn of one who fetches it ahead.
+    fn begun() -> (tempfile::TempDir, PathBuf, File) {
+        let dir = tempfile::tempdir().unwrap();
+        let dest = dir.path().join("RECOVERYXLOG");
+        let turn = turn_ahead("000000010000000000000002", &dest).unwrap();
+        (dir, dest, turn)
+    }
+
+    #[tokio::test]
+    async fn what_is_being_fetched_ahead_is_waited_for() {
+        let (_dir, dest, turn) = begun();
+        assert!(turn_ahead(NAME, &dest).is_none(), "one at a time");
+        let mut taken = std::pin::pin!(take_ahead(NAME, &dest));
+        assert!(futures_util::poll!(taken.as_mut()).is_pending());
+        write(&ahead_folder(&dest).join(NAME), b"whole").unwrap();
+        assert!(taken.await.unwrap());
+        assert_eq!(std::fs::read(&dest).unwrap(), b"whole");
+        drop(turn);
+    }
+
+    #[tokio::test]
+    async fn once_the_other_has_ended_it_is_not_waited_for() {
+        let (_dir, dest, turn) = begun();
+        let mut taken = std::pin::pin!(take_ahead(NAME, &dest));
+        assert!(futures_util::poll!(taken.as_mut()).is_pending());
+        drop(turn);
+        assert!(!taken.await.unwrap() && !dest.exists());
+        assert!(turn_ahead(NAME, &dest).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_with_one_that_brings_it_not_has_an_end() {
+        let (_dir, dest, _turn) = begun();
+        assert!(!take_ahead(NAME, &dest).await.unwrap());
+        // A file of another kind is never fetched ahead.
+        assert!(!take_ahead("00000002.history", &dest).await.unwrap() && turn_ahead("00000002.history", &dest).is_none());
+    }
+
+    #[test]
+    fn enough_that_waits_is_enough() {
+        let (_dir, dest, turn) = begun();
+        drop(turn);
+        let segments = |from: u64, count: usize| {
+            let first = Segment { timeline: 1, number: from };
+            std::iter::successors(Some(first), |segment| Some(segment.next())).take(count).map(|segment| segment.name(16 << 20))
+        };
+        // What lies before it does not count.
+        for name in segments(0, 3).chain(segments(4, AHEAD / 2)) {
+            std::fs::write(ahead_folder(&dest).join(name), "").unwrap();
+        }
+        assert!(turn_ahead(NAME, &dest).is_some());
+        std::fs::write(ahead_folder(&dest).join(segments(40, 1).next().unwrap()), "").unwrap();
+        assert!(turn_ahead(NAME, &dest).is_none());
     }
 }

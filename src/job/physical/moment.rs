@@ -17,9 +17,7 @@ use crate::job::physical::place::Place;
 use crate::job::physical::restore::{Asked, Looked, judge, lay, make_folders};
 use crate::job::physical::start;
 use crate::job::progress::Progress;
-use crate::physical::plan::Stop;
 use crate::physical::recovery::{self, ABSENT, BESIDE, Reached, Source, WANTED};
-use crate::physical::target::Target;
 use crate::postgres::Server;
 use crate::postgres::programs::parse_version;
 use crate::postgres::throwaway::{Prepared, Throwaway, Wanted};
@@ -124,16 +122,12 @@ fn no_room(error: Error) -> Error {
 fn configure(looked: &Looked<'_>, data: &Path, major: u32) -> Result<()> {
     let failed = |error: &io::Error| Error::system(format_args!("cannot write into {}", data.display()), error);
     let write = |name: &str, text: &str| std::fs::write(data.join(name), text).map_err(|error| failed(&error));
-    let mut text = recovery::NEVER_ARCHIVES.to_owned();
-    if looked.way.reach.is_some() {
+    let recovery = looked.recovery(&Source::Fed, major);
+    if recovery.is_some() {
         std::fs::create_dir(data.join(BESIDE)).map_err(|error| failed(&error))?;
-        text.push_str(&recovery::settings(&Source::Fed, &looked.stop, looked.way.timeline));
-        if major >= 15 && !matches!(looked.stop, Stop::At(Target::Latest)) {
-            text.push_str(recovery::NO_LOOK_AHEAD);
-        }
         write("recovery.signal", "")?;
     }
-    write("postgresql.auto.conf", &text)?;
+    write("postgresql.auto.conf", &recovery::auto_conf("", recovery.as_ref()))?;
     let _ = std::fs::remove_file(data.join("standby.signal"));
     if !looked.places.is_empty() {
         write("tablespace_map", &recovery::tablespace_map(&looked.places))?;

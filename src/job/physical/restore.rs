@@ -21,7 +21,7 @@ use crate::job::progress::Progress;
 use crate::job::restore::refuse_unsigned;
 use crate::job::run::find;
 use crate::physical::plan::{Base, Stop, Way, Window, choose, stop, way};
-use crate::physical::recovery::{self, BESIDE, Reached, Source};
+use crate::physical::recovery::{self, BESIDE, Reached, Recovery, Source};
 use crate::physical::target::Target;
 use crate::postgres::programs::{self, parse_version};
 use crate::restore::plan::Measured;
@@ -82,6 +82,11 @@ impl Looked<'_> {
     pub fn log_bytes(&self) -> u64 {
         let bytes = self.seen.archive.segment_bytes;
         beside::needed(&self.way, &self.stop, bytes).len() as u64 * bytes
+    }
+
+    /// What its recovery is told, by a server of this major version. `None`: nothing is to be recovered.
+    pub fn recovery<'a>(&'a self, source: &'a Source<'a>, major: u32) -> Option<Recovery<'a>> {
+        self.way.reach.as_ref().map(|_| Recovery { source, stop: &self.stop, timeline: self.way.timeline, major })
     }
 
     /// The folder of the programs of its version, where they are here.
@@ -359,23 +364,14 @@ fn check_room(data: &Path, bytes: u64) -> Result<()> {
 /// Writes what PostgreSQL is told.
 fn configure(data: &Path, looked: &Looked<'_>, physical: &Physical, source: &Source<'_>) -> Result<()> {
     let failed = |error: &std::io::Error| Error::system(format_args!("cannot write into {}", data.display()), error);
-    let auto = data.join("postgresql.auto.conf");
-    let mut text = recovery::without_recovery(&std::fs::read_to_string(&auto).unwrap_or_default());
-    if !text.is_empty() && !text.ends_with('\n') {
-        text.push('\n');
-    }
-    text.push_str(recovery::NEVER_ARCHIVES);
+    let before = std::fs::read_to_string(data.join("postgresql.auto.conf")).unwrap_or_default();
+    let version = std::fs::read_to_string(data.join("PG_VERSION")).map_err(|error| failed(&error))?;
     let write = |name: &str, text: &str| std::fs::write(data.join(name), text).map_err(|error| failed(&error));
-    if looked.way.reach.is_some() {
-        text.push_str(&recovery::settings(source, &looked.stop, looked.way.timeline));
-        let version = std::fs::read_to_string(data.join("PG_VERSION")).map_err(|error| failed(&error))?;
-        let reads_ahead = version.trim().parse::<u32>().is_ok_and(|major| major >= 15);
-        if reads_ahead && !matches!(looked.stop, Stop::At(Target::Latest)) {
-            text.push_str(recovery::NO_LOOK_AHEAD);
-        }
+    let recovery = looked.recovery(source, version.trim().parse().unwrap_or_default());
+    write("postgresql.auto.conf", &recovery::auto_conf(&before, recovery.as_ref()))?;
+    if recovery.is_some() {
         write("recovery.signal", "")?;
     }
-    write("postgresql.auto.conf", &text)?;
     // One from a standby would go on as one.
     let _ = std::fs::remove_file(data.join("standby.signal"));
     if !looked.places.is_empty() {

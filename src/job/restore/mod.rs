@@ -230,6 +230,11 @@ pub async fn restore(plan: &Plan, looked: &Looked, asked: &Asked, progress: &Pro
     leftovers::sweep(plan, &state, Some(&looked.plan.server)).await?;
     // Retention leaves the copy alone meanwhile.
     let _held = state.hold_copy_or_go_on(&looked.id).await?;
+    // It may have gone while somebody read the plan, and before anything is dropped for it.
+    if !stores::still_has(&*looked.store, &looked.id).await? {
+        return Err(Error::new(Kind::NotFound, format!("{} has been deleted from store {} in the meantime", looked.id, looked.plan.store))
+            .hint(format!("pgvigil list {} shows what there is", looked.id.backup)));
+    }
     let mut report = Report { warnings: looked.plan.warnings.clone(), ..Report::new() };
     let history = state.history()?;
     let lock = locks.first().map_or("", |(name, _)| name);
