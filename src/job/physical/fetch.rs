@@ -1,20 +1,19 @@
 //! `wal fetch`: a file of the log out of a store, checked, into the place where recovery wants it.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::config::Plan;
 use crate::config::plan::Backup;
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
-use crate::host::arrivals::Arrivals;
 use crate::job::physical::archive::{self, Owner};
 use crate::job::physical::folder::parent;
 use crate::job::physical::push::PUSHER;
@@ -33,12 +32,13 @@ const BYTES_AT_A_TIME: u64 = 64 << 20;
 /// Where those wait, beside the place where recovery wants them: a rename is all that is left to do.
 const AHEAD_FOLDER: &str = "pgvigil-ahead";
 
-/// How long a call waits for what another one is fetching ahead before it fetches it by itself. It takes a part of
-/// this from a store nearby; the other may be at something else altogether.
-const AHEAD_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a call waits for what another one is fetching ahead before it fetches it by itself: over a slow line the two
+/// would only be in each other's way.
+const AHEAD_PATIENCE: Duration = Duration::from_secs(60);
 
-/// How often it looks whether the other one is still there, which no event tells.
-const AHEAD_LOOK: Duration = Duration::from_millis(10);
+/// How often it looks whether that has come. The end of the other one is no event, and to watch a folder costs more: it
+/// takes the kernel ten milliseconds to end it.
+const AHEAD_LOOK: Duration = Duration::from_millis(5);
 
 /// The stores of a backup that a fetch looks into, in their order.
 ///
@@ -124,8 +124,7 @@ pub async fn take_ahead(name: &str, dest: &Path) -> Result<bool> {
     let ready = folder.join(name);
     let until = Instant::now() + AHEAD_PATIENCE;
     loop {
-        let arrivals = Arrivals::of(&folder);
-        let may_come = is_filled(&folder) && Instant::now() < until;
+        let may_come = is_on_its_way(&folder, name) && Instant::now() < until;
         match std::fs::rename(&ready, dest) {
             Ok(()) => return Ok(true),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -134,7 +133,7 @@ pub async fn take_ahead(name: &str, dest: &Path) -> Result<bool> {
         if !may_come {
             return Ok(false);
         }
-        let _ = timeout(AHEAD_LOOK, arrivals.next()).await;
+        sleep(AHEAD_LOOK).await;
     }
 }
 
@@ -142,12 +141,14 @@ fn is_segment(name: &str) -> bool {
     matches!(WalName::parse(name), Some(WalName::Segment(_)))
 }
 
-/// The lock of who fetches ahead, in the folder.
+/// The lock of who fetches ahead, in the folder. In it stands the segment that they follow.
 const AHEAD_LOCK: &str = "lock";
 
-/// Whether another call is fetching ahead. To look must not write: that would be an event in the folder.
-fn is_filled(folder: &Path) -> bool {
-    File::open(folder.join(AHEAD_LOCK)).is_ok_and(|lock| lock.try_lock_shared().is_err())
+/// Whether another call is fetching ahead what is behind an earlier segment.
+fn is_on_its_way(folder: &Path, name: &str) -> bool {
+    let Ok(mut lock) = File::open(folder.join(AHEAD_LOCK)) else { return false };
+    let mut followed = String::new();
+    lock.try_lock_shared().is_err() && lock.read_to_string(&mut followed).is_ok() && followed.as_str() < name
 }
 
 /// The turn to fetch ahead, if so little waits behind a file that more should be fetched, and nobody is at it: a second
@@ -160,8 +161,11 @@ pub fn turn_ahead(name: &str, dest: &Path) -> Option<File> {
         return None;
     }
     std::fs::create_dir_all(&folder).ok()?;
-    let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(folder.join(AHEAD_LOCK)).ok()?;
-    lock.try_lock().ok().map(|()| lock)
+    let mut lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(folder.join(AHEAD_LOCK)).ok()?;
+    lock.try_lock().ok()?;
+    // Names of segments are all of one length.
+    lock.write_all(name.as_bytes()).ok()?;
+    Some(lock)
 }
 
 /// Fetches the segments that follow one, so that they wait beside their place. Ends at the first that the
@@ -242,8 +246,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn patience_with_one_that_brings_it_not_has_an_end() {
+    async fn who_brings_it_not_is_not_waited_for_without_end() {
         let (_dir, dest, _turn) = begun();
+        let began = Instant::now();
+        // It was there before what the other one follows: recovery began anew.
+        assert!(!take_ahead("000000010000000000000002", &dest).await.unwrap());
+        assert_eq!(began.elapsed(), Duration::ZERO);
         assert!(!take_ahead(NAME, &dest).await.unwrap());
         // A file of another kind is never fetched ahead.
         assert!(!take_ahead("00000002.history", &dest).await.unwrap() && turn_ahead("00000002.history", &dest).is_none());
