@@ -175,6 +175,29 @@ fn a_fetch_says_not_there_by_nothing_but_that_answer() {
 }
 
 #[test]
+fn what_follows_is_fetched_ahead_and_handed_over_whatever_has_become_of_the_store() {
+    let site = Site::archiving(15, "");
+    for n in 0..2 {
+        site.sql(&format!("create table t{n} ()"));
+        site.switch();
+    }
+    let archived = site.archived();
+    let names: Vec<&str> = archived.iter().map(|name| name.strip_suffix(".zst").unwrap()).collect();
+    let raw = site.unpacked(&archived[1]);
+    let dest = site.world.path("restored/RECOVERYXLOG");
+    let fetch = |name: &str| site.pgvigil(&["wal", "fetch", name, dest.to_str().unwrap()]);
+    fetch(names[0]).expect(0);
+    let ahead = site.world.path("restored/pgvigil-ahead");
+    until("the next one waits", || ahead.join(names[1]).exists());
+    std::fs::rename(site.world.store(), site.world.path("away")).unwrap();
+    std::fs::write(site.world.config(), "nonsense = ").unwrap();
+    fetch(names[1]).expect(0);
+    assert!(std::fs::read(&dest).unwrap() == raw);
+    // Once only: what recovery asks for again comes from the store.
+    fetch(names[1]).expect(255);
+}
+
+#[test]
 fn what_is_fetched_at_the_end_is_held_on_the_server_until_then() {
     let site = Site::with(15, "archive_mode = off\nlog_statement = all\nwal_keep_size = 0", "compression = \"zstd\"\n");
     site.world.backup("cluster");
