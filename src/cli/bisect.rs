@@ -21,6 +21,7 @@ use crate::job::progress::Progress;
 use crate::job::run::find;
 use crate::physical::commits::Commit;
 use crate::physical::target::{Target, in_utc};
+use crate::postgres::quote::shell;
 
 /// What was found, as JSON.
 #[derive(Serialize)]
@@ -81,20 +82,14 @@ fn asked(session: &Session, args: &BisectArgs, zone: Tz) -> Result<Asked> {
 fn command(config: &Path, args: &BisectArgs, found: &Found) -> String {
     let mut command = "pgvigil".to_owned();
     if config != Path::new(DEFAULT_PATH) {
-        let _ = write!(command, " --config {}", in_shell(&config.display().to_string()));
+        let _ = write!(command, " --config {}", shell(&config.display().to_string()));
     }
     let _ = write!(command, " restore {}/latest --lsn {} --timeline {}", args.backup, found.good_lsn, found.timeline);
     if let Some(store) = &args.store {
-        let _ = write!(command, " --store {}", in_shell(store));
+        let _ = write!(command, " --store {}", shell(store));
     }
-    let _ = write!(command, " --database {} --table TABLE --into-schema rescued", in_shell(&found.database));
+    let _ = write!(command, " --database {} --table TABLE --into-schema rescued", shell(&found.database));
     command
-}
-
-/// A word of a shell.
-fn in_shell(word: &str) -> String {
-    let is_plain = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte));
-    if is_plain { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }
 
 /// What was found, for people.
@@ -121,16 +116,4 @@ fn told(probe: &Probe) -> String {
     let missing = probe.missing.as_ref().map(|what| format!(": {}", printable(what))).unwrap_or_default();
     let holds = if probe.holds { "holds" } else { "does not hold" };
     format!("{at}, LSN {}: {holds}{missing} ({})", probe.lsn, output::seconds(probe.seconds))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_of_a_shell() {
-        for (word, expected) in [("/etc/x-1.toml", "/etc/x-1.toml"), ("it's", "'it'\\''s'"), ("", "''"), ("a b", "'a b'")] {
-            assert_eq!(in_shell(word), expected);
-        }
-    }
 }

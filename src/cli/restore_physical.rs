@@ -286,15 +286,15 @@ fn tell(session: &Session, looked: &Looked<'_>, asked: &Asked, restored: Option<
         line("reached", reached(&started.reached, looked.backup.timezone));
         line("runs", format!("psql {}", shell(&started.connection)));
     } else {
-        line("start it", format!("pg_ctl -D '{}' start    # it replays the log and promotes by itself", asked.data.display()));
+        let data = shell(&asked.data.display().to_string());
+        line("start it", format!("pg_ctl -D {data} start    # it replays the log and promotes by itself"));
         if asked.with_wal {
             let major = parse_version(&looked.manifest.server_version).map_or(0, |(major, _)| major);
             // From 18 on the official images have it elsewhere.
             let inside = if major >= 18 { format!("/var/lib/postgresql/{major}/docker") } else { "/var/lib/postgresql/data".to_owned() };
-            let data = asked.data.display();
             line("", format!("or, IMAGE being of PostgreSQL {major} (docs/pitr.md):"));
-            line("", format!("docker run --rm --user root --entrypoint chown -v '{data}':/restored IMAGE -R postgres:postgres /restored"));
-            line("", format!("docker run -v '{data}':{inside} IMAGE"));
+            line("", format!("docker run --rm --user root --entrypoint chown -v {data}:/restored IMAGE -R postgres:postgres /restored"));
+            line("", format!("docker run -v {data}:{inside} IMAGE"));
         }
     }
     line("archiving", "off: before it takes the place of the live one, give it an archive of its own".to_owned());
