@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::args::WalCommand;
@@ -17,6 +18,8 @@ use crate::job::keys;
 use crate::job::physical::status::{self, Status};
 use crate::job::physical::{fetch, push};
 use crate::job::run::find;
+use crate::keys::Identities;
+use crate::store::Store;
 use crate::wal::name::is_behind;
 
 /// "Anything else" to `restore_command`: PostgreSQL takes 1 to 125 for the end of the archive and promotes.
@@ -29,7 +32,13 @@ pub fn wal(session: &Session, command: &WalCommand) -> Done {
         WalCommand::Fetch { name, until: Some(last), .. } if is_behind(name, last) => Ok(exit::FAILED),
         WalCommand::Fetch { name, dest, backup, store, identity, ahead, until: _ } => {
             let wanted = Wanted { name, dest, backup: backup.as_deref(), store: store.as_deref(), identity: identity.as_deref() };
-            fetch(session, &wanted, *ahead)
+            if *ahead {
+                // Whoever started it has gone. Where PostgreSQL is the first process it takes the end of one that it never
+                // started for the crash of a server process, unless it is a good one.
+                let _ = fetch_ahead(session, &wanted);
+                return Ok(exit::OK);
+            }
+            fetch(session, &wanted)
         }
     }
 }
@@ -121,25 +130,11 @@ struct Wanted<'a> {
     identity: Option<&'a Path>,
 }
 
-fn fetch(session: &Session, wanted: &Wanted<'_>, ahead: bool) -> Done {
-    // Recovery computes meanwhile.
-    memory::keep_all();
+fn fetch(session: &Session, wanted: &Wanted<'_>) -> Done {
     let runtime = modest_runtime()?;
-    if ahead || !runtime.block_on(fetch::take_ahead(wanted.name, wanted.dest))? {
-        let opened = session.open_as_caller(Uses::None)?;
-        let backup = choose(&opened.plan, wanted.backup)?;
-        let only = wanted.store.map(|store| store_of(backup, store)).transpose()?;
-        let stores = fetch::stores(&opened.plan, backup, only)?;
-        let name = backup.name.as_str();
-        let keys = match wanted.identity {
-            Some(path) => keys::of_file(path)?,
-            None => keys::of_backup(&opened.plan, name)?.unwrap_or_default(),
-        };
-        if ahead {
-            runtime.block_on(fetch::ahead(&stores, name, wanted.name, wanted.dest, &keys))?;
-            return Ok(exit::OK);
-        }
-        if !runtime.block_on(fetch::fetch(&stores, name, wanted.name, wanted.dest, &keys))? {
+    if !runtime.block_on(fetch::take_ahead(wanted.name, wanted.dest))? {
+        let from = Sources::open(session, wanted)?;
+        if !runtime.block_on(fetch::fetch(&from.stores, &from.backup, wanted.name, wanted.dest, &from.keys))? {
             return Ok(exit::FAILED);
         }
     }
@@ -148,6 +143,34 @@ fn fetch(session: &Session, wanted: &Wanted<'_>, ahead: bool) -> Done {
         let _ = detached::start_again("--ahead", turn);
     }
     Ok(exit::OK)
+}
+
+fn fetch_ahead(session: &Session, wanted: &Wanted<'_>) -> Result<()> {
+    let from = Sources::open(session, wanted)?;
+    modest_runtime()?.block_on(fetch::ahead(&from.stores, &from.backup, wanted.name, wanted.dest, &from.keys))
+}
+
+/// Where a file of the log comes from, and who opens it.
+struct Sources {
+    stores: Vec<(Name, Arc<dyn Store>)>,
+    backup: String,
+    keys: Identities,
+}
+
+impl Sources {
+    fn open(session: &Session, wanted: &Wanted<'_>) -> Result<Self> {
+        // Recovery computes meanwhile.
+        memory::keep_all();
+        let opened = session.open_as_caller(Uses::None)?;
+        let backup = choose(&opened.plan, wanted.backup)?;
+        let only = wanted.store.map(|store| store_of(backup, store)).transpose()?;
+        let stores = fetch::stores(&opened.plan, backup, only)?;
+        let keys = match wanted.identity {
+            Some(path) => keys::of_file(path)?,
+            None => keys::of_backup(&opened.plan, backup.name.as_str())?.unwrap_or_default(),
+        };
+        Ok(Sources { stores, backup: backup.name.to_string(), keys })
+    }
 }
 
 fn store_of<'a>(backup: &'a Backup, store: &str) -> Result<&'a Name> {

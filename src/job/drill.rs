@@ -126,7 +126,7 @@ async fn drill(
     Ok(report)
 }
 
-/// So often a drill looks for a copy that is not being deleted, with a wait for each.
+/// So often a drill looks for a copy that is there; one that is being deleted is waited for.
 const LOOKS: usize = 5;
 
 /// The copy to drill, which nobody deletes while the lock lives.

@@ -52,11 +52,8 @@ pub fn page(manifest: &Manifest) -> String {
         let name = format!("{}.tar", space.oid);
         let file = of(&name).unwrap_or(&name);
         line(&format!("    mkdir -m 0700 /srv/restored_{0} && {1} | tar -x -C /srv/restored_{0}", space.oid, unpack(file)));
-        line(&format!(
-            "    sed -i 's|^{0} .*|{0} /srv/restored_{0}|' /srv/restored/tablespace_map     # it lay in {1}",
-            space.oid,
-            crate::host::printable(&space.location)
-        ));
+        line(&format!("    # the map names {} for it", crate::host::printable(&space.location)));
+        line(&format!("    sed -i 's|^{0} .*|{0} /srv/restored_{0}|' /srv/restored/tablespace_map", space.oid));
     }
     line(
         "\nA cluster may keep its settings elsewhere, as Debian's do, in /etc/postgresql: then there is no /srv/restored/postgresql.conf. These begin with what the cluster must not have less of; add what you need of your own, but not data_directory, hba_file, ident_file, external_pid_file and include_dir, which lead to the old one.\n",

@@ -1,6 +1,6 @@
 //! `wal fetch`: a file of the log out of a store, checked, into the place where recovery wants it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -33,8 +33,8 @@ const BYTES_AT_A_TIME: u64 = 64 << 20;
 const AHEAD_FOLDER: &str = "pgvigil-ahead";
 
 /// How long a call waits for what another one is fetching ahead before it fetches it by itself: over a slow line the two
-/// would only be in each other's way.
-const AHEAD_PATIENCE: Duration = Duration::from_secs(60);
+/// would only be in each other's way, and a line that stands still must not keep both.
+const AHEAD_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How often it looks whether that has come. The end of the other one is no event, and to watch a folder costs more: it
 /// takes the kernel ten milliseconds to end it.
@@ -144,11 +144,18 @@ fn is_segment(name: &str) -> bool {
 /// The lock of who fetches ahead, in the folder. In it stands the segment that they follow.
 const AHEAD_LOCK: &str = "lock";
 
-/// Whether another call is fetching ahead what is behind an earlier segment.
+/// A segment's name begins with its timeline, in so many digits.
+const TIMELINE_DIGITS: usize = 8;
+
+/// Whether another call is fetching ahead what follows an earlier segment of the same timeline. Where a file system knows
+/// no locks nobody is.
 fn is_on_its_way(folder: &Path, name: &str) -> bool {
     let Ok(mut lock) = File::open(folder.join(AHEAD_LOCK)) else { return false };
     let mut followed = String::new();
-    lock.try_lock_shared().is_err() && lock.read_to_string(&mut followed).is_ok() && followed.as_str() < name
+    matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock))
+        && lock.read_to_string(&mut followed).is_ok()
+        && followed.get(..TIMELINE_DIGITS) == name.get(..TIMELINE_DIGITS)
+        && followed.as_str() < name
 }
 
 /// The turn to fetch ahead, if so little waits behind a file that more should be fetched, and nobody is at it: a second
@@ -251,8 +258,11 @@ mod tests {
         let began = Instant::now();
         // It was there before what the other one follows: recovery began anew.
         assert!(!take_ahead("000000010000000000000002", &dest).await.unwrap());
+        // Nor is that of another timeline.
+        assert!(!take_ahead("000000020000000000000003", &dest).await.unwrap());
         assert_eq!(began.elapsed(), Duration::ZERO);
         assert!(!take_ahead(NAME, &dest).await.unwrap());
+        assert!(began.elapsed() >= AHEAD_PATIENCE);
         // A file of another kind is never fetched ahead.
         assert!(!take_ahead("00000002.history", &dest).await.unwrap() && turn_ahead("00000002.history", &dest).is_none());
     }
