@@ -4,12 +4,10 @@ use super::Done;
 use super::session::{Session, runtime};
 use crate::daemon;
 use crate::error::exit;
-use crate::host::memory;
 
 /// The life of the process: the log and the plan, then a probe, the runs, the drain (all three in
 /// [`daemon::run`]), and the end.
 pub fn daemon(session: &Session) -> Done {
-    memory::keep_together();
     // Before the file is read: no edit falls in between.
     let file = daemon::Watch::new(&session.config);
     let plan = session.open_daemon()?;

@@ -36,6 +36,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use crate::error::{Error, Kind, Result, exit};
+use crate::host::memory;
 use crate::job::run::Order;
 use args::{AlertCommand, Args, Command};
 use session::Session;
@@ -45,6 +46,7 @@ type Done = Result<u8>;
 
 /// The whole life of the program.
 pub fn main() -> ExitCode {
+    memory::keep_together();
     if !wal::is_fetch(std::env::args()) {
         return ExitCode::from(life(|error| error.kind.exit_code(), exit::USAGE));
     }
