@@ -294,7 +294,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.min(4_000), ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig::with_cases(200))]
 
         #[test]
         fn a_flip_or_a_cut_anywhere_is_noticed(at in any::<prop::sample::Index>(), bit in 0u8..8, len in 0usize..140_000) {

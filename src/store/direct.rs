@@ -265,7 +265,6 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.min(500), ..ProptestConfig::default() })]
         #[test]
         fn what_is_written_in_parts_is_read(lens in vec(0..700_000usize, 0..8)) {
             let parts: Vec<Vec<u8>> = lens.into_iter().map(bytes).collect();
