@@ -1,5 +1,8 @@
 //! The log received by the daemon or by a run, kept as long as a base backup needs it, and looked at.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
 use crate::common::daemon::Daemon;
 use crate::common::ran;
 use crate::pitr_site::Site;
@@ -107,6 +110,62 @@ fn a_slot_that_is_lost_is_made_anew_and_a_base_backup_leads_over_the_gap() {
     });
     let rows_there = site.restore(&["--latest"]).sql("select count(*) from t where n between 1 and 40");
     assert_eq!(rows_there, "40");
+}
+
+/// What pg_receivewal does when it goes on from what it has. The server takes its word for where the slot is, if that
+/// comes before the server sees that it has removed the log: so here it comes with the command.
+fn lead_back(site: &Site, slot: &str, lsn: u64) {
+    let mut server = UnixStream::connect(format!("{}/.s.PGSQL.{}", site.cluster.host(), site.cluster.port)).unwrap();
+    let mut message = |kind: &[u8], body: &[u8]| {
+        let bytes = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
+        server.write_all(&[kind, &bytes, body].concat()).unwrap();
+    };
+    // https://www.postgresql.org/docs/current/protocol-message-formats.html and protocol-replication.html
+    message(b"", &[&(3u32 << 16).to_be_bytes()[..], b"user\0postgres\0replication\0true\0\0"].concat());
+    let start = format!("START_REPLICATION SLOT {slot} PHYSICAL {:X}/{:X}\0", lsn >> 32, lsn & 0xFFFF_FFFF);
+    message(b"Q", start.as_bytes());
+    // Written, flushed and applied until there; the clock; no answer is asked for.
+    message(b"d", &[b"r", &[lsn.to_be_bytes(), lsn.to_be_bytes(), [0; 8], [0; 8]].concat()[..], b"\0"].concat());
+    message(b"X", b"");
+    let mut answer = Vec::new();
+    server.read_to_end(&mut answer).unwrap();
+    let now = site.sql(&format!("select restart_lsn - '0/0' from pg_replication_slots where slot_name = '{slot}'"));
+    assert_eq!(now, lsn.to_string(), "{}", String::from_utf8_lossy(&answer));
+}
+
+#[test]
+fn a_slot_that_leads_to_log_that_is_gone_is_made_anew() {
+    for major in [15, 18] {
+        let settings = "archive_mode = off\nmax_wal_size = 32MB\nwal_keep_size = 0";
+        let site = Site::with(major, settings, &format!("{STREAM}schedule = \"0 0 1 1 *\"\ncatch_up = false\n"));
+        site.cluster.let_in("local replication postgres trust");
+        let daemon = Daemon::start(&site.world);
+        daemon.wait_for_line("receiving the log");
+        site.sql("create table t (n int)");
+        until("it was received", || site.sql("select count(*) from pg_stat_replication where flush_lsn > '0/0'") == "1");
+        drop(daemon);
+        until("nobody receives", || site.sql("select bool_or(active) from pg_replication_slots") == "f");
+        let first = site.sql("select pg_walfile_name(pg_current_wal_lsn())");
+        let lsn = u64::from_str_radix(&first[16..], 16).unwrap() << 24;
+        site.sql("select pg_drop_replication_slot('pgvigil_cluster')");
+        until("the server has removed it", || {
+            rows(&site, 1, 1000);
+            site.sql("checkpoint");
+            site.sql(&format!("select count(*) from pg_ls_waldir() where name <= '{first}'")) == "0"
+        });
+        site.sql("select pg_create_physical_replication_slot('pgvigil_cluster', true)");
+        lead_back(&site, "pgvigil_cluster", lsn);
+        let daemon = Daemon::start(&site.world);
+        daemon.wait_for_line("the slot leads to log that the server has removed: it is made anew");
+        // The base backup that leads over the gap: it waits for the log that makes it whole.
+        daemon.wait_for_line("run ended");
+        assert_eq!(site.sql("select string_agg(wal_status, ',') from pg_replication_slots"), "reserved");
+        rows(&site, 1001, 2000);
+        let received = "select coalesce(bool_and(flush_lsn >= pg_current_wal_flush_lsn()), false) from pg_stat_replication";
+        until("all of it is received", || site.sql(received) == "t");
+        let count = site.sql("select count(*) from t");
+        assert_eq!(site.restore(&["--latest"]).sql("select count(*) from t"), count);
+    }
 }
 
 #[test]

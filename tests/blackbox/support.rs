@@ -260,6 +260,15 @@ impl Cluster {
 }
 
 impl Cluster {
+    /// A line for whom it lets in, before all others.
+    pub fn let_in(&self, line: &str) {
+        let file = self.dir.path().join("data/pg_hba.conf");
+        let others = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("{line}\n{others}")).unwrap();
+        self.sql("select pg_reload_conf()");
+        until("it is let in", || self.sql("select count(*) from pg_hba_file_rules where auth_method = 'trust'") != "0");
+    }
+
     /// Ends it as a loss of its machine would.
     pub fn stop(&self) {
         let data = self.dir.path().join("data");

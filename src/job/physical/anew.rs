@@ -57,7 +57,8 @@ pub async fn is_lost(server: &Server, slot: &str) -> Result<bool> {
     server.query(server.maintenance_database(), &sql).await
 }
 
-/// Drops one. Log that the server still has all the same is received from where the folder ends.
+/// Drops one that is of no use; the next to receive makes it anew. Log that the server still has all the same is received
+/// from where the folder ends.
 ///
 /// # Errors
 /// The server does not do it.
@@ -84,11 +85,11 @@ pub fn is_gone(said: &str) -> bool {
     said.lines().filter(is_of_server).any(|line| line.split_whitespace().any(names_segment))
 }
 
-/// Lays aside what was received, so that receiving begins where the slot is.
+/// Lays aside what was received, so that receiving begins where the slot is. False: nothing lay there, it did so already.
 ///
 /// # Errors
 /// The folder cannot be written; what was moved already is as safe there.
-pub fn begin(received: &Path) -> Result<()> {
+pub fn begin(received: &Path) -> Result<bool> {
     let left = folder::left(received);
     let failed = |error: &io::Error| Error::system(format_args!("cannot lay aside what is in {}", received.display()), error);
     DirBuilder::new().recursive(true).mode(0o700).create(&left).map_err(|error| failed(&error))?;
@@ -98,6 +99,7 @@ pub fn begin(received: &Path) -> Result<()> {
     }
     // The newest last: as long as it is there, pg_receivewal goes on from there.
     names.sort();
+    let mut was_there = false;
     for name in names {
         let (from, to) = (received.join(&name), left.join(&name));
         let moved = match WalName::parse(&name) {
@@ -108,10 +110,11 @@ pub fn begin(received: &Path) -> Result<()> {
         match moved {
             // It has just gone into the stores.
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&error)),
-            _ => {}
+            _ => was_there = true,
         }
     }
-    make_durable(&left)
+    make_durable(&left)?;
+    Ok(was_there)
 }
 
 /// Another of that name may lie there from before: neither takes the place of the other, and the second is told as no
@@ -159,7 +162,7 @@ mod tests {
         for name in ["000000010000000000000003", "000000010000000000000004.partial", "notes.txt"] {
             std::fs::write(received.join(name), "").unwrap();
         }
-        begin(&received).unwrap();
+        assert!(begin(&received).unwrap());
         let names = |folder: &Path| {
             let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
             names.collect::<Vec<_>>()
@@ -168,5 +171,6 @@ mod tests {
             (names(&received), names(&dir.path().join("c.left"))),
             (vec!["notes.txt".to_owned()], vec!["000000010000000000000003".to_owned()])
         );
+        assert!(!begin(&received).unwrap(), "it begins where the slot is already");
     }
 }

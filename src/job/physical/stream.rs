@@ -102,7 +102,11 @@ async fn receive_once(plan: &Plan, backup: &Backup, spool: &Path, anew: &Anew, c
             let error = explain("pg_receivewal", exit, &process.stderr.text());
             // A slot that is lost is made anew first: what the server still has then, it has to give.
             if anew::is_gone(&error.message) && !anew::is_lost(&server, &slot).await? {
-                anew::begin(spool)?;
+                if !anew::begin(spool)? {
+                    // The server sets a slot back to wherever a receiver says it is, also where it has nothing any more.
+                    anew::drop_slot(&server, &slot).await?;
+                    tracing::error!(backup = %backup.name, slot, "the slot leads to log that the server has removed: it is made anew");
+                }
                 anew.tell(backup);
             }
             Err(error)
