@@ -216,14 +216,23 @@ pub fn zstd_frame_bytes(bytes: &[u8]) -> Option<(usize, usize)> {
 /// # Errors
 /// It is damaged.
 pub fn unzstd_frame(frame: &[u8], raw_len: usize) -> Result<Bytes> {
+    let mut raw = Vec::new();
+    unzstd_frame_into(frame, raw_len, &mut raw)?;
+    Ok(Bytes::from(raw))
+}
+
+/// The same, in place of what is in `raw`: its memory serves for one after the other.
+///
+/// # Errors
+/// It is damaged.
+pub fn unzstd_frame_into(frame: &[u8], raw_len: usize, raw: &mut Vec<u8>) -> Result<()> {
     static POOL: Pool<zstd::bulk::Decompressor<'static>> = Pool::new();
     let damaged = |error: &dyn std::fmt::Display| Error::new(Kind::Damaged, format!("not sound zstd: {error}"));
     let make = || zstd::bulk::Decompressor::new().map_err(|error| damaged(&error));
+    raw.clear();
+    raw.reserve(raw_len);
     POOL.with(0, make, |decompressor| {
-        let raw = decompressor.decompress(frame, raw_len).map_err(|error| damaged(&error))?;
-        if raw.len() != raw_len {
-            return Err(damaged(&"a block is too short"));
-        }
-        Ok(Bytes::from(raw))
+        decompressor.decompress_to_buffer(frame, raw).map_err(|error| damaged(&error))?;
+        if raw.len() == raw_len { Ok(()) } else { Err(damaged(&"a block is too short")) }
     })
 }

@@ -127,34 +127,50 @@ pub fn check(name: &str, packed: &[u8]) -> Result<(), String> {
 /// # Errors
 /// It is not (`Damaged`), or none of the identities opens it (`Secret`).
 pub fn open(name: &str, packed: &[u8], keys: &Identities) -> Result<(Header, Vec<u8>)> {
+    let mut raw = Vec::new();
+    let header = unpack(name, packed, keys, &mut |block| {
+        raw.extend_from_slice(block);
+        Ok(())
+    })?;
+    Ok((header, raw))
+}
+
+/// The same, block by block. What was taken before an error is worth nothing.
+///
+/// # Errors
+/// As [`open`], and what `take` fails with.
+pub fn unpack(name: &str, packed: &[u8], keys: &Identities, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<Header> {
     let damaged = |why: String| Error::new(Kind::Damaged, why);
-    let (header, rest) = header(packed).map_err(damaged)?;
+    let (header, packed) = header(packed).map_err(damaged)?;
     if header.name != name {
         return Err(damaged(format!("it is {:?} by its header", header.name)));
     }
-    let raw = match header.encryption.as_deref() {
-        None => unpack(&header, rest),
-        Some(AGE) => unpack(&header, &unseal_all(rest, keys)?),
-        Some(other) => Err(format!("it is encrypted by {other:?}, which this version does not know")),
+    let unsealed;
+    let mut rest = match header.encryption.as_deref() {
+        None => packed,
+        Some(AGE) => {
+            unsealed = unseal_all(packed, keys)?;
+            &unsealed[..]
+        }
+        Some(other) => return Err(damaged(format!("it is encrypted by {other:?}, which this version does not know"))),
     };
-    Ok((header, raw.map_err(damaged)?))
-}
-
-fn unpack(header: &Header, mut rest: &[u8]) -> Result<Vec<u8>, String> {
-    let mut raw = Vec::with_capacity(usize::try_from(header.bytes).unwrap_or(0).min(1 << 30));
+    let (mut block, mut bytes, mut sha256) = (Vec::new(), 0, Sha256::new());
     while !rest.is_empty() {
-        let (frame, raw_len) = codec::zstd_frame_bytes(rest).ok_or("it is cut, or somebody else packed it")?;
-        let block = rest.get(..frame).ok_or("it is cut")?;
-        raw.extend_from_slice(&codec::unzstd_frame(block, raw_len).map_err(|error| error.message)?);
-        rest = &rest[frame..];
+        let (frame, raw_len) = codec::zstd_frame_bytes(rest).ok_or_else(|| damaged("it is cut, or somebody else packed it".to_owned()))?;
+        let (frame, behind) = rest.split_at_checked(frame).ok_or_else(|| damaged("it is cut".to_owned()))?;
+        codec::unzstd_frame_into(frame, raw_len, &mut block)?;
+        bytes += block.len() as u64;
+        sha256.update(&block);
+        take(&block)?;
+        rest = behind;
     }
-    if raw.len() as u64 != header.bytes {
-        return Err(format!("it unpacks to {} bytes; {} were packed", raw.len(), header.bytes));
+    if bytes != header.bytes {
+        return Err(damaged(format!("it unpacks to {bytes} bytes; {} were packed", header.bytes)));
     }
-    if hex(&Sha256::digest(&raw)) != header.sha256 {
-        return Err("its sha256 is not the one that was packed".to_owned());
+    if hex(&sha256.finalize()) != header.sha256 {
+        return Err(damaged("its sha256 is not the one that was packed".to_owned()));
     }
-    Ok(raw)
+    Ok(header)
 }
 
 #[cfg(test)]

@@ -134,14 +134,39 @@ pub async fn read(store: &dyn Objects, backup: &str, name: &str, parsed: WalName
 /// # Errors
 /// It is damaged (`Damaged`), or none of the keys opens it (`Secret`).
 pub async fn open(packed: Bytes, backup: &str, name: &str, keys: &Identities) -> Result<(Header, Vec<u8>)> {
+    opened(packed, backup, name, keys, object::open).await
+}
+
+/// The same, block by block. What was taken before an error is worth nothing.
+///
+/// # Errors
+/// As [`open`], and what `take` fails with.
+pub async fn unpack(
+    packed: Bytes,
+    backup: &str,
+    name: &str,
+    keys: &Identities,
+    mut take: impl FnMut(&[u8]) -> Result<()> + Send + 'static,
+) -> Result<()> {
+    opened(packed, backup, name, keys, move |name, packed, keys| object::unpack(name, packed, keys, &mut take)).await.map(|_| ())
+}
+
+async fn opened<T: Send + 'static>(
+    packed: Bytes,
+    backup: &str,
+    name: &str,
+    keys: &Identities,
+    open: impl FnOnce(&str, &[u8], &Identities) -> Result<T> + Send + 'static,
+) -> Result<T> {
     let (named, keys) = (name.to_owned(), keys.clone());
-    let opened = tokio::task::spawn_blocking(move || object::open(&named, &packed, &keys)).await;
+    let opened = tokio::task::spawn_blocking(move || open(&named, &packed, &keys)).await;
     let opened = opened.map_err(|error| Error::new(Kind::System, format!("an unpacker failed: {error}")))?;
     opened.map_err(|error| match error.kind {
         Kind::Damaged => damaged(backup, name, &error.message),
-        _ => error
+        Kind::Secret => error
             .context(format_args!("{name} in the archive of {backup}"))
             .hint("give the private key of one of those that encrypt_to names: --identity FILE, or identity of the backup in the file"),
+        _ => error,
     })
 }
 

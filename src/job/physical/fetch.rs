@@ -61,19 +61,32 @@ pub async fn read(
     parsed: WalName,
     keys: &Identities,
 ) -> Result<Option<Vec<u8>>> {
-    let mut failed: Option<Error> = None;
+    let mut search = Search::default();
     for (store_name, store) in stores {
-        match archive::read(&**store, backup, name, parsed, keys).await {
-            Ok(Some((_, raw))) => return Ok(Some(raw)),
-            Ok(None) => {}
-            Err(error) => {
-                let error = error.context(format_args!("store {store_name}"));
-                tracing::warn!(%error, "looking into the next store");
-                failed.get_or_insert(error);
-            }
+        if let Some((_, raw)) = search.heed(store_name, archive::read(&**store, backup, name, parsed, keys).await) {
+            return Ok(Some(raw));
         }
     }
-    failed.map_or(Ok(None), Err)
+    search.end()
+}
+
+/// What went wrong first in the stores, where none has a sound one.
+#[derive(Default)]
+struct Search(Option<Error>);
+
+impl Search {
+    fn heed<T>(&mut self, store: &Name, answer: Result<Option<T>>) -> Option<T> {
+        answer.unwrap_or_else(|error| {
+            let error = error.context(format_args!("store {store}"));
+            tracing::warn!(%error, "looking into the next store");
+            self.0.get_or_insert(error);
+            None
+        })
+    }
+
+    fn end<T>(self) -> Result<Option<T>> {
+        self.0.map_or(Ok(None), Err)
+    }
 }
 
 /// Fetches a file of the log. False: the archive answered that it has none.
@@ -84,27 +97,63 @@ pub async fn fetch(stores: &[(Name, Arc<dyn Store>)], backup: &str, name: &str, 
     let Some(parsed) = WalName::parse(name) else {
         return Err(Error::new(Kind::Usage, format!("{name:?} is no file of the log")).hint("restore_command = 'pgvigil wal fetch %f %p'"));
     };
-    let Some(raw) = read(stores, backup, name, parsed, keys).await? else { return Ok(false) };
-    write(dest, &raw)?;
+    let Some(aside) = bring(stores, backup, name, parsed, dest, keys).await? else { return Ok(false) };
+    aside.put(dest)?;
     Ok(true)
 }
 
-/// Writes aside, makes it durable, and puts it in its place: under its name it is whole, also after a power cut. Recovery
-/// makes durable what it takes, and does not wait for what is so already. The name itself need not be.
-fn write(dest: &Path, raw: &[u8]) -> Result<()> {
-    let failed = |error: &std::io::Error| Error::system(format_args!("cannot write {}", dest.display()), error);
-    let aside = dest.with_file_name(format!(".{}.{}", dest.file_name().unwrap_or_default().to_string_lossy(), std::process::id()));
-    let _ = std::fs::remove_file(&aside);
-    let written = (|| {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
-        file.write_all(raw)?;
-        file.sync_all()?;
-        std::fs::rename(&aside, dest)
-    })();
-    if written.is_err() {
-        let _ = std::fs::remove_file(&aside);
+/// Brings a file of the log beside its place, checked and durable: under its name it is whole, also after a power cut.
+/// Recovery makes durable what it takes, and does not wait for what is so already. The name itself need not be.
+async fn bring(
+    stores: &[(Name, Arc<dyn Store>)],
+    backup: &str,
+    name: &str,
+    parsed: WalName,
+    dest: &Path,
+    keys: &Identities,
+) -> Result<Option<Aside>> {
+    let mut search = Search::default();
+    for (store_name, store) in stores {
+        if let Some(aside) = search.heed(store_name, bring_from(&**store, backup, name, parsed, dest, keys).await) {
+            return Ok(Some(aside));
+        }
     }
-    written.map_err(|error| failed(&error))
+    search.end()
+}
+
+async fn bring_from(store: &dyn Store, backup: &str, name: &str, parsed: WalName, dest: &Path, keys: &Identities) -> Result<Option<Aside>> {
+    let Some(packed) = archive::stored(store, backup, name, parsed).await? else { return Ok(None) };
+    let (aside, file) = Aside::create(dest)?;
+    let (mut into, named) = (file.try_clone().map_err(|error| cannot_write(dest, &error))?, dest.to_owned());
+    archive::unpack(packed, backup, name, keys, move |block| into.write_all(block).map_err(|error| cannot_write(&named, &error))).await?;
+    file.sync_all().map_err(|error| cannot_write(dest, &error))?;
+    Ok(Some(aside))
+}
+
+fn cannot_write(dest: &Path, error: &std::io::Error) -> Error {
+    Error::system(format_args!("cannot write {}", dest.display()), error)
+}
+
+/// A file beside its place. It is removed unless it is put there.
+struct Aside(PathBuf);
+
+impl Aside {
+    fn create(dest: &Path) -> Result<(Self, File)> {
+        let aside = dest.with_file_name(format!(".{}.{}", dest.file_name().unwrap_or_default().to_string_lossy(), std::process::id()));
+        let _ = std::fs::remove_file(&aside);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside).map_err(|error| cannot_write(dest, &error))?;
+        Ok((Aside(aside), file))
+    }
+
+    fn put(self, dest: &Path) -> Result<()> {
+        std::fs::rename(&self.0, dest).map_err(|error| cannot_write(dest, &error))
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 fn ahead_folder(dest: &Path) -> PathBuf {
@@ -192,16 +241,17 @@ pub async fn ahead(stores: &[(Name, Arc<dyn Store>)], backup: &str, name: &str, 
         missing.push(segment.name(bytes));
     }
     missing.retain(|name| !folder.join(name).exists());
-    let fetched = missing.iter().map(|name| async move {
+    let folder = &folder;
+    let brought = missing.iter().map(|name| async move {
         let Some(parsed) = WalName::parse(name) else { return Ok(None) };
-        read(stores, backup, name, parsed, keys).await
+        bring(stores, backup, name, parsed, &folder.join(name), keys).await
     });
     let at_a_time = (BYTES_AT_A_TIME / bytes.max(1)).clamp(1, AT_A_TIME);
     // In their order, and none behind one that is not there.
-    let mut fetched = std::pin::pin!(futures_util::stream::iter(fetched).buffered(usize::try_from(at_a_time).unwrap_or(1)));
+    let mut brought = std::pin::pin!(futures_util::stream::iter(brought).buffered(usize::try_from(at_a_time).unwrap_or(1)));
     for name in &missing {
-        let Some(raw) = fetched.next().await.transpose()?.flatten() else { return Ok(()) };
-        write(&folder.join(name), &raw)?;
+        let Some(aside) = brought.next().await.transpose()?.flatten() else { return Ok(()) };
+        aside.put(&folder.join(name))?;
     }
     Ok(())
 }
@@ -236,7 +286,7 @@ mod tests {
         assert!(turn_ahead(NAME, &dest).is_none(), "one at a time");
         let mut taken = std::pin::pin!(take_ahead(NAME, &dest));
         assert!(futures_util::poll!(taken.as_mut()).is_pending());
-        write(&ahead_folder(&dest).join(NAME), b"whole").unwrap();
+        std::fs::write(ahead_folder(&dest).join(NAME), b"whole").unwrap();
         assert!(taken.await.unwrap());
         assert_eq!(std::fs::read(&dest).unwrap(), b"whole");
         drop(turn);
