@@ -42,7 +42,7 @@ pub struct Header {
     /// How what follows is encrypted: `age`. `None`: it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption: Option<String>,
-    /// The sha256 of what follows, in hex: by it a copy is checked without a key.
+    /// The sha256 of what follows, in hex: by it a copy is checked without a key. `None`: packed before there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packed_sha256: Option<String>,
 }
@@ -112,15 +112,21 @@ pub fn header(packed: &[u8]) -> Result<(Header, &[u8]), String> {
 /// # Errors
 /// What is wrong with it.
 pub fn check(name: &str, packed: &[u8]) -> Result<(), String> {
+    checked(name, packed).map(|_| ())
+}
+
+fn checked<'a>(name: &str, packed: &'a [u8]) -> Result<(Header, &'a [u8]), String> {
     let (header, rest) = header(packed)?;
     if header.name != name {
         return Err(format!("it is {:?} by its header", header.name));
     }
     match &header.packed_sha256 {
-        Some(sha256) if *sha256 != hex(&Sha256::digest(rest)) => Err("its sha256 is not the one that was packed".to_owned()),
-        _ => Ok(()),
+        Some(sha256) if *sha256 != hex(&Sha256::digest(rest)) => Err(OTHER_SHA256.to_owned()),
+        _ => Ok((header, rest)),
     }
 }
+
+const OTHER_SHA256: &str = "its sha256 is not the one that was packed";
 
 /// Unpacks a file of the log and checks that it is the one of that name, whole.
 ///
@@ -137,14 +143,13 @@ pub fn open(name: &str, packed: &[u8], keys: &Identities) -> Result<(Header, Vec
 
 /// The same, block by block. What was taken before an error is worth nothing.
 ///
+/// What is packed is hashed, a third of the bytes; zstd keeps a checksum of what is in each block (RFC 8878, 3.1.1).
+///
 /// # Errors
 /// As [`open`], and what `take` fails with.
 pub fn unpack(name: &str, packed: &[u8], keys: &Identities, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<Header> {
     let damaged = |why: String| Error::new(Kind::Damaged, why);
-    let (header, packed) = header(packed).map_err(damaged)?;
-    if header.name != name {
-        return Err(damaged(format!("it is {:?} by its header", header.name)));
-    }
+    let (header, packed) = checked(name, packed).map_err(damaged)?;
     let unsealed;
     let mut rest = match header.encryption.as_deref() {
         None => packed,
@@ -154,21 +159,24 @@ pub fn unpack(name: &str, packed: &[u8], keys: &Identities, take: &mut dyn FnMut
         }
         Some(other) => return Err(damaged(format!("it is encrypted by {other:?}, which this version does not know"))),
     };
-    let (mut block, mut bytes, mut sha256) = (Vec::new(), 0, Sha256::new());
+    let (mut block, mut bytes) = (Vec::new(), 0);
+    let mut sha256 = header.packed_sha256.is_none().then(Sha256::new);
     while !rest.is_empty() {
         let (frame, raw_len) = codec::zstd_frame_bytes(rest).ok_or_else(|| damaged("it is cut, or somebody else packed it".to_owned()))?;
         let (frame, behind) = rest.split_at_checked(frame).ok_or_else(|| damaged("it is cut".to_owned()))?;
         codec::unzstd_frame_into(frame, raw_len, &mut block)?;
         bytes += block.len() as u64;
-        sha256.update(&block);
+        if let Some(sha256) = &mut sha256 {
+            sha256.update(&block);
+        }
         take(&block)?;
         rest = behind;
     }
     if bytes != header.bytes {
         return Err(damaged(format!("it unpacks to {bytes} bytes; {} were packed", header.bytes)));
     }
-    if hex(&sha256.finalize()) != header.sha256 {
-        return Err(damaged("its sha256 is not the one that was packed".to_owned()));
+    if sha256.is_some_and(|sha256| hex(&sha256.finalize()) != header.sha256) {
+        return Err(damaged(OTHER_SHA256.to_owned()));
     }
     Ok(header)
 }
@@ -211,11 +219,19 @@ mod tests {
         }
     }
 
+    /// As files were packed before the hash of what is packed stood in front.
+    fn before_its_hash(packed: &[u8]) -> Bytes {
+        let (header, rest) = header(packed).unwrap();
+        let head = serde_json::to_vec(&Header { packed_sha256: None, ..header }).unwrap();
+        [&SKIPPABLE.to_le_bytes()[..], &u32::try_from(head.len()).unwrap().to_le_bytes(), &head, rest].concat().into()
+    }
+
     #[test]
     fn every_cut_and_flip_is_noticed() {
         let (to, key) = Identities::ephemeral();
-        for recipients in [vec![], vec![to]] {
-            let (raw, packed) = sealed(&recipients);
+        let (raw, whole) = sealed(&[]);
+        for packed in [whole.clone(), sealed(&[to]).1, before_its_hash(&whole)] {
+            assert!(open(NAME, &packed, &key).unwrap().1 == raw);
             for n in 0..100 {
                 let at = n * 7_919 % packed.len();
                 assert!(open(NAME, &packed[..at], &key).is_err(), "cut at {at}");
