@@ -29,7 +29,7 @@ use crate::job::make::choose;
 use crate::job::stores;
 use crate::postgres::Server;
 use crate::postgres::dump::arguments;
-use crate::postgres::programs::parse_version;
+use crate::postgres::programs;
 use crate::postgres::server::Database;
 use crate::state::State;
 
@@ -257,7 +257,7 @@ async fn of_backup(plan: &Plan, backup: &Backup, server: &Server, lines: &mut Ve
             return;
         }
     };
-    let client_major = parse_version(&server.client_version).map_or(0, |(major, _)| major);
+    let client_major = programs::major(&server.client_version);
     if let Err(error) = arguments(&backup.dump, "x", client_major, None, None) {
         lines.push(Line::bad(&subject, &error));
     }

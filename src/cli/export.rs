@@ -27,7 +27,7 @@ use crate::pack::packer::Packed;
 use crate::pack::seal::Seal;
 use crate::postgres::Server;
 use crate::postgres::dump::arguments;
-use crate::postgres::programs::parse_version;
+use crate::postgres::programs;
 use crate::store::FileWriter;
 use crate::store::aside::{Aside, publish};
 
@@ -146,7 +146,7 @@ async fn dump_to(
 
 async fn write(server: &Server, args: &ExportArgs, database: &str, to_stdout: bool, progress: &Progress) -> Result<Packed> {
     let spec = spec(args);
-    let client_major = parse_version(&server.client_version).map_or(0, |(major, _)| major);
+    let client_major = programs::major(&server.client_version);
     let meter = progress.begin(format!("dumping {}", crate::host::printable(database)));
     if spec.format == Format::Directory {
         let aside = Aside::folder(&args.output)?;

@@ -22,7 +22,7 @@ use crate::job::run::find;
 use crate::physical::plan::Stop;
 use crate::physical::recovery::Reached;
 use crate::physical::target::{self as moments, Target, in_utc};
-use crate::postgres::programs::parse_version;
+use crate::postgres::programs;
 use crate::postgres::quote::shell;
 use crate::state::Outcome;
 
@@ -289,7 +289,7 @@ fn tell(session: &Session, looked: &Looked<'_>, asked: &Asked, restored: Option<
         let data = shell(&asked.data.display().to_string());
         line("start it", format!("pg_ctl -D {data} start    # it replays the log and promotes by itself"));
         if asked.with_wal {
-            let major = parse_version(&looked.manifest.server_version).map_or(0, |(major, _)| major);
+            let major = programs::major(&looked.manifest.server_version);
             // From 18 on the official images have it elsewhere.
             let inside = if major >= 18 { format!("/var/lib/postgresql/{major}/docker") } else { "/var/lib/postgresql/data".to_owned() };
             line("", format!("or, IMAGE being of PostgreSQL {major} (docs/pitr.md):"));

@@ -20,7 +20,7 @@ use crate::job::progress::Progress;
 use crate::job::trial::{Trial, Tried};
 use crate::job::verify::{archive_host, hash_manifest, round};
 use crate::postgres::Server;
-use crate::postgres::programs::parse_version;
+use crate::postgres::programs::{self, parse_version};
 use crate::postgres::throwaway::{self, Throwaway, Wanted};
 use crate::restore::source::{self, Checked};
 use crate::state::State;
@@ -161,7 +161,7 @@ async fn start(plan: &Plan, backup: &Backup, entry: &Entry, owner: &str, tag: &T
     let first = entry.manifest.evidence.iter().flat_map(|evidence| evidence.databases.values()).next();
     let folder = plan.spool_dir.join(FOLDER);
     let wanted = Wanted {
-        major: parse_version(&entry.manifest.server_version).map_or(0, |(major, _)| major),
+        major: programs::major(&entry.manifest.server_version),
         superuser: first.and_then(|evidence| evidence.superuser.as_deref()).unwrap_or("postgres"),
         preload: first.and_then(|evidence| evidence.preload.as_deref()),
         tag: tag.clone(),

@@ -27,7 +27,7 @@ use crate::pack::packer::{Meter, Packed};
 use crate::pack::seal::{SUFFIX, Seal, unseal};
 use crate::postgres::Server;
 use crate::postgres::dump::{arguments, globals_arguments};
-use crate::postgres::programs::parse_version;
+use crate::postgres::programs;
 use crate::postgres::server::Database;
 use crate::restore::page;
 use crate::store::Upload;
@@ -155,7 +155,7 @@ impl Filling<'_> {
     async fn dump(&self, upload: &mut dyn Upload, database: &Database, meter: Arc<Meter>, snapshot: Option<String>) -> Result<DumpOf> {
         let (server, spec) = (self.server, &self.backup().dump);
         let digests = self.backup().evidence == EvidenceMode::Content;
-        let client_major = parse_version(&server.client_version).map_or(0, |(major, _)| major);
+        let client_major = programs::major(&server.client_version);
         let stem = dump_stem(&database.name, self.id.label.slot(), self.backup().timezone);
         let call = |folder: Option<&Path>| -> Result<Call> {
             let mut call = server.call("pg_dump", arguments(spec, &database.name, client_major, folder, snapshot.as_deref())?);

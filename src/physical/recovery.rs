@@ -35,6 +35,9 @@ pub enum Source<'a> {
 /// The folder of [`Source::Beside`] and [`Source::Fed`] in the data directory.
 pub const BESIDE: &str = "pgvigil_wal";
 
+/// The folder of what `wal fetch` has fetched ahead, beside the place where recovery wants it: in `pg_wal`.
+pub const AHEAD: &str = "pgvigil-ahead";
+
 /// What is behind the name of a file that recovery waits for, and of one that there is not.
 pub const WANTED: &str = ".wanted";
 pub const ABSENT: &str = ".absent";
@@ -80,7 +83,7 @@ fn settings(recovery: &Recovery<'_>) -> String {
         // To read ahead would ask for log behind the target, and a damaged segment there would stop what does not need it.
         line("recovery_prefetch", "off");
     }
-    line("recovery_end_command", &format!("rm -rf pg_wal/pgvigil-ahead {BESIDE}"));
+    line("recovery_end_command", &format!("rm -rf pg_wal/{AHEAD} {BESIDE}"));
     text
 }
 
@@ -94,8 +97,8 @@ primary_slot_name = ''
 
 /// `postgresql.auto.conf` of a base backup without what an earlier recovery was told: it would end this one.
 fn without_recovery(text: &str) -> String {
-    let is_of_recovery =
-        |line: &&str| ["recovery_target", "restore_command", "recovery_end_command"].iter().any(|name| line.trim_start().starts_with(name));
+    let names = ["recovery_target", "recovery_prefetch", "restore_command", "recovery_end_command"];
+    let is_of_recovery = |line: &&str| names.iter().any(|name| line.trim_start().starts_with(name));
     text.split_inclusive('\n').filter(|line| !is_of_recovery(line)).collect()
 }
 
@@ -271,7 +274,7 @@ mod tests {
 
     #[test]
     fn what_an_earlier_recovery_was_told_is_left_out() {
-        let text = "# ours\nwork_mem = '8MB'\nrestore_command = 'x'\nrecovery_target_time = '2026-01-15'\n recovery_target_lsn='0/1'\nrecovery_end_command = 'y'\nrecovery_min_apply_delay = '1h'";
+        let text = "# ours\nwork_mem = '8MB'\nrestore_command = 'x'\nrecovery_target_time = '2026-01-15'\n recovery_target_lsn='0/1'\nrecovery_end_command = 'y'\nrecovery_prefetch = 'off'\nrecovery_min_apply_delay = '1h'";
         assert_eq!(without_recovery(text), "# ours\nwork_mem = '8MB'\nrecovery_min_apply_delay = '1h'");
     }
 

@@ -48,6 +48,11 @@ pub fn parse_version(text: &str) -> Option<(u32, String)> {
     Some((digits.parse().ok()?, version.to_owned()))
 }
 
+/// The major version alone; 0 where the text names none.
+pub fn major(text: &str) -> u32 {
+    parse_version(text).map_or(0, |(major, _)| major)
+}
+
 /// Chooses the folder for a server: its own major version, else the next newer one, for pg_dump
 /// refuses servers newer than itself. `None`: the programs in PATH.
 ///

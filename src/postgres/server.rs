@@ -345,7 +345,7 @@ impl Server {
     /// # Errors
     /// It is.
     pub fn check_client(&self) -> Result<()> {
-        let client = programs::parse_version(&self.client_version).map_or(0, |(major, _)| major);
+        let client = programs::major(&self.client_version);
         if client >= self.facts.major() {
             return Ok(());
         }

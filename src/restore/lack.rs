@@ -10,7 +10,7 @@ use super::target::Target;
 use crate::catalog::DatabaseEvidence;
 use crate::catalog::Manifest;
 use crate::config::file::Contents;
-use crate::postgres::programs::parse_version;
+use crate::postgres::programs;
 use crate::postgres::quote::identifier_on_one_line;
 use crate::postgres::server::Database;
 
@@ -73,8 +73,8 @@ pub fn listed(names: &[&str]) -> String {
 /// What the versions of both sides say.
 pub fn versions(manifest: &Manifest, target: &Target) -> (Vec<Refusal>, Vec<String>) {
     let (mut refusals, mut warnings) = (Vec::new(), Vec::new());
-    let source = parse_version(&manifest.server_version).map_or(0, |(major, _)| major);
-    let client = parse_version(&manifest.client_version).map_or(0, |(major, _)| major);
+    let source = programs::major(&manifest.server_version);
+    let client = programs::major(&manifest.client_version);
     if source > target.major {
         refusals.push(Refusal::new(
             format!(

@@ -10,7 +10,7 @@ use crate::config::file::{Contents, Format};
 use crate::host::printable;
 use crate::pack::codec::Codec;
 use crate::pack::seal::inner_name;
-use crate::postgres::programs::parse_version;
+use crate::postgres::programs::major;
 use crate::postgres::quote::{conninfo, identifier_on_one_line, literal_on_one_line, shell};
 use crate::postgres::server::{Database, Reached};
 
@@ -110,10 +110,6 @@ pub fn newer_client(manifest: &Manifest) -> bool {
     // A version that is not known is 0.
     let (client, server) = (major(&manifest.client_version), major(&manifest.server_version));
     client >= 17 && (1..17).contains(&server)
-}
-
-fn major(version: &str) -> u32 {
-    parse_version(version).map_or(0, |(major, _)| major)
 }
 
 /// A name inside of running text.

@@ -26,7 +26,7 @@ use crate::physical::plan::{Base, Stop, Way, way};
 use crate::physical::recovery::{self, BESIDE, Reached, Recovery, Source};
 use crate::physical::target::Target;
 use crate::postgres::Server;
-use crate::postgres::programs::parse_version;
+use crate::postgres::programs;
 use crate::postgres::throwaway::{Prepared, Wanted};
 use crate::state::State;
 use crate::verify::stored::Stored;
@@ -133,7 +133,7 @@ async fn tried(
     let tag = Tag::random();
     let folder = plan.spool_dir.join(FOLDER);
     let wanted = Wanted {
-        major: parse_version(&entry.manifest.server_version).map_or(0, |(major, _)| major),
+        major: programs::major(&entry.manifest.server_version),
         superuser: &physical.superuser,
         preload: physical.settings.get("shared_preload_libraries").map(String::as_str),
         tag: tag.clone(),
@@ -232,7 +232,7 @@ async fn fill(
         }
         log.finish().await?;
     }
-    let major = parse_version(&stored.manifest.server_version).map_or(0, |(major, _)| major);
+    let major = programs::major(&stored.manifest.server_version);
     let all = Recovery { source: &Source::Beside, stop: &Stop::At(Target::Latest), timeline: way.timeline, major };
     let mut files = prepared.lay_into(&data).await?;
     // What the live one was told beside its file has no place here.

@@ -19,6 +19,7 @@ use crate::job::physical::folder::parent;
 use crate::job::physical::push::PUSHER;
 use crate::job::stores;
 use crate::keys::Identities;
+use crate::physical::recovery;
 use crate::store::Store;
 use crate::wal::{Segment, WalName};
 
@@ -28,9 +29,6 @@ pub const AHEAD: usize = 8;
 /// How many of them are on their way at a time, at most, and with how many bytes.
 const AT_A_TIME: u64 = 4;
 const BYTES_AT_A_TIME: u64 = 64 << 20;
-
-/// Where those wait, beside the place where recovery wants them: a rename is all that is left to do.
-const AHEAD_FOLDER: &str = "pgvigil-ahead";
 
 /// How long a call waits for what another one is fetching ahead before it fetches it by itself: over a slow line the two
 /// would only be in each other's way, and a line that stands still must not keep both.
@@ -156,8 +154,9 @@ impl Drop for Aside {
     }
 }
 
+/// Where those wait that were fetched ahead: a rename is all that is left to do.
 fn ahead_folder(dest: &Path) -> PathBuf {
-    parent(dest).join(AHEAD_FOLDER)
+    parent(dest).join(recovery::AHEAD)
 }
 
 /// Moves what was fetched ahead into its place, or is just being fetched. False: it was not. It was checked when it

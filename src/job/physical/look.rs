@@ -330,7 +330,7 @@ impl Seen {
         segments.sort_by_key(|segment| std::cmp::Reverse((segment.number, segment.timeline)));
         segments.dedup();
         let entry = bases.first().and_then(|base| self.catalog.entries.iter().find(|entry| entry.id == base.id));
-        let major = entry.and_then(|entry| programs::parse_version(&entry.manifest.server_version)).map_or(0, |(major, _)| major);
+        let major = entry.map_or(0, |entry| programs::major(&entry.manifest.server_version));
         let Some(bin_dir) = waldump(plan, backup, major) else { return Ok(None) };
         let folder = Spooled::make(&plan.spool_dir, self.archive.segment_bytes)?;
         for segment in segments.iter().take(LOOKED_THROUGH_MAX) {

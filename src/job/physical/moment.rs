@@ -19,7 +19,7 @@ use crate::job::physical::start;
 use crate::job::progress::Progress;
 use crate::physical::recovery::{self, ABSENT, BESIDE, Reached, Source, WANTED};
 use crate::postgres::Server;
-use crate::postgres::programs::parse_version;
+use crate::postgres::programs;
 use crate::postgres::throwaway::{Prepared, Throwaway, Wanted};
 use crate::state::State;
 use crate::wal::Segment;
@@ -62,7 +62,7 @@ pub async fn open(plan: &Plan, looked: &mut Looked<'_>, asked: &mut Asked, place
     let _held = Parts::of(plan, looked.backup, &looked.seen, &looked.way.base)?.hold(&State::open(&plan.state_dir)?).await?;
     let physical = looked.physical()?.clone();
     let wanted = Wanted {
-        major: parse_version(&looked.manifest.server_version).map_or(0, |(major, _)| major),
+        major: programs::major(&looked.manifest.server_version),
         superuser: &physical.superuser,
         preload: physical.settings.get("shared_preload_libraries").map(String::as_str),
         tag: Tag::random(),
@@ -106,7 +106,7 @@ pub async fn open(plan: &Plan, looked: &mut Looked<'_>, asked: &mut Asked, place
 /// They are not here.
 pub fn programs(plan: &Plan, looked: &Looked<'_>) -> Result<PathBuf> {
     start::programs_for(plan, looked.backup, &looked.manifest).map_err(|error| {
-        let major = parse_version(&looked.manifest.server_version).map_or(0, |(major, _)| major);
+        let major = programs::major(&looked.manifest.server_version);
         Error { hint: Some(format!("install postgresql-{major}, or set bin_dir of the server")), ..error }
     })
 }

@@ -180,7 +180,7 @@ pub async fn look<'a>(plan: &'a Plan, wanted: &Wanted, asked: &Asked) -> Result<
         warnings.extend(refuse_unsigned(part, store.as_str(), asked.accept_unsigned)?);
     }
     let (manifest, store, rung) = (entry.manifest.clone(), store.clone(), entry.rung_in(store.as_str()));
-    let major = parse_version(&manifest.server_version).map_or(0, |(major, _)| major);
+    let major = programs::major(&manifest.server_version);
     // Only a moment has an end that is not known by names.
     let end = match asked.target {
         Target::Time(_) => seen.end_of(plan, backup, &way, major).await?,

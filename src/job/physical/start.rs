@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::host::local::LocalHost;
 use crate::host::{Call, Host, Tag};
 use crate::physical::recovery::Reached;
-use crate::postgres::programs::{self, parse_version};
+use crate::postgres::programs;
 use crate::postgres::quote::conninfo_value;
 
 /// The log of the start, in the data directory.
@@ -58,7 +58,7 @@ pub fn check(plan: &Plan, backup: &Backup, manifest: &Manifest) -> Result<()> {
 /// There are none here.
 pub fn programs_for(plan: &Plan, backup: &Backup, manifest: &Manifest) -> Result<PathBuf> {
     let given = plan.servers.get(&backup.server).and_then(|server| server.bin_dir.clone());
-    let major = parse_version(&manifest.server_version).map_or(0, |(major, _)| major);
+    let major = programs::major(&manifest.server_version);
     let dir = programs::of_server(given, major).map_err(|error| Error { kind: Kind::Refused, ..error })?;
     // A cluster runs with the programs of its own major version only.
     let here = programs::major_in(&dir);
