@@ -219,8 +219,12 @@ pub(super) fn way(looked: &Looked<'_>, target: &Target) -> String {
             other => other.to_string(),
         },
     );
-    if let Stop::WithTheLog(newest) = &looked.stop {
-        line("", format!("nothing was committed between {} and then: all of the log is replayed", in_utc(*newest)));
+    match &looked.stop {
+        Stop::WithTheLog(Some(newest)) => {
+            line("", format!("nothing was committed between {} and then: all of the log is replayed", in_utc(*newest)));
+        }
+        Stop::WithTheLog(None) => line("", "it is the end of the log: all of it is replayed".to_owned()),
+        Stop::At(_) => {}
     }
     line("base", format!("{} in store {}, {}", looked.way.base, looked.store, output::size(looked.manifest.raw_bytes())));
     line(

@@ -21,6 +21,7 @@ pub mod signals;
 pub mod spool;
 pub mod strays;
 pub mod unit;
+pub mod writeback;
 
 use std::collections::VecDeque;
 use std::fmt;

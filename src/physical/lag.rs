@@ -19,6 +19,11 @@ pub struct ServerLog {
     pub failed_count: i64,
     pub last_failed: Option<String>,
     pub last_failed_at: Option<DateTime<Utc>>,
+    /// Whether it archives, where it should: a primary whose log comes by `archive_command`.
+    #[serde(default)]
+    pub archives: Option<bool>,
+    #[serde(default)]
+    pub in_recovery: bool,
     /// Seconds after which a segment ends by itself; 0: never.
     pub archive_timeout: i64,
     /// In `pg_wal`; `None`: this role may not look.
@@ -105,6 +110,12 @@ pub fn bytes_behind(archived_to: Option<Lsn>, written_to: Lsn) -> u64 {
     written_to.0.saturating_sub(archived_to.unwrap_or_default().0)
 }
 
+/// Whether the archive leads further than its server has ever written: that goes another way now.
+pub fn is_left(archived_to: Lsn, server: &ServerLog) -> bool {
+    // A standby may be behind its primary.
+    !server.in_recovery && server.lsn < archived_to
+}
+
 /// Tells an idle server from a stuck archive.
 pub fn standing(archived_to: Option<Lsn>, written_to: Lsn, segment_bytes: u64) -> Standing {
     match archived_to {
@@ -141,6 +152,15 @@ pub fn problems(
             found.push(format!("the archive is empty{}", failed.unwrap_or_default()));
         }
         Standing::Behind | Standing::Following => {}
+    }
+    if server.archives == Some(false) {
+        found.push("archive_mode is off on the server: nothing of its log comes into the archive".to_owned());
+    }
+    if let Some(end) = archived_to.filter(|end| is_old && is_left(*end, server)) {
+        found.push(format!(
+            "the server writes at {}, and the archive leads to {end}: it was restored, and its log does not come",
+            server.lsn
+        ));
     }
     if let Some((name, at)) = server.last_failed.as_ref().zip(server.last_failed_at)
         && server.last_archived_at.is_some_and(|archived| at > archived && server.now - archived > PATIENCE)
@@ -199,6 +219,20 @@ mod tests {
         ] {
             let figures = Figures { last_segment_at, bytes_behind, ..Figures::default() };
             assert_eq!(figures.may_lose_seconds(now), expected, "{figures:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_has_left_its_archive_is_told() {
+        let end = Some(Lsn(0x600_0000));
+        let now: DateTime<Utc> = "2026-01-15T12:00:00Z".parse().unwrap();
+        let told = |server: &ServerLog, minutes| problems(server, end, 16 * MB, Some(now - TimeDelta::minutes(minutes)), now).join("\n");
+        assert!(told(&server(), 6).contains("it was restored"));
+        assert!(!told(&server(), 4).contains("it was restored"), "the first segment is under way");
+        assert!(!told(&ServerLog { in_recovery: true, ..server() }, 6).contains("it was restored"));
+        assert!(!told(&ServerLog { lsn: Lsn(0x600_0000), ..server() }, 6).contains("it was restored"));
+        for (archives, is_told) in [(None, false), (Some(true), false), (Some(false), true)] {
+            assert_eq!(told(&ServerLog { archives, ..server() }, 4).contains("archive_mode is off"), is_told);
         }
     }
 

@@ -23,6 +23,14 @@ pub struct Way {
     pub reach: Option<Reach>,
 }
 
+impl Way {
+    /// The timeline that PostgreSQL is told to follow: of all but the first it asks for the history. `None`: it is not in
+    /// the archive, which a base backup of that very timeline does without.
+    pub fn followed(&self, archive: &Archive) -> Option<u32> {
+        (self.timeline == 1 || archive.histories.contains_key(&self.timeline)).then_some(self.timeline)
+    }
+}
+
 /// A span out of which any moment can be restored.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Window {
@@ -156,8 +164,8 @@ pub struct End {
 pub enum Stop {
     /// At the target: there is a transaction behind it.
     At(Target),
-    /// With the log: nothing was committed between this moment and the target.
-    WithTheLog(DateTime<Utc>),
+    /// With the log: nothing was committed between this moment and the target. `None`: the target is the end of the log.
+    WithTheLog(Option<DateTime<Utc>>),
 }
 
 /// Holds the target against the end of the way. PostgreSQL gives up where it finds no transaction behind a
@@ -166,6 +174,12 @@ pub enum Stop {
 /// # Errors
 /// The moment lies outside.
 pub fn stop(target: &Target, way: &Way, end: Option<End>, bytes: u64) -> Result<Stop, String> {
+    if let (Target::Lsn(lsn), Some(reach)) = (target, &way.reach)
+        && *lsn == reach.certain_end(bytes)
+    {
+        // PostgreSQL stops behind a record that begins there or later, and there is none.
+        return Ok(Stop::WithTheLog(None));
+    }
     let (Target::Time(at), Some(reach), Some(end)) = (target, &way.reach, end) else { return Ok(Stop::At(target.clone())) };
     if end.newest.is_some_and(|newest| newest > *at) {
         return Ok(Stop::At(target.clone()));
@@ -192,7 +206,7 @@ pub fn stop(target: &Target, way: &Way, end: Option<End>, bytes: u64) -> Result<
             in_utc(newest)
         ));
     }
-    Ok(Stop::WithTheLog(newest))
+    Ok(Stop::WithTheLog(Some(newest)))
 }
 
 #[cfg(test)]
@@ -293,7 +307,7 @@ mod tests {
         let bases = [base(10, 2, 1)];
         let way = choose(&Target::Time(at(50)), &bases, Some(&archive(&[2, 3])), None).unwrap();
         let end = |archived| Some(End { told_until: at(archived), newest: Some(at(20)) });
-        assert_eq!(stop(&Target::Time(at(50)), &way, end(60), MB), Ok(Stop::WithTheLog(at(20))));
+        assert_eq!(stop(&Target::Time(at(50)), &way, end(60), MB), Ok(Stop::WithTheLog(Some(at(20)))));
         assert!(stop(&Target::Time(at(50)), &way, end(40), MB).unwrap_err().contains("the archive ends before"));
         // Where nobody could look into the log, PostgreSQL has the last word on what may be there.
         let end = |archived| Some(End { told_until: at(archived), newest: None });

@@ -47,8 +47,8 @@ pub const ABSENT: &str = ".absent";
 pub struct Recovery<'a> {
     pub source: &'a Source<'a>,
     pub stop: &'a Stop,
-    /// The one that it follows.
-    pub timeline: u32,
+    /// The one that it follows. `None`: that of the base backup, whose history is not there to be fetched.
+    pub timeline: Option<u32>,
     /// Of the server.
     pub major: u32,
 }
@@ -71,12 +71,16 @@ fn settings(recovery: &Recovery<'_>) -> String {
         let _ = writeln!(text, "{name} = {}", quoted(value));
     };
     line("restore_command", &restore_command(recovery.source));
-    line("recovery_target_timeline", &recovery.timeline.to_string());
+    line("recovery_target_timeline", &recovery.timeline.map_or("current".to_owned(), |timeline| timeline.to_string()));
     // The default is to pause, and to wait for somebody.
     line("recovery_target_action", "promote");
-    if let Stop::At(target) = recovery.stop
-        && let Some((name, value)) = target.setting()
-    {
+    // What stands in postgresql.conf would end it elsewhere. PostgreSQL forgets a target at an empty one: ours comes last.
+    let setting = if let Stop::At(target) = recovery.stop { target.setting() } else { None };
+    for name in TARGETS.iter().filter(|name| setting.as_ref().is_none_or(|(ours, _)| ours != *name)) {
+        line(name, "");
+    }
+    line("recovery_target_inclusive", "on");
+    if let Some((name, value)) = setting {
         line(name, &value);
     }
     if recovery.major >= 15 && !matches!(recovery.stop, Stop::At(Target::Latest)) {
@@ -86,6 +90,10 @@ fn settings(recovery: &Recovery<'_>) -> String {
     line("recovery_end_command", &format!("rm -rf pg_wal/{AHEAD} {BESIDE}"));
     text
 }
+
+/// Where a recovery can be told to end. At most one of them is not empty.
+const TARGETS: [&str; 5] =
+    ["recovery_target", "recovery_target_name", "recovery_target_time", "recovery_target_xid", "recovery_target_lsn"];
 
 /// Lines for every restored cluster.
 const NEVER_ARCHIVES: &str = "# It must not write into the archive of the cluster that it comes of. Before it takes that one's place,
@@ -250,7 +258,7 @@ mod tests {
             is_beside: false,
         };
         let stop = Stop::At(Target::Name("o'clock".into()));
-        let text = auto_conf("work_mem = '8MB'", Some(&Recovery { source: &source, stop: &stop, timeline: 3, major: 15 }));
+        let text = auto_conf("work_mem = '8MB'", Some(&Recovery { source: &source, stop: &stop, timeline: Some(3), major: 15 }));
         assert!(text.starts_with("work_mem = '8MB'\n"), "{text}");
         // For the shell it is one word each, and then a value of PostgreSQL's file.
         let command = r#"'/opt/it'\''s 100%%/pgvigil' --config '/etc/a\b.toml' wal fetch --backup cluster --store local --until 000000010000000000000007 %f "%p""#;
@@ -259,14 +267,19 @@ mod tests {
         for line in [
             "recovery_target_timeline = '3'",
             "recovery_target_action = 'promote'",
+            "recovery_target_time = ''",
+            "recovery_target_inclusive = 'on'",
             "recovery_target_name = 'o''clock'",
             "recovery_prefetch = 'off'",
             "archive_mode = 'off'",
         ] {
             assert!(text.lines().any(|there| there == line), "{line}: {text}");
         }
-        let all = Recovery { source: &Source::Beside, stop: &Stop::At(Target::Latest), timeline: 1, major: 15 };
-        assert!(!["recovery_target_time ", "recovery_prefetch"].iter().any(|name| settings(&all).contains(name)));
+        let all = Recovery { source: &Source::Beside, stop: &Stop::At(Target::Latest), timeline: Some(1), major: 15 };
+        assert!(
+            !settings(&all).contains("recovery_prefetch") && TARGETS.iter().all(|name| settings(&all).contains(&format!("{name} = ''")))
+        );
+        assert!(settings(&Recovery { timeline: None, ..all }).contains("recovery_target_timeline = 'current'"));
         assert!(!settings(&Recovery { stop: &stop, major: 14, ..all }).contains("recovery_prefetch"), "14 does not know it");
         assert_eq!(auto_conf("", None), NEVER_ARCHIVES);
         assert_eq!(tablespace_map(&[(16_400, "/a\\b\nc".into())]), "16400 /a\\\\b\\\nc\n");

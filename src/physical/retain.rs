@@ -15,7 +15,7 @@ pub fn plan(keep: &Keep, candidates: &[&Candidate], now: DateTime<Utc>) -> Vec<V
     let mut copies: Vec<&Candidate> = candidates.to_vec();
     copies.sort_by(|a, b| (b.taken_at, &b.id).cmp(&(a.taken_at, &a.id)));
     let past = copies.partition_point(|copy| copy.taken_at > now);
-    let is_good = |n: &usize| copies[*n].rung.is_good();
+    let is_good = |n: &usize| leads_back(&copies, *n);
     let good: Vec<usize> = (past..copies.len()).filter(is_good).collect();
     let highest = copies[past..].iter().map(|copy| copy.rung).max();
     let mut reasons: Vec<Vec<Reason>> = vec![Vec::new(); copies.len()];
@@ -68,6 +68,19 @@ pub fn plan(keep: &Keep, candidates: &[&Candidate], now: DateTime<Utc>) -> Vec<V
     copies.iter().zip(reasons).map(verdict).collect()
 }
 
+/// Whether a base backup can be restored: it is good, and so is all that it is made of.
+fn leads_back(copies: &[&Candidate], n: usize) -> bool {
+    let (mut copy, mut left) = (copies[n], copies.len());
+    loop {
+        if !copy.rung.is_good() || left == 0 {
+            return false;
+        }
+        let Some(of) = &copy.incremental_of else { return true };
+        let Some(parent) = copies.iter().find(|copy| copy.id == *of) else { return false };
+        (copy, left) = (parent, left - 1);
+    }
+}
+
 /// An incremental base backup is nothing without those that it holds the changes since; and it goes with a
 /// whole one that is kept for its number.
 fn with_their_chains(copies: &[&Candidate], reasons: &mut [Vec<Reason>]) {
@@ -77,7 +90,7 @@ fn with_their_chains(copies: &[&Candidate], reasons: &mut [Vec<Reason>]) {
     for n in (0..copies.len()).rev() {
         let Some(of) = parent(n) else { continue };
         let is_counted = |reason: &Reason| matches!(reason, Reason::BaseBackup(_) | Reason::With(_));
-        if copies[n].rung.is_good() && reasons[of].iter().any(is_counted) {
+        if leads_back(copies, n) && reasons[of].iter().any(is_counted) {
             reasons[n].push(Reason::With(copies[of].id.clone()));
         }
     }
@@ -158,6 +171,21 @@ mod tests {
         // From the future: nothing is known of its age.
         all.push(base(30, Rung::Readable, None));
         assert!(kept(&keep(1, None), &all, 20).contains(&30));
+    }
+
+    #[test]
+    fn what_is_made_of_a_bad_one_is_no_good_one() {
+        let mut all: Vec<Candidate> = vec![base(0, Rung::Readable, None), base(1, Rung::Readable, Some(0))];
+        all.push(base(7, Rung::Bad, None));
+        all.extend((8..14).map(|day| base(day, Rung::Readable, Some(day - 1))));
+        all.push(base(14, Rung::Readable, None));
+        // The last day that can be restored from before the window is the first.
+        assert_eq!(kept(&keep(1, Some(7)), &all, 16), [0, 1, 14]);
+        // Nor does one count whose chain is not there.
+        all.retain(|copy| copy.id != id(7));
+        assert_eq!(kept(&keep(1, Some(7)), &all, 16), [0, 1, 14]);
+        all.truncate(all.len() - 1);
+        assert!([0, 1].iter().all(|day| kept(&keep(0, None), &all, 16).contains(day)), "the newest that leads back");
     }
 
     #[test]

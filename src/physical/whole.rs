@@ -66,12 +66,16 @@ impl ServerManifest {
         serde_json::from_slice(bytes).map_err(|error| format!("backup_manifest cannot be read: {error}"))
     }
 
-    /// The range of the last timeline: there the base backup ends.
+    /// The log that makes the base backup whole.
     ///
     /// # Errors
-    /// It names none.
+    /// It names none, or one of each of several timelines: a standby that changed to another one meanwhile.
     pub fn range(&self) -> Result<WalRange, String> {
-        self.wal_ranges.last().copied().ok_or_else(|| "backup_manifest names no range of the log".to_owned())
+        match self.wal_ranges[..] {
+            [range] => Ok(range),
+            [] => Err("backup_manifest names no range of the log".to_owned()),
+            _ => Err("the standby changed to another timeline while it was copied: run it again".to_owned()),
+        }
     }
 
     /// What is wrong with the files of the archives: the one of the data directory has no `oid`.

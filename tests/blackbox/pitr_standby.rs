@@ -11,6 +11,33 @@ fn rows(cluster: &Cluster, from: u32, to: u32) {
 }
 
 #[test]
+fn one_that_was_promoted_before_it_had_an_archive_is_restored_without_its_history() {
+    let site = Site::archiving(15, "compression = \"zstd\"\n");
+    let primary = &site.cluster;
+    primary.sql("create table t (n int)");
+    let standby = Cluster::standby_of(primary);
+    let now = primary.sql("select pg_current_wal_lsn()");
+    until("the standby is there", || standby.sql(&format!("select pg_last_wal_replay_lsn() >= '{now}'")) == "t");
+    primary.stop();
+    assert_eq!(standby.sql("select pg_promote()"), "t");
+    let history = site.world.store().join("cluster/wal/00000002/00000002.history.zst");
+    until("the history is in the archive", || history.exists());
+    let file = std::fs::read_to_string(site.world.config()).unwrap();
+    let file =
+        file.replace(&primary.host(), &standby.host()).replace(&format!("port = {}", primary.port), &format!("port = {}", standby.port));
+    std::fs::write(site.world.config(), file).unwrap();
+    // It went into another archive, and no server brings it twice.
+    std::fs::remove_file(&history).unwrap();
+    let id = site.world.backup("cluster");
+    assert_eq!(site.world.manifest(&id)["physical"]["timeline"], 2);
+    rows(&standby, 1, 10);
+    let last = standby.sql("select pg_walfile_name(pg_switch_wal() - 1)");
+    until("it is archived", || standby.sql("select coalesce(last_archived_wal, '') from pg_stat_archiver") >= last);
+    assert_eq!(site.restore(&["--latest"]).sql("select count(*) from t"), "10");
+    site.pgvigil(&["verify", &id, "--drill"]).expect(0);
+}
+
+#[test]
 fn its_promotion_is_followed_while_it_streams() {
     for major in [15, 18] {
         let site = Site::with(major, "archive_mode = off", "wal = \"stream\"\ncompression = \"zstd\"\n");

@@ -244,6 +244,47 @@ fn a_gap_is_shown_with_its_bounds() {
     let gap = &ran.json()[0]["gaps"][0];
     assert_eq!((gap["first"].as_str(), gap["segments"].as_u64()), (lost.strip_suffix(".zst"), Some(1)));
     assert!(site.pgvigil(&["wal", "status"]).expect(3).stdout.contains(lost.strip_suffix(".zst").unwrap()));
+    // What the hint of the refusal names does what it says: all before the gap.
+    let refused = site.pgvigil(&["restore", "cluster/latest", "--latest", "--target-dir", "/tmp/not-there"]).expect(1);
+    assert!(refused.stderr.contains("--lsn with the end of one of them"), "{refused:#?}");
+    let end = ran.json()[0]["windows"][0]["to_lsn"].as_str().unwrap().to_owned();
+    assert_eq!(site.restore(&["--lsn", &end]).sql("select count(*) from t"), "2");
+}
+
+#[test]
+fn a_base_backup_that_has_lost_its_own_log_is_told() {
+    let site = Site::archiving(15, "compression = \"zstd\"\n");
+    let id = site.world.backup("cluster");
+    site.switch();
+    let start = site.world.manifest(&id)["physical"]["start_lsn"].as_str().unwrap().to_owned();
+    let segment = site.sql(&format!("select pg_walfile_name('{start}'::pg_lsn + 1)"));
+    site.pgvigil(&["wal", "status"]).expect(0);
+    std::fs::remove_file(site.world.store().join("cluster/wal/00000001").join(format!("{segment}.zst"))).unwrap();
+    let ran = site.pgvigil(&["--json", "wal", "status"]).expect(3);
+    assert_eq!(ran.json()[0]["windows"], serde_json::json!([]), "{ran:#?}");
+    assert!(ran.json()[0]["problems"][0].as_str().unwrap().contains(&*id), "{ran:#?}");
+}
+
+#[test]
+fn no_setting_of_the_live_one_leads_a_restore_elsewhere() {
+    let site = Site::archiving(15, "compression = \"zstd\"\n");
+    // What an earlier recovery by hand has left behind, and where the live one lies.
+    let data = site.sql("show data_directory");
+    let conf = std::path::Path::new(&data).join("postgresql.conf");
+    let lines = format!(
+        "recovery_target_time = '2020-01-01'\nrecovery_target_inclusive = off\ndata_directory = '{data}'\nhba_file = '{data}/pg_hba.conf'\n"
+    );
+    std::fs::write(&conf, std::fs::read_to_string(&conf).unwrap() + &lines).unwrap();
+    site.sql("create table t (n int)");
+    site.world.backup("cluster");
+    let xid = site.sql("insert into t values (1) returning xmin");
+    rows(&site, 2, 10);
+    site.switch();
+    for (args, expected) in [(vec!["--latest"], "10"), (vec!["--xid", &xid], "1")] {
+        let restored = site.restore(&args);
+        assert_eq!(restored.sql("select count(*) from t"), expected, "{args:?}");
+        assert_eq!(restored.sql("show data_directory"), restored.dir().to_str().unwrap());
+    }
 }
 
 #[test]

@@ -28,8 +28,8 @@ use crate::pack::codec::Codec;
 use crate::pack::end::EndWatch;
 use crate::pack::tar::{BACKUP_MANIFEST, Passed};
 use crate::physical::inbox::Stays;
-use crate::physical::page;
 use crate::physical::whole::{ServerManifest, WalRange};
+use crate::physical::{chain, page};
 use crate::postgres::Server;
 use crate::postgres::basebackup::{Cluster, Standing, arguments};
 use crate::postgres::quote::literal;
@@ -219,7 +219,7 @@ impl Basing<'_> {
         let catalog = stores::catalog_of_one(making.plan, making.store, store, Some(name)).await?;
         let is_parent = |entry: &&Entry| {
             let of_it = entry.manifest.physical.as_ref().is_some_and(|physical| physical.system_identifier == cluster.system_identifier);
-            of_it && entry.counts() && entry.rung_in(store).is_some_and(Rung::is_good)
+            of_it && entry.counts() && entry.rung_in(store).is_some_and(Rung::is_good) && chain::of(&catalog.entries, &entry.id).is_ok()
         };
         let Some(entry) = catalog.entries.iter().find(is_parent) else {
             warnings.push("there is no good base backup to hold the changes since: this one is whole".to_owned());

@@ -233,7 +233,7 @@ async fn fill(
         log.finish().await?;
     }
     let major = programs::major(&stored.manifest.server_version);
-    let all = Recovery { source: &Source::Beside, stop: &Stop::At(Target::Latest), timeline: way.timeline, major };
+    let all = Recovery { source: &Source::Beside, stop: &Stop::At(Target::Latest), timeline: way.followed(&seen.archive), major };
     let mut files = prepared.lay_into(&data).await?;
     // What the live one was told beside its file has no place here.
     files.file("postgresql.auto.conf", recovery::auto_conf("", way.reach.as_ref().map(|_| &all)).as_bytes()).await?;

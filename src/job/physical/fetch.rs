@@ -14,6 +14,7 @@ use crate::config::Plan;
 use crate::config::plan::Backup;
 use crate::config::values::Name;
 use crate::error::{Error, Kind, Result};
+use crate::host::writeback;
 use crate::job::physical::archive::{self, Owner};
 use crate::job::physical::folder::parent;
 use crate::job::physical::push::PUSHER;
@@ -123,7 +124,12 @@ async fn bring_from(store: &dyn Store, backup: &str, name: &str, parsed: WalName
     let Some(packed) = archive::stored(store, backup, name, parsed).await? else { return Ok(None) };
     let (aside, file) = Aside::create(dest)?;
     let (mut into, named) = (file.try_clone().map_err(|error| cannot_write(dest, &error))?, dest.to_owned());
-    archive::unpack(packed, backup, name, keys, move |block| into.write_all(block).map_err(|error| cannot_write(&named, &error))).await?;
+    let take = move |block: &[u8]| {
+        into.write_all(block).map_err(|error| cannot_write(&named, &error))?;
+        writeback::begin(&into);
+        Ok(())
+    };
+    archive::unpack(packed, backup, name, keys, take).await?;
     file.sync_all().map_err(|error| cannot_write(dest, &error))?;
     Ok(Some(aside))
 }

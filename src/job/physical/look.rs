@@ -24,6 +24,7 @@ use crate::physical::chain;
 use crate::physical::commits::{Ended, ended, restore_point};
 use crate::physical::plan::{Base, End, Way, Window, way};
 use crate::postgres::programs;
+use crate::postgres::server::explain;
 use crate::store::{Store, catalog_of};
 use crate::wal::name::PARTIAL;
 use crate::wal::object::Header;
@@ -294,8 +295,15 @@ impl Seen {
                 }
                 Err(error) => return Err(error),
             };
-            let newest = newest_transaction(&bin_dir, &path).await?;
+            let newest = newest_transaction(&bin_dir, &path).await;
             let _ = std::fs::remove_file(&path);
+            let newest = match newest {
+                Ok(newest) => newest,
+                Err(error) => {
+                    tracing::warn!(%error, "nobody can look into the log");
+                    return Ok(unknown);
+                }
+            };
             if let Some(newest) = newest {
                 // What was received tells all until its newest transaction; of that moment there may come another one.
                 let told_until = told_until.max(newest - TimeDelta::microseconds(1));
@@ -373,7 +381,7 @@ fn waldump(plan: &Plan, backup: &Backup, major: u32) -> Option<PathBuf> {
 /// The newest end of a transaction in a segment.
 ///
 /// # Errors
-/// There is no pg_waldump.
+/// There is no pg_waldump, or it cannot look.
 pub async fn newest_transaction(bin_dir: &Path, segment: &Path) -> Result<Option<DateTime<Utc>>> {
     let mut newest = None;
     dump(bin_dir, "Transaction", segment, |line| newest = newest.max(ended(line).map(Ended::at))).await?;
@@ -393,11 +401,16 @@ async fn dump(bin_dir: &Path, rmgr: &str, segment: &Path, mut heard: impl FnMut(
         input: None,
     };
     let mut process = host.start(call).await?;
-    let mut lines = BufReader::new(&mut process.stdout).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
-        heard(&line);
+    // Names in it are in the encoding of the cluster.
+    let mut lines = BufReader::new(&mut process.stdout).split(b'\n');
+    while let Some(line) = lines.next_segment().await.map_err(|error| Error::system("cannot read from pg_waldump", &error))? {
+        heard(&String::from_utf8_lossy(&line));
     }
-    // Its exit says nothing: at the end of a segment a record goes on in the next one.
-    process.running.wait().await?;
-    Ok(())
+    let exit = process.running.wait().await?;
+    let said = process.stderr.text();
+    // At the end of a segment a record goes on in the next one: that is no failure.
+    if exit.is_success() || ["WAL record", "valid record"].iter().any(|words| said.contains(words)) {
+        return Ok(());
+    }
+    Err(explain("pg_waldump", exit, &said))
 }

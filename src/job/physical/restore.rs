@@ -86,7 +86,7 @@ impl Looked<'_> {
 
     /// What its recovery is told, by a server of this major version. `None`: nothing is to be recovered.
     pub fn recovery<'a>(&'a self, source: &'a Source<'a>, major: u32) -> Option<Recovery<'a>> {
-        self.way.reach.as_ref().map(|_| Recovery { source, stop: &self.stop, timeline: self.way.timeline, major })
+        self.way.reach.as_ref().map(|_| Recovery { source, stop: &self.stop, timeline: self.way.followed(&self.seen.archive), major })
     }
 
     /// The folder of the programs of its version, where they are here.
@@ -398,7 +398,7 @@ pub fn judge(reach: Option<&Reach>, stop: &Stop, segment_bytes: u64, reached: &R
     let at = reached.lsn.map_or("an unknown place".to_owned(), |lsn| format!("LSN {lsn}"));
     match stop {
         Stop::At(Target::Latest) | Stop::WithTheLog(_) => {
-            if let (Stop::WithTheLog(newest), Some(last)) = (stop, reached.last_transaction)
+            if let (Stop::WithTheLog(Some(newest)), Some(last)) = (stop, reached.last_transaction)
                 && last > *newest
             {
                 return short(format!("behind a transaction of {}, and the last should be of {}", looked_at(last), looked_at(*newest)));

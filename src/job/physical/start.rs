@@ -92,6 +92,8 @@ async fn start_on(plan: &Plan, backup: &Backup, manifest: &Manifest, data: &Path
     let by_socket = data.as_os_str().len() <= SOCKET_FOLDER_BYTES_MAX;
     let sockets = if by_socket { data.display().to_string() } else { String::new() };
     let options = [
+        // The files may name the folders of the cluster that it comes of.
+        ("data_directory", data.display().to_string()),
         ("port", port.to_string()),
         ("listen_addresses", "127.0.0.1".to_owned()),
         ("unix_socket_directories", sockets.clone()),
@@ -103,7 +105,9 @@ async fn start_on(plan: &Plan, backup: &Backup, manifest: &Manifest, data: &Path
         ("log_timezone", "UTC".to_owned()),
         ("lc_messages", "C".to_owned()),
     ];
-    let options: Vec<String> = options.iter().map(|(name, value)| format!("-c {name}='{value}'")).collect();
+    let files = [("hba_file", "pg_hba.conf"), ("ident_file", "pg_ident.conf")].map(|(setting, name)| (setting, data.join(name)));
+    let files = files.into_iter().filter(|(_, path)| path.exists()).map(|(setting, path)| (setting, path.display().to_string()));
+    let options: Vec<String> = options.into_iter().chain(files).map(|(name, value)| format!("-c {name}='{value}'")).collect();
     let log = data.join(LOG);
     // Of a try on another port.
     let _ = std::fs::remove_file(&log);

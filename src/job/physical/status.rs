@@ -13,7 +13,7 @@ use crate::job::physical::folder;
 use crate::job::physical::look::{self, Seen};
 use crate::job::physical::stream::slot_name;
 use crate::physical::lag::{self, Figures, ServerLog, Standing};
-use crate::physical::plan::{Base, Window, way};
+use crate::physical::plan::{Base, Way, Window, way};
 use crate::postgres::Server;
 use crate::postgres::quote::literal;
 use crate::wal::{Archive, Lsn, Segment};
@@ -98,10 +98,14 @@ pub async fn status(plan: &Plan, backup: &Backup) -> Result<Status> {
         error: None,
         wants_base: false,
     };
-    let newest = seen.bases(None).into_iter().next().map(|base| way(&base, Some(&seen.archive), None));
+    let ways: Vec<_> = seen.bases(None).iter().map(|base| way(base, Some(&seen.archive), None)).collect();
     // A store that is away may have what is missing.
     let all_seen = seen.stores.len() == backup.stores.len();
-    status.wants_base = all_seen && newest.is_some_and(|way| way.is_ok_and(|way| way.reach.is_some_and(|reach| !reach.gaps.is_empty())));
+    if all_seen {
+        let has_gap = |way: &Way| way.reach.as_ref().is_some_and(|reach| !reach.gaps.is_empty());
+        status.wants_base = ways.first().is_some_and(|newest| newest.as_ref().map_or(true, has_gap));
+        status.problems.extend(ways.into_iter().filter_map(Result::err));
+    }
     status.problems.extend(status.gaps.iter().map(GapRow::in_words));
     for (store, archive) in &seen.archives {
         status.problems.extend(lacks(&seen, name, store, archive, now).await?);
@@ -120,7 +124,8 @@ pub async fn status(plan: &Plan, backup: &Backup) -> Result<Status> {
             let standing = lag::standing(archived_to, server.lsn, seen.archive.segment_bytes);
             let last_at = status.last.as_ref().map(|last| last.at);
             status.problems.extend(lag::problems(&server, archived_to, seen.archive.segment_bytes, last_at, now));
-            status.bytes_behind = Some(lag::bytes_behind(archived_to, server.lsn));
+            status.bytes_behind =
+                (!archived_to.is_some_and(|end| lag::is_left(end, &server))).then(|| lag::bytes_behind(archived_to, server.lsn));
             (status.standing, status.server) = (Some(standing), Some(server));
         }
         Err(error) => status.error = Some(error.message),
@@ -191,7 +196,9 @@ async fn lacks(seen: &Seen, name: &str, store: &Name, archive: &Archive, now: Da
 
 async fn ask(plan: &Plan, backup: &Backup) -> Result<ServerLog> {
     let server = Server::connect(&plan.servers[&backup.server], Tag::random()).await?;
-    let streams = backup.physical.as_ref().is_some_and(|physical| physical.wal == Some(Wal::Stream));
+    let wal = backup.physical.as_ref().and_then(|physical| physical.wal);
+    let streams = wal == Some(Wal::Stream);
+    let archives = if streams { "null" } else { "case when not pg_is_in_recovery() then current_setting('archive_mode') <> 'off' end" };
     let slot = if streams { literal(&slot_name(backup.name.as_str())) } else { "null".to_owned() };
     // What a role may not look at is no reason to say nothing.
     let may_look = "(select rolsuper or pg_has_role(oid, 'pg_monitor', 'usage') from pg_roles where rolname = current_user)";
@@ -203,6 +210,7 @@ async fn ask(plan: &Plan, backup: &Backup) -> Result<ServerLog> {
     'failed_count', a.failed_count,
     'last_failed', case when a.last_failed_time > coalesce(a.last_archived_time, '-infinity') then a.last_failed_wal end,
     'last_failed_at', a.last_failed_time,
+    'archives', {archives}, 'in_recovery', pg_is_in_recovery(),
     'archive_timeout', (select setting::bigint from pg_settings where name = 'archive_timeout'),
     'pg_wal_bytes', case when {may_look} then (select sum(size) from pg_ls_waldir()) end,
     'waiting', case when {may_look} then (select count(*) from pg_ls_archive_statusdir() where name like '%.ready') end,
