@@ -316,7 +316,7 @@ pub async fn look_at_log(plan: &Plan, state: &State, backup: &Backup, judged: &m
     for judged in judged.iter_mut().filter(|_| backup.physical.is_some()) {
         let (store, catalog) = there(plan, state, backup, &judged.store).await?;
         let goes = |id: &Id| judged.verdicts.iter().any(|verdict| verdict.id == *id && !verdict.keep);
-        judged.log = expired(&*store, backup.name.as_str(), &catalog, |id| !goes(id)).await?;
+        judged.log = log_that_goes(plan, state, backup, &judged.store, (&*store, &catalog), |id| !goes(id)).await?;
     }
     Ok(())
 }
@@ -324,11 +324,41 @@ pub async fn look_at_log(plan: &Plan, state: &State, backup: &Backup, judged: &m
 /// The log that nothing needs any more which is there.
 async fn prune_log(plan: &Plan, state: &State, backup: &Backup, judged: &mut Judged) -> Result<()> {
     let (store, catalog) = there(plan, state, backup, &judged.store).await?;
-    judged.log = expired(&*store, backup.name.as_str(), &catalog, |_| true).await?;
+    judged.log = log_that_goes(plan, state, backup, &judged.store, (&*store, &catalog), |_| true).await?;
     match &judged.log {
         Some(log) => physical::prune::remove(&*store, backup.name.as_str(), log).await,
         None => Ok(()),
     }
+}
+
+/// The log of a store that nothing needs: neither there nor in another, which may have yet to get it from here.
+async fn log_that_goes(
+    plan: &Plan,
+    state: &State,
+    backup: &Backup,
+    name: &Name,
+    (store, catalog): (&dyn Store, &Catalog),
+    stays: impl Fn(&Id) -> bool,
+) -> Result<Option<ExpiredLog>> {
+    let all = expired(store, backup.name.as_str(), catalog, &stays, None).await?;
+    if all.is_none() {
+        return Ok(None);
+    }
+    let mut owed = None;
+    for other in backup.stores.iter().filter(|other| *other != name) {
+        let looked = async {
+            let (other, catalog) = there(plan, state, backup, other).await?;
+            physical::prune::owed(store, &*other, backup.name.as_str(), &catalog).await
+        };
+        match looked.await {
+            Ok(from) => owed = from.into_iter().chain(owed).min(),
+            Err(error) => {
+                tracing::warn!(backup = %backup.name, store = %other, %error, "nobody can tell what it lacks: no log is deleted");
+                return Ok(None);
+            }
+        }
+    }
+    if owed.is_none() { Ok(all) } else { expired(store, backup.name.as_str(), catalog, stays, owed).await }
 }
 
 /// What one store holds of a backup.

@@ -92,6 +92,15 @@ impl Archive {
         self.segments.get(&segment.timeline).is_some_and(|numbers| numbers.contains(&segment.number))
     }
 
+    /// Where the first segment begins, at a place or behind it, that this one has and another has not.
+    pub fn lowest_not_in(&self, other: &Archive, from: Lsn) -> Option<Lsn> {
+        let first = from.0 / self.segment_bytes;
+        let lacking = self.segments.iter().filter_map(|(timeline, numbers)| {
+            numbers.range(first..).find(|number| !other.contains(Segment { timeline: *timeline, number: **number }))
+        });
+        lacking.min().map(|number| Lsn(number * self.segment_bytes))
+    }
+
     /// The newest timeline that has come of a place of another.
     pub fn newest_of(&self, timeline: u32, at: Lsn) -> u32 {
         let comes_of = |history: &History| history.0.iter().any(|(ancestor, left)| *ancestor == timeline && *left >= at);
@@ -222,6 +231,18 @@ mod tests {
         assert_eq!((nothing.segments.len(), nothing.end, nothing.gaps.len()), (0, Lsn(5 * MB + 1), 2));
         assert_eq!(archive.missing(1, Lsn(4 * MB), Lsn(7 * MB)).len(), 2);
         assert_eq!(archive.missing(1, Lsn(4 * MB), Lsn(5 * MB)), []);
+    }
+
+    #[test]
+    fn what_another_archive_lacks() {
+        let ours = archive(&[(1, &[2, 3, 4, 5]), (2, &[4, 5])], &[]);
+        let lowest = |theirs: &[(u32, &[u64])], from: u64| ours.lowest_not_in(&archive(theirs, &[]), Lsn(from));
+        assert_eq!(lowest(&[(1, &[2, 3, 4, 5]), (2, &[4, 5])], 0), None);
+        assert_eq!(lowest(&[(1, &[2, 4, 5]), (2, &[4])], 0), Some(Lsn(3 * MB)));
+        // What lies before the place is not asked for, but all of the segment in which it lies.
+        assert_eq!(lowest(&[(1, &[2, 4, 5]), (2, &[4])], 3 * MB + 40), Some(Lsn(3 * MB)));
+        assert_eq!(lowest(&[(1, &[2, 4, 5]), (2, &[4])], 4 * MB), Some(Lsn(5 * MB)));
+        assert_eq!(lowest(&[], 0), Some(Lsn(2 * MB)));
     }
 
     #[test]

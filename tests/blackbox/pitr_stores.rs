@@ -116,6 +116,44 @@ fn one_that_is_away_delays_itself_alone_until_the_spool_is_full() {
 }
 
 #[test]
+fn log_that_another_store_has_yet_to_get_stays() {
+    let site = Site::archiving(15, "compression = \"zstd\"\n");
+    let second = site.world.path("second");
+    std::fs::create_dir(&second).unwrap();
+    own(&second);
+    for file in [site.world.config(), site.world.path("wal.toml")] {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let text = text.replacen(
+            "wal = \"archive_command\"",
+            "wal = \"archive_command\"\nkeep = { base_backups = 1 }\nstores = [\"local\", \"second\"]",
+            1,
+        );
+        std::fs::write(file, format!("{text}\n[stores.second]\npath = \"{}\"\nkeep = {{ base_backups = 9 }}\n", second.display())).unwrap();
+    }
+    site.sql("create table t (n int)");
+    let first = site.world.backup("cluster");
+    rows(&site, 1);
+    let middle = rows(&site, 2);
+    site.switch();
+    site.pgvigil(&["pin", &first]).expect(0);
+    site.world.backup("cluster");
+    let lost = second.join(format!("cluster/wal/00000001/{middle}.zst"));
+    std::fs::remove_file(&lost).unwrap();
+    site.pgvigil(&["unpin", &first]).expect(0);
+    site.pgvigil(&["prune", "cluster"]).expect(0);
+    let list = site.pgvigil(&["--json", "list", "cluster"]).expect(0).json();
+    let copies = list.as_array().unwrap().iter().find(|entry| entry["id"] == *first).unwrap()["copies"].to_string();
+    assert!(!copies.contains("local"), "{list:#}");
+    assert!(segments(&site.world.store()).contains(&middle), "it is gone for ever");
+    // Once it is there, it goes here.
+    std::fs::copy(site.world.store().join(format!("cluster/wal/00000001/{middle}.zst")), &lost).unwrap();
+    own(&second);
+    site.pgvigil(&["prune", "cluster"]).expect(0);
+    assert!(!segments(&site.world.store()).contains(&middle));
+    assert_eq!(site.restore(&[&*first, "--latest"]).sql("select count(*) from t"), "2");
+}
+
+#[test]
 fn one_that_joins_later_gets_the_log_too_and_a_gap_of_one_alone_is_told() {
     let site = Site::archiving(15, "compression = \"zstd\"\n");
     site.sql("create table t (n int)");

@@ -24,11 +24,18 @@ pub struct Expired {
 }
 
 /// What is not needed by the base backups that stay, oldest first. What is before the first that stays leads nowhere;
-/// histories are small and stay. `None`: all of it is needed, or nobody can tell.
+/// histories are small and stay. `owed`: from there on another store has yet to get it. `None`: all of it is needed, or
+/// nobody can tell.
 ///
 /// # Errors
 /// The store cannot be read.
-pub async fn expired(store: &dyn Objects, backup: &str, catalog: &Catalog, stays: impl Fn(&Id) -> bool) -> Result<Option<Expired>> {
+pub async fn expired(
+    store: &dyn Objects,
+    backup: &str,
+    catalog: &Catalog,
+    stays: impl Fn(&Id) -> bool,
+    owed: Option<Lsn>,
+) -> Result<Option<Expired>> {
     // One that cannot be read may need it.
     if catalog.unreadable.iter().any(|(id, _)| id.backup == backup) {
         tracing::warn!(backup, "a manifest cannot be read: nothing of the log is deleted");
@@ -36,9 +43,21 @@ pub async fn expired(store: &dyn Objects, backup: &str, catalog: &Catalog, stays
     }
     let kept = catalog.entries.iter().filter(|entry| entry.id.backup == backup && stays(&entry.id));
     let Some(before) = log_from(kept.filter_map(|entry| entry.manifest.physical.as_ref())) else { return Ok(None) };
+    let before = owed.map_or(before, |owed| owed.min(before));
     let found = found(store, backup, before).await?;
     let (Some((first, _)), Some((last, _))) = (found.first().cloned(), found.last().cloned()) else { return Ok(None) };
     Ok(Some(Expired { files: found.len(), first, last, before, keys: found.into_iter().map(|(_, key)| key).collect() }))
+}
+
+/// From where on another store lacks log that this one has, and that the base backups there need.
+///
+/// # Errors
+/// One of the two cannot be read.
+pub async fn owed(here: &dyn Objects, there: &dyn Objects, backup: &str, catalog: &Catalog) -> Result<Option<Lsn>> {
+    let bases = catalog.entries.iter().filter(|entry| entry.id.backup == backup);
+    let Some(from) = log_from(bases.filter_map(|entry| entry.manifest.physical.as_ref())) else { return Ok(None) };
+    let (ours, theirs) = (archive::look(here, backup).await?, archive::look(there, backup).await?);
+    Ok(ours.lowest_not_in(&theirs, from))
 }
 
 /// Removes it from a store.
