@@ -111,8 +111,8 @@ pub fn header(packed: &[u8]) -> Result<(Header, &[u8]), String> {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn check(name: &str, packed: &[u8]) -> Result<(), String> {
-    checked(name, packed).map(|_| ())
+pub fn check(name: &str, packed: &[u8]) -> Result<Header, String> {
+    checked(name, packed).map(|(header, _)| header)
 }
 
 fn checked<'a>(name: &str, packed: &'a [u8]) -> Result<(Header, &'a [u8]), String> {

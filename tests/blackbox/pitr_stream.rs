@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use crate::common::daemon::Daemon;
 use crate::common::ran;
 use crate::pitr_site::Site;
-use crate::support::{as_user, until};
+use crate::support::{Cluster, as_user, until};
 
 const STREAM: &str = "wal = \"stream\"\ncompression = \"zstd\"\n";
 
@@ -115,10 +115,10 @@ fn a_slot_that_is_lost_is_made_anew_and_a_base_backup_leads_over_the_gap() {
 /// What pg_receivewal does when it goes on from what it has. The server takes its word for where the slot is, if that
 /// comes before the server sees that it has removed the log: so here it comes with the command.
 fn lead_back(site: &Site, slot: &str, lsn: u64) {
-    let mut server = UnixStream::connect(format!("{}/.s.PGSQL.{}", site.cluster.host(), site.cluster.port)).unwrap();
+    let mut said = Vec::new();
     let mut message = |kind: &[u8], body: &[u8]| {
         let bytes = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
-        server.write_all(&[kind, &bytes, body].concat()).unwrap();
+        said.extend([kind, &bytes, body].concat());
     };
     // https://www.postgresql.org/docs/current/protocol-message-formats.html and protocol-replication.html
     message(b"", &[&(3u32 << 16).to_be_bytes()[..], b"user\0postgres\0replication\0true\0\0"].concat());
@@ -127,6 +127,9 @@ fn lead_back(site: &Site, slot: &str, lsn: u64) {
     // Written, flushed and applied until there; the clock; no answer is asked for.
     message(b"d", &[b"r", &[lsn.to_be_bytes(), lsn.to_be_bytes(), [0; 8], [0; 8]].concat()[..], b"\0"].concat());
     message(b"X", b"");
+    // In one go: the server has all of it before it looks at any.
+    let mut server = UnixStream::connect(format!("{}/.s.PGSQL.{}", site.cluster.host(), site.cluster.port)).unwrap();
+    server.write_all(&said).unwrap();
     let mut answer = Vec::new();
     server.read_to_end(&mut answer).unwrap();
     let now = site.sql(&format!("select restart_lsn - '0/0' from pg_replication_slots where slot_name = '{slot}'"));
@@ -166,6 +169,71 @@ fn a_slot_that_leads_to_log_that_is_gone_is_made_anew() {
         let count = site.sql("select count(*) from t");
         assert_eq!(site.restore(&["--latest"]).sql("select count(*) from t"), count);
     }
+}
+
+/// The same file, for another server.
+fn lead_to(site: &Site, host: &str, port: &str) {
+    let file = std::fs::read_to_string(site.world.config()).unwrap();
+    let file = file.replace(&site.cluster.host(), host).replace(&format!("port = {}", site.cluster.port), &format!("port = {port}"));
+    std::fs::write(site.world.config(), file).unwrap();
+}
+
+#[test]
+fn a_server_that_was_restored_to_an_earlier_moment_is_received_on_its_new_way() {
+    for major in [15, 18] {
+        let site = streaming(major, "");
+        site.sql("create table t (n int)");
+        let daemon = Daemon::start(&site.world);
+        daemon.wait_for_line("receiving the log");
+        site.world.backup("cluster");
+        rows(&site, 1, 10);
+        let moment = site.now();
+        for n in 0..3 {
+            rows(&site, 100 + n, 100 + n);
+        }
+        let received = "select coalesce(bool_and(flush_lsn >= pg_current_wal_flush_lsn()), false) from pg_stat_replication";
+        until("all of it is received", || site.sql(received) == "t");
+        let restored = site.restore(&["--at", &moment]);
+        assert_eq!(restored.sql("select count(*) from t"), "10");
+        drop(daemon);
+        let connection = restored.answer["connection"].as_str().unwrap().to_owned();
+        let of = |key: &str| {
+            let value = connection.split_whitespace().find_map(|word| word.strip_prefix(key)).unwrap();
+            value.trim_matches('\'').to_owned()
+        };
+        lead_to(&site, &of("host="), &of("port="));
+        let daemon = Daemon::start(&site.world);
+        daemon.wait_for_line("receiving begins anew");
+        until("it is received", || restored.sql(received) == "t" && restored.sql("select count(*) from pg_stat_replication") == "1");
+        // By itself it makes the base backup that leads on.
+        daemon.wait_for_line("run ended");
+        restored.sql("insert into t select generate_series(11, 20)");
+        until("it is received", || restored.sql(received) == "t");
+        assert_eq!(site.restore(&["--latest"]).sql("select count(*), max(n) from t"), "20|20");
+        // What had been received before is there, too.
+        assert_eq!(site.restore(&["--latest", "--timeline", "1"]).sql("select max(n) from t"), "102");
+    }
+}
+
+#[test]
+fn what_was_received_of_one_cluster_is_never_touched_by_another() {
+    let (site, other) = (streaming(15, ""), Cluster::start(15, "max_wal_senders = 10\n", &[]));
+    let daemon = Daemon::start(&site.world);
+    daemon.wait_for_line("receiving the log");
+    site.sql("create table t (n int)");
+    rows(&site, 1, 10);
+    drop(daemon);
+    let spool = site.world.path("state/spool/wal/cluster");
+    let lying = || {
+        let files = std::fs::read_dir(&spool).unwrap().map(|entry| entry.unwrap());
+        files.map(|file| (file.file_name(), std::fs::read(file.path()).unwrap())).collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let before = lying();
+    lead_to(&site, &other.host(), &other.port.to_string());
+    let daemon = Daemon::start(&site.world);
+    daemon.wait_for_line("holds log of cluster");
+    assert!(lying() == before && !before.is_empty());
+    assert_eq!(other.sql("select count(*) from pg_replication_slots"), "0");
 }
 
 #[test]

@@ -265,8 +265,9 @@ impl Cluster {
         let file = self.dir.path().join("data/pg_hba.conf");
         let others = std::fs::read_to_string(&file).unwrap();
         std::fs::write(&file, format!("{line}\n{others}")).unwrap();
+        let before = self.sql("select pg_conf_load_time()");
         self.sql("select pg_reload_conf()");
-        until("it is let in", || self.sql("select count(*) from pg_hba_file_rules where auth_method = 'trust'") != "0");
+        until("it is let in", || self.sql("select pg_conf_load_time()") != before);
     }
 
     /// Ends it as a loss of its machine would.

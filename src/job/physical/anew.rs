@@ -17,7 +17,7 @@ use crate::job::physical::unpack::make_durable;
 use crate::postgres::Server;
 use crate::postgres::quote::literal;
 use crate::postgres::server::explain;
-use crate::wal::WalName;
+use crate::wal::{Lsn, WalName};
 
 /// The backups whose log has a gap that only a base backup leads over; whether that is told once, and must be kept in
 /// mind, or is seen at each look.
@@ -69,7 +69,46 @@ pub async fn drop_slot(server: &Server, slot: &str) -> Result<()> {
         return Ok(());
     }
     let error = explain("pg_receivewal", dropped.exit, &dropped.stderr);
-    Err(Error { kind: Kind::Postgres, ..error }.context("a lost slot cannot be dropped"))
+    Err(Error { kind: Kind::Postgres, ..error }.context("a slot that is of no use cannot be dropped"))
+}
+
+/// From where on a slot holds the log. `None`: there is no such slot, or it holds nothing.
+///
+/// # Errors
+/// The server does not answer.
+pub async fn place(server: &Server, slot: &str) -> Result<Option<Lsn>> {
+    let slot = literal(slot);
+    let sql = format!("select coalesce((select to_json(restart_lsn) from pg_replication_slots where slot_name = {slot}), 'null')");
+    server.query(server.maintenance_database(), &sql).await
+}
+
+/// Puts one back to where it was: the server takes a receiver's word for its place, also for one whose log is removed.
+/// <https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-REPLICATION>
+///
+/// # Errors
+/// The server does not do it.
+pub async fn put_back(server: &Server, slot: &str, place: Lsn) -> Result<()> {
+    let sql = format!("select to_json(end_lsn) from pg_replication_slot_advance({}, '{place}')", literal(slot));
+    server.query::<Lsn>(server.maintenance_database(), &sql).await.map(|_| ())
+}
+
+/// Whether a server has left the timeline of what was received before it ends: pg_receivewal asks for what follows, and
+/// is refused for ever.
+///
+/// # Errors
+/// The server does not answer, or the folder cannot be read.
+pub async fn has_left(server: &Server, received: &Path, said: &str) -> Result<bool> {
+    if !names_place(said) {
+        return Ok(false);
+    }
+    let now: u32 = server.query(server.maintenance_database(), "select to_json(timeline_id) from pg_control_checkpoint()").await?;
+    Ok(folder::newest(received)?.is_some_and(|(_, newest)| newest.timeline() < now))
+}
+
+/// Whether the server refuses a place of the log, in whatever language.
+fn names_place(said: &str) -> bool {
+    let is_place = |word: &str| word.trim_matches(|c: char| !c.is_ascii_alphanumeric()).parse::<Lsn>().is_ok();
+    said.lines().filter(|line| line.contains("could not send replication command")).any(|line| line.split_whitespace().any(is_place))
 }
 
 /// Whether pg_receivewal says that the server has not got any more what comes next. Its own words are English, those of
@@ -152,6 +191,19 @@ mod tests {
         ] {
             assert!(!is_gone(said), "{said}");
         }
+    }
+
+    #[test]
+    fn what_the_server_has_left() {
+        let of_server = "pg_receivewal: error: could not send replication command \"START_REPLICATION\": ";
+        for (said, names) in [
+            ("ERROR:  requested starting point 0/6000000 on timeline 1 is not in this server's history", true),
+            ("FEHLER:  angeforderter Startpunkt 0/6000000 auf Zeitleiste 1 ist nicht in der History dieses Servers", true),
+            ("ERROR:  replication slot \"pgvigil_c\" is active for PID 4", false),
+        ] {
+            assert_eq!(names_place(&format!("{of_server}{said}")), names, "{said}");
+        }
+        assert!(!names_place("pg_receivewal: error: could not fsync 0/6000000"));
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::host::disk;
 use crate::job::physical::archive::Owner;
 use crate::job::physical::push::owner_of;
 use crate::physical::inbox::{self, Lying, Sorted, Stays, Whole};
+use crate::wal::WalName;
 
 /// The largest segment there is.
 const FILE_BYTES_MAX: u64 = 1 << 30;
@@ -71,7 +72,7 @@ pub fn problems(folder: &Path, stays: Stays, owner: Option<&Owner>, now: DateTim
         Ok(sorted) => stays.without_kept(sorted),
         Err(error) => return vec![error.message],
     };
-    let why = |whole: &Whole| match first_page(folder, whole) {
+    let why = |whole: &Whole| match first_page(&folder.join(&whole.name), whole.parsed) {
         Err(why) => Some(why),
         Ok(Some(its)) if owner.is_some_and(|owner| *owner != its) => Some(format!("it is of cluster {}", its.system_identifier)),
         Ok(_) => None,
@@ -102,6 +103,23 @@ pub fn look(folder: &Path, stays: Stays) -> Result<Sorted> {
     Ok(inbox::sort(lying, stays))
 }
 
+/// The newest file of the log that lies in a folder, and whose it is. `None`: nothing has been received into any.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn newest(folder: &Path) -> Result<Option<(Owner, WalName)>> {
+    let failed = |error: &std::io::Error| Error::system(format_args!("cannot read {}", folder.display()), error);
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(|error| failed(&error))? {
+        names.push(entry.map_err(|error| failed(&error))?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names.iter().rev().find_map(|name| {
+        let parsed = WalName::parse(name)?;
+        Some((first_page(&folder.join(name), parsed).ok()??, parsed))
+    }))
+}
+
 /// Whoever fills the folder must not lead us elsewhere.
 fn open(path: &Path) -> std::io::Result<(File, Metadata)> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
@@ -115,11 +133,11 @@ pub fn unreadable(error: &std::io::Error) -> String {
 }
 
 /// Whose log it is, by its beginning.
-fn first_page(folder: &Path, whole: &Whole) -> Result<Option<Owner>, String> {
-    let (file, meta) = open(&folder.join(&whole.name)).map_err(|error| unreadable(&error))?;
+fn first_page(path: &Path, parsed: WalName) -> Result<Option<Owner>, String> {
+    let (file, meta) = open(path).map_err(|error| unreadable(&error))?;
     let mut head = Vec::new();
     file.take(HEAD_BYTES as u64).read_to_end(&mut head).map_err(|error| unreadable(&error))?;
-    owner_of(whole.parsed, &head, meta.len())
+    owner_of(parsed, &head, meta.len())
 }
 
 /// The folder of a file that a server names, by a path of its own.

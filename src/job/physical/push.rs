@@ -18,7 +18,7 @@ use crate::job::physical::batch::{self, Notes, Patience};
 use crate::job::physical::folder::{self, Version};
 use crate::job::physical::sight::COMMITS_TAKE;
 use crate::job::stores;
-use crate::keys::{Identities, Recipient};
+use crate::keys::Recipient;
 use crate::pack::codec::Codec;
 use crate::store::{Added, Objects, Store};
 use crate::wal::name::key;
@@ -210,11 +210,9 @@ impl Sealed {
             return Ok(());
         }
         // Whoever archives may have no key: the hash of what was packed stands in front.
-        let there = match archive::header(store, backup, &self.name, self.parsed).await? {
-            Some(header) if header.encryption.is_none() => {
-                archive::read(store, backup, &self.name, self.parsed, &Identities::default()).await?.map(|(header, _)| header)
-            }
-            header => header,
+        let there = match archive::stored(store, backup, &self.name, self.parsed).await? {
+            Some(packed) => Some(object::check(&self.name, &packed).map_err(|why| archive::damaged(backup, &self.name, &why))?),
+            None => None,
         };
         match there {
             Some(there) if there.sha256 == self.header.sha256 && there.bytes == self.header.bytes => Ok(()),

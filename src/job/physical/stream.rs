@@ -15,6 +15,7 @@ use crate::config::plan::{self, Backup};
 use crate::error::{Error, Kind, Result};
 use crate::host::Tag;
 use crate::job::physical::anew::{self, Anew};
+use crate::job::physical::folder;
 use crate::postgres::Server;
 use crate::postgres::server::explain;
 
@@ -75,6 +76,7 @@ async fn receive_once(plan: &Plan, backup: &Backup, spool: &Path, anew: &Anew, c
     make_spool(spool)?;
     let server = Server::connect(&over_the_network(&plan.servers[&backup.server]), Tag::random()).await?;
     let slot = slot_name(backup.name.as_str());
+    refuse_another(&server, spool).await?;
     if anew::is_lost(&server, &slot).await? {
         anew::drop_slot(&server, &slot).await?;
         tracing::error!(backup = %backup.name, slot, "the slot was lost: it is made anew");
@@ -86,6 +88,7 @@ async fn receive_once(plan: &Plan, backup: &Backup, spool: &Path, anew: &Anew, c
     }
     let segment_bytes: u64 = server.query(server.maintenance_database(), SEGMENT_BYTES).await?;
     remove_cut(spool, segment_bytes)?;
+    let place = anew::place(&server, &slot).await?;
     let mut process = server.host().start(server.call("pg_receivewal", arguments(spool, &slot, false))).await?;
     tracing::info!(backup = %backup.name, slot, "receiving the log");
     let mut stdout = std::mem::replace(&mut process.stdout, Box::new(tokio::io::empty()));
@@ -101,17 +104,39 @@ async fn receive_once(plan: &Plan, backup: &Backup, spool: &Path, anew: &Anew, c
             let exit = process.running.wait().await?;
             let error = explain("pg_receivewal", exit, &process.stderr.text());
             // A slot that is lost is made anew first: what the server still has then, it has to give.
-            if anew::is_gone(&error.message) && !anew::is_lost(&server, &slot).await? {
-                if !anew::begin(spool)? {
-                    // The server sets a slot back to wherever a receiver says it is, also where it has nothing any more.
+            let is_gone = anew::is_gone(&error.message) && !anew::is_lost(&server, &slot).await?;
+            if is_gone || anew::has_left(&server, spool, &error.message).await? {
+                let now = anew::place(&server, &slot).await?;
+                let set_back = place.filter(|place| now < Some(*place));
+                if let Some(place) = set_back {
+                    anew::put_back(&server, &slot, place).await?;
+                }
+                if anew::begin(spool)? {
+                    anew.tell(backup);
+                } else if is_gone && set_back.is_none() {
                     anew::drop_slot(&server, &slot).await?;
                     tracing::error!(backup = %backup.name, slot, "the slot leads to log that the server has removed: it is made anew");
+                    anew.note(&backup.name, false);
                 }
-                anew.tell(backup);
             }
             Err(error)
         }
     }
+}
+
+/// What was received of one cluster must not be written over, nor passed over, by the log of another.
+async fn refuse_another(server: &Server, spool: &Path) -> Result<()> {
+    let Some(owner) = folder::newest(spool)?.map(|(owner, _)| owner) else { return Ok(()) };
+    let its: String =
+        server.query(server.maintenance_database(), "select to_json(system_identifier::text) from pg_control_system()").await?;
+    if its == owner.system_identifier {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Refused,
+        format!("{} holds log of cluster {}, and this is cluster {its}", spool.display(), owner.system_identifier),
+    )
+    .hint("does the address lead to another server? if the cluster was replaced for good: give it a [backups.NAME] section of its own"))
 }
 
 /// pg_receivewal lays out each segment in full before it receives into it, and refuses for ever to go on with one
