@@ -22,10 +22,7 @@ fn one_that_was_promoted_before_it_had_an_archive_is_restored_without_its_histor
     assert_eq!(standby.sql("select pg_promote()"), "t");
     let history = site.world.store().join("cluster/wal/00000002/00000002.history.zst");
     until("the history is in the archive", || history.exists());
-    let file = std::fs::read_to_string(site.world.config()).unwrap();
-    let file =
-        file.replace(&primary.host(), &standby.host()).replace(&format!("port = {}", primary.port), &format!("port = {}", standby.port));
-    std::fs::write(site.world.config(), file).unwrap();
+    site.lead_to(&standby.host(), &standby.port.to_string());
     // It went into another archive, and no server brings it twice.
     std::fs::remove_file(&history).unwrap();
     let id = site.world.backup("cluster");
@@ -44,11 +41,7 @@ fn its_promotion_is_followed_while_it_streams() {
         let primary = &site.cluster;
         primary.sql("create table t (n int)");
         let standby = Cluster::standby_of(primary);
-        let file = std::fs::read_to_string(site.world.config()).unwrap();
-        let file = file
-            .replace(&primary.host(), &standby.host())
-            .replace(&format!("port = {}", primary.port), &format!("port = {}", standby.port));
-        std::fs::write(site.world.config(), file).unwrap();
+        site.lead_to(&standby.host(), &standby.port.to_string());
         let daemon = Daemon::start(&site.world);
         daemon.wait_for_line("receiving the log");
 

@@ -171,13 +171,6 @@ fn a_slot_that_leads_to_log_that_is_gone_is_made_anew() {
     }
 }
 
-/// The same file, for another server.
-fn lead_to(site: &Site, host: &str, port: &str) {
-    let file = std::fs::read_to_string(site.world.config()).unwrap();
-    let file = file.replace(&site.cluster.host(), host).replace(&format!("port = {}", site.cluster.port), &format!("port = {port}"));
-    std::fs::write(site.world.config(), file).unwrap();
-}
-
 #[test]
 fn a_server_that_was_restored_to_an_earlier_moment_is_received_on_its_new_way() {
     for major in [15, 18] {
@@ -201,7 +194,7 @@ fn a_server_that_was_restored_to_an_earlier_moment_is_received_on_its_new_way() 
             let value = connection.split_whitespace().find_map(|word| word.strip_prefix(key)).unwrap();
             value.trim_matches('\'').to_owned()
         };
-        lead_to(&site, &of("host="), &of("port="));
+        site.lead_to(&of("host="), &of("port="));
         let daemon = Daemon::start(&site.world);
         daemon.wait_for_line("receiving begins anew");
         until("it is received", || restored.sql(received) == "t" && restored.sql("select count(*) from pg_stat_replication") == "1");
@@ -229,7 +222,7 @@ fn what_was_received_of_one_cluster_is_never_touched_by_another() {
         files.map(|file| (file.file_name(), std::fs::read(file.path()).unwrap())).collect::<std::collections::BTreeMap<_, _>>()
     };
     let before = lying();
-    lead_to(&site, &other.host(), &other.port.to_string());
+    site.lead_to(&other.host(), &other.port.to_string());
     let daemon = Daemon::start(&site.world);
     daemon.wait_for_line("holds log of cluster");
     assert!(lying() == before && !before.is_empty());

@@ -81,6 +81,13 @@ impl Site {
         site
     }
 
+    /// From now on the file leads to another server, in place of the cluster.
+    pub fn lead_to(&self, host: &str, port: &str) {
+        let file = std::fs::read_to_string(self.world.config()).unwrap();
+        let file = file.replace(&self.cluster.host(), host).replace(&format!("port = {}", self.cluster.port), &format!("port = {port}"));
+        std::fs::write(self.world.config(), file).unwrap();
+    }
+
     pub fn sql(&self, sql: &str) -> String {
         self.cluster.sql(sql)
     }
